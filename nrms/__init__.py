@@ -1,0 +1,10 @@
+"""nrms: notebooks-first research on multimodal news recommendation. Start with README.md; the layers are drawn there."""
+
+from pathlib import Path
+
+__version__ = "0.1.0"
+ROOT = Path(__file__).resolve().parent.parent  # the repository: installed with `-e .`, so params/ and notebooks/ stand beside the package
+
+
+class NrmsError(ValueError):
+    """Something the user can mend. Its text is one or two full sentences: what was wrong, where, and what to do."""

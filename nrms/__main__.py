@@ -1,0 +1,91 @@
+"""The command line: `python -m nrms COMMAND`. A thin face; everything it does can be called from Python.
+
+demo                                   the main job on the demo world, from nothing to reports/index.html
+prepare DATASET [--from FOLDER]        a MIND folder or zip (or the demo world) into data/DATASET
+run EXP... --dataset D --seeds 0 1     experiments, executed as notebooks into reports/D/EXP/seedK
+report                                 rebuilds reports/leaderboard.csv and reports/index.html
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from nrms import NrmsError
+
+DEMO = (4,)
+
+
+def parse_value(text: str) -> Any:
+    """A value given with -p: a whole number, a number, True or False, else text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"True": True, "False": False}.get(text, text)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m nrms", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("demo", help="the main job on the demo world")
+    prepare = commands.add_parser("prepare", help="make a data set ready")
+    prepare.add_argument("dataset", help="name of a file in params/data")
+    prepare.add_argument("--from", dest="source", type=Path, help="MIND folder or zip")
+    run = commands.add_parser("run", help="run experiments")
+    run.add_argument("exps", nargs="+", metavar="EXP", help="4, exp4, or the name of any file in params")
+    run.add_argument("--dataset", default="newsroom")
+    run.add_argument("--seeds", type=int, nargs="+", default=[0])
+    run.add_argument("--force", action="store_true", help="also what is done already")
+    for command in (prepare, run):
+        command.add_argument(
+            "-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a value in place of the files'"
+        )
+    commands.add_parser("report", help="rebuild all tables and pages")
+    return parser.parse_args(arguments)
+
+
+def show_data_report(manifest: dict) -> None:
+    for file in manifest["files"]:
+        print(f"{file['file']}: {file['rows_in']:,} rows in, {file['rows_out']:,} out")
+        for kind in ("set_aside", "repaired", "noted"):
+            for reason, n in file[kind].items():
+                print(f"    {kind.replace('_', ' ')}: {n:,} {reason}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse(arguments)
+    given = {name: parse_value(value) for name, value in getattr(args, "given", [])}
+    if args.command == "prepare":
+        from nrms.config import load_dataset
+
+        data = load_dataset(args.dataset, **given)
+        from nrms.data.prepare import prepare
+        from nrms.runtime import data_folder, home
+
+        show_data_report(prepare(args.dataset, data, args.source))
+        print(f"wrote {data_folder(args.dataset).relative_to(home())}")
+        return 0
+    if args.command == "report":
+        from nrms import report
+        from nrms.runtime import home
+
+        for path in report.write():
+            print(f"wrote {path.relative_to(home())}")
+        return 0
+    from nrms import pipeline, report
+
+    exps, dataset, seeds = (DEMO, "newsroom", [0]) if args.command == "demo" else (args.exps, args.dataset, args.seeds)
+    failures = pipeline.run(exps, dataset, seeds, force=getattr(args, "force", False), **given)
+    print(f"\n{report.comparison(dataset).to_string()}\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except NrmsError as error:
+        sys.exit(f"nrms: {error}")
+    except KeyboardInterrupt:
+        sys.exit("nrms: stopped; the same command goes on where it was.")

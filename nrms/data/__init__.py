@@ -1,0 +1,1 @@
+"""From disk to batches: tables, readers, splits. Knows nothing of models."""

@@ -1,0 +1,141 @@
+"""How does the demo world write a headline?
+
+A headline states four facts about a story: its sub-category (through nouns), its tone (through a verb and an adjective),
+the person it is about, and a place that means nothing. Every fact but the person has several synonyms, so two stories with
+the same facts may share no word: counting words is not enough, reading is.
+The words are plain data; the people are invented from syllables, and none of them is real.
+"""
+
+import numpy as np
+
+TOPICS = {
+    "sports": {
+        "football": "touchdown quarterback goalpost linebacker playoff midfield huddle kickoff",
+        "tennis": "racket baseline tiebreak volley backhand grandslam serve doubles",
+        "cycling": "peloton sprint saddle climb breakaway velodrome yellow-jersey descent",
+        "swimming": "freestyle lane relay butterfly medley backstroke pool lap",
+    },
+    "finance": {
+        "markets": "stocks bond index dividend trader futures rally hedge",
+        "housing": "mortgage rent landlord listing lease downpayment suburb foreclosure",
+        "startups": "founder funding valuation unicorn prototype investor incubator pitch",
+        "careers": "salary resume hiring layoff promotion union overtime commute",
+    },
+    "health": {
+        "nutrition": "protein vitamin sugar fiber cholesterol breakfast calorie fasting",
+        "medicine": "vaccine surgeon clinic antibiotic dosage trial diagnosis infection",
+        "fitness": "treadmill yoga stretching marathon squat dumbbell cardio posture",
+        "sleep": "insomnia pillow nap snoring bedtime dream mattress melatonin",
+    },
+    "travel": {
+        "beaches": "island snorkel lagoon coral boardwalk surf palm sandbar",
+        "cities": "skyline museum subway rooftop cathedral market hostel tram",
+        "mountains": "summit ridge glacier cabin trail avalanche gondola valley",
+        "flights": "runway airline layover cockpit luggage turbulence upgrade terminal",
+    },
+    "food": {
+        "baking": "sourdough pastry oven frosting yeast croissant brownie muffin",
+        "grilling": "brisket charcoal ribs marinade smoker skewer burger barbecue",
+        "drinks": "espresso cocktail winery brewery lemonade barista cider teapot",
+        "dining": "bistro chef tasting menu waiter reservation buffet diner",
+    },
+    "science": {
+        "space": "rocket telescope asteroid orbit lander comet galaxy astronaut",
+        "animals": "whale panda falcon wolf turtle penguin elephant otter",
+        "climate": "drought hurricane emission wildfire flood heatwave reef permafrost",
+        "physics": "laser particle magnet quantum reactor neutrino superconductor collider",
+    },
+    "politics": {
+        "elections": "ballot primary candidate turnout recount debate swing-state poll",
+        "courts": "judge verdict appeal jury lawsuit ruling hearing subpoena",
+        "diplomacy": "embassy treaty summit-talks ambassador sanction ceasefire border envoy",
+        "budgets": "deficit tax subsidy spending audit pension tariff stimulus",
+    },
+    "movies": {
+        "comedy": "sitcom standup punchline parody sketch prank spoof roast",
+        "thriller": "heist detective hostage spy alibi conspiracy fugitive cliffhanger",
+        "animation": "cartoon storyboard voiceover pixel anime puppet sidekick stop-motion",
+        "awards": "nominee redcarpet trophy speech gown critic snub statuette",
+    },
+    "autos": {
+        "electric": "charger battery range plug hatchback kilowatt autopilot hybrid",
+        "classics": "chrome roadster carburetor restoration convertible fender auction coupe",
+        "racing": "pitstop podium lap-record chicane turbo qualifying throttle helmet",
+        "trucks": "pickup trailer diesel payload towing flatbed axle tailgate",
+    },
+    "lifestyle": {
+        "weddings": "bride bouquet honeymoon proposal veil reception vows bridesmaid",
+        "parenting": "toddler nursery stroller homework tantrum playground babysitter lullaby",
+        "gardening": "tulip compost greenhouse orchard seedling pruning rosebush mulch",
+        "fashion": "runway-show denim handbag sneaker tailor stylist scarf sequin",
+    },
+}
+
+TONES = {  # tone: (verbs, adjectives)
+    "alarm": ("warns fears threatens panics dreads", "deadly grim alarming dire perilous"),
+    "triumph": ("wins conquers triumphs prevails shines", "record heroic stunning glorious golden"),
+    "wonder": ("discovers reveals uncovers finds spots", "mysterious rare strange hidden unseen"),
+    "advice": ("explains recommends teaches suggests advises", "simple smart practical proven easy"),
+    "gossip": ("flirts admits whispers teases confesses", "secret juicy scandalous steamy shocking"),
+    "anger": ("slams blasts attacks mocks rejects", "bitter furious ugly heated outrageous"),
+}
+
+PLACES = "Norhaven Eastbrook Calder Westmere Dunmoor Larkfield Stonebay Ashford Millrun Greyport Oakdale Fernhill".split()
+
+PATTERNS = (
+    "{name} {verb} {adj} {noun} before {other} in {place}",
+    "{adj} {noun} as {name} {verb} over the {other}",
+    "How {name} {verb}: the {adj} {noun} and a {other}",
+    "In {place}, {name} {verb} after {adj} {noun} and {other}",
+    "{noun} and {other}: why {name} {verb} about a {adj} day",
+    "'{adj}': {name} {verb} on {noun}, {other} and {place}",
+    "{number} {adj} facts about {noun} and {other}, {name} {verb}",
+    "Watch {name}: {noun} {verb} the {adj} {other} this week in {place}",
+)
+
+SUBCATEGORIES = [(category, sub) for category, subs in TOPICS.items() for sub in subs]
+
+
+def invent_people(count: int, rng: np.random.Generator) -> list[str]:
+    """`count` different two-word names of people who do not exist."""
+    starts, middles, ends = (
+        "Ba Cor Del El Fin Gra Hol Jor Kel Mar Nor Or Pel Ros Sel Tor".split(),
+        "a e i o u".split(),
+        "dan las mir nek ros tan vik win".split(),
+    )
+    words = [s + m + e for s in starts for m in middles for e in ends]
+    first, last = rng.permutation(words), rng.permutation(words)
+    return [f"{first[i]} {last[(i * 7 + i // len(words)) % len(words)]}" for i in range(count)]
+
+
+def write_titles(sub: np.ndarray, tone: np.ndarray, people: list[str], person: np.ndarray, rng: np.random.Generator) -> list[str]:
+    """One headline per story, from its sub-category, tone and person (each an integer array of the same length)."""
+    nouns = [subs.split() for category in TOPICS.values() for subs in category.values()]
+    verbs, adjectives = ([words[i].split() for words in TONES.values()] for i in (0, 1))
+    draws = rng.integers(0, 1 << 30, (len(sub), 6)).tolist()
+    titles = []
+    for s, m, p, (a, b, c, d, e, f) in zip(sub.tolist(), tone.tolist(), person.tolist(), draws, strict=True):
+        words = nouns[s]
+        first = a % len(words)
+        title = PATTERNS[b % len(PATTERNS)].format(
+            name=people[p],
+            noun=words[first],
+            other=words[(first + 1 + c % (len(words) - 1)) % len(words)],
+            verb=verbs[m][d % len(verbs[m])],
+            adj=adjectives[m][e % len(adjectives[m])],
+            place=PLACES[f % len(PLACES)],
+            number=3 + f % 17,
+        )
+        titles.append(title[0].upper() + title[1:])
+    return titles
+
+
+def write_abstracts(sub: np.ndarray, tone: np.ndarray, rng: np.random.Generator) -> list[str]:
+    """One short sentence per story with two more words of its sub-category; one story in twenty has none, as in MIND."""
+    nouns = [subs.split() for category in TOPICS.values() for subs in category.values()]
+    tones = list(TONES)
+    draws = rng.integers(0, 1 << 30, (len(sub), 3)).tolist()
+    return [
+        "" if c % 20 == 0 else f"A story of {tones[m]} about {nouns[s][a % 8]} and {nouns[s][b % 8]} in {SUBCATEGORIES[s][1]}."
+        for s, m, (a, b, c) in zip(sub.tolist(), tone.tolist(), draws, strict=True)
+    ]

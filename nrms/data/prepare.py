@@ -1,0 +1,68 @@
+"""How does a data set become ready, once and for all?
+
+A data set is a folder of parquet tables whose manifest.json was written last, and which took its place by one rename: there is no half data set.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from nrms import NrmsError
+from nrms.config import Dataset
+from nrms.data import grammar, mind, newsroom, scenes, tables
+from nrms.runtime import atomic_folder, data_folder, now, read_json, write_json
+
+FORMAT = 1  # of the tables; a data set of another format is prepared anew
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A prepared data set in memory."""
+
+    folder: Path
+    manifest: dict
+    news: tables.News
+    parts: dict[str, tables.Impressions]  # train, dev and, where there is one, test
+
+
+def key_of(data: Dataset) -> str:
+    """Changes when a generated world would come out different: its parameters, or the code that draws it."""
+    code = b"".join(Path(module.__file__).read_bytes() for module in (newsroom, grammar, scenes, mind, tables)) if data.source == "newsroom" else b""
+    return hashlib.sha256(repr((FORMAT, data.world)).encode() + code).hexdigest()[:12]
+
+
+def prepare(name: str, data: Dataset, source: Path | None = None) -> dict:
+    """Makes data/<name> from a MIND folder or zip, or generates it, and returns its manifest. An existing one is replaced at the very end.
+
+    Raises NrmsError if a source is missing, not wanted, or too bad.
+    """
+    if data.source == "mind" and source is None:
+        raise NrmsError(f"The data set {name} comes from a MIND folder or zip: `python -m nrms prepare {name} --from FOLDER`.")
+    if data.source == "newsroom" and (source is not None or data.world is None):
+        raise NrmsError(f"The data set {name} is generated: leave out `--from`, and let params/data/{name}.yaml say `world:`.")
+    with atomic_folder(data_folder(name)) as folder:
+        if data.source == "newsroom":
+            source = folder / "raw"
+            newsroom.generate(data.world, source)
+        facts = mind.convert(source, folder, data.max_bad)
+        manifest = {"dataset": name, "format": FORMAT, "key": key_of(data), "made": now(), "source": data.source, **facts}
+        manifest["tables"] = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*.parquet"))}
+        write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def load(name: str, data: Dataset) -> Tables:
+    """The data set `name`, ready to use. A generated world that is missing or out of date is generated first.
+
+    Raises NrmsError for a MIND data set that has not been prepared.
+    """
+    path = data_folder(name) / "manifest.json"
+    manifest = read_json(path) if path.exists() else {}
+    if data.source == "newsroom" and manifest.get("key") != key_of(data):
+        manifest = prepare(name, data)
+    elif manifest.get("format") != FORMAT:
+        raise NrmsError(
+            f"The data set {name} is not prepared: run `python -m nrms prepare {name} --from FOLDER` with the folder or zip of its source."
+        )
+    parts = {part: tables.read_impressions(path.parent / f"{part}.parquet") for part in manifest["parts"]}
+    return Tables(path.parent, manifest, tables.read_news(path.parent / "news.parquet"), parts)

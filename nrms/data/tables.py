@@ -1,0 +1,143 @@
+"""Which records does everybody share? News, Impressions and the ragged arrays they are made of.
+
+Items are numbered 0..N; 0 is padding and no news. Every column is a numpy array; lists of varying length are `Ragged`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of varying length without padding: row r is values[offsets[r] : offsets[r + 1]]."""
+
+    values: np.ndarray
+    offsets: np.ndarray  # (rows + 1,) int64, starts at 0
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The row of every value."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def index(self, rows: np.ndarray) -> np.ndarray:
+        """Where the values of these rows stand, in order."""
+        size = self.lengths[rows]
+        begin = np.cumsum(size) - size
+        return np.arange(size.sum()) + np.repeat(self.offsets[rows] - begin, size)
+
+    def take(self, rows: np.ndarray) -> "Ragged":
+        """These rows, in this order."""
+        return Ragged(self.values[self.index(rows)], np.concatenate([[0], np.cumsum(self.lengths[rows])]))
+
+    def pad(self, rows: np.ndarray, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """The last `last` values of each of these rows as (B, L) with 0 behind a shorter row, and the mask (B, L); L is at least 1."""
+        end = self.offsets[rows + 1]
+        size = np.minimum(end - self.offsets[rows], last)
+        column = np.arange(max(int(size.max(initial=0)), 1))
+        mask = column < size[:, None]
+        padded = np.zeros(mask.shape, self.values.dtype)
+        padded[mask] = self.values[((end - size)[:, None] + column)[mask]]
+        return padded, mask
+
+
+@dataclass(frozen=True)
+class News:
+    """N + 1 rows; row 0 is padding, all its fields empty. Texts are as the source has them, quotes included."""
+
+    id: np.ndarray  # (N + 1,) str
+    category: np.ndarray
+    subcategory: np.ndarray
+    title: np.ndarray
+    abstract: np.ndarray
+    url: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+
+@dataclass(frozen=True)
+class Impressions:
+    """n impressions: a user was shown candidates at a time, and clicked some of them."""
+
+    id: np.ndarray  # (n,) str, as in the source
+    user: np.ndarray  # (n,) str
+    time: np.ndarray  # (n,) int64, seconds since 1970
+    history: Ragged  # item numbers clicked before, oldest first
+    candidates: Ragged  # item numbers shown, in the order of the source
+    clicked: np.ndarray | None  # bool for every value of `candidates`; None where the source has no labels
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def take(self, rows: np.ndarray) -> "Impressions":
+        """These impressions, in this order."""
+        clicked = None if self.clicked is None else self.clicked[self.candidates.index(rows)]
+        taken = {k: getattr(self, k)[rows] for k in ("id", "user", "time")}
+        return replace(self, **taken, history=self.history.take(rows), candidates=self.candidates.take(rows), clicked=clicked)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three sets of impressions in the order of time; `test` is looked at once, when a model is finished."""
+
+    train: Impressions
+    valid: Impressions
+    test: Impressions
+
+
+NEWS_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "category", "subcategory", "title", "abstract", "url")])
+IMPRESSIONS_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("user", pa.string()),
+        ("time", pa.timestamp("s")),
+        ("history", pa.list_(pa.int32())),
+        ("candidates", pa.list_(pa.int32())),
+        ("clicked", pa.list_(pa.bool_())),
+    ]
+)
+
+
+def ragged(column: pa.ChunkedArray) -> Ragged:
+    """A list column as one ragged array."""
+    array = column.combine_chunks()
+    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    offsets = array.offsets.to_numpy().astype(np.int64)
+    return Ragged(array.flatten().to_numpy(zero_copy_only=False), offsets - offsets[0])
+
+
+def read_news(path: Path) -> News:
+    table = pq.read_table(path, schema=NEWS_SCHEMA)
+    return News(*(column.to_numpy(zero_copy_only=False) for column in table.columns))
+
+
+def read_impressions(path: Path) -> Impressions:
+    table = pq.read_table(path, schema=IMPRESSIONS_SCHEMA)
+    clicked = None if table["clicked"].null_count else ragged(table["clicked"]).values.astype(bool)
+    strings = (table[name].to_numpy(zero_copy_only=False) for name in ("id", "user"))
+    time = table["time"].to_numpy().astype("datetime64[s]").astype(np.int64)
+    return Impressions(*strings, time, ragged(table["history"]), ragged(table["candidates"]), clicked)
+
+
+def unseen(train: Sequence[Impressions], size: int) -> np.ndarray:
+    """(size,) True for items that stand neither in a history nor among the candidates of `train`."""
+    flags = np.ones(size, bool)
+    for part in train:
+        flags[part.history.values] = False
+        flags[part.candidates.values] = False
+    return flags

@@ -1,0 +1,113 @@
+"""How good is a ranking, and how sure are we? One value per impression; means, intervals and tests come after.
+
+Every function scores impression by impression, never pooled. Among equal scores every order is equally likely, and a metric is its mean over those
+orders: a constant scorer has AUC 0.5 and in every other metric what random order has. For AUC that is the average rank, for nDCG it is what
+scikit-learn does.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+METRICS = {  # name: (label, definition)
+    "auc": ("AUC", "share of (clicked, not clicked) pairs of an impression in the right order, ties half; mean over impressions"),
+    "mrr": ("MRR", "mean of 1/rank over the clicked news of an impression (MIND's definition); mean over impressions"),
+    "mrr_first": ("MRR (first)", "1/rank of the best clicked news of an impression; mean over impressions"),
+    "ndcg5": ("nDCG@5", "sum of 1/log2(rank+1) over clicked news among the first 5, over the largest possible; mean over impressions"),
+    "ndcg10": ("nDCG@10", "the same among the first 10"),
+}
+RESAMPLES = 1000
+
+
+def rank_metrics(scores: np.ndarray, clicked: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
+    """The METRICS of n impressions, each (n,) float64 in [0, 1], ranks counted from 1.
+
+    scores, clicked: one value per candidate; impression r owns offsets[r] : offsets[r + 1]. NaN where nothing, or everything, was clicked:
+    such an impression ranks nothing and is to be counted as skipped. Source: MIND's evaluate.py, Wu et al., ACL 2020; ties as said above.
+    Raises ValueError for scores that are not finite.
+    """
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(scores))} of {len(scores)} scores are not finite numbers; the model has diverged.")
+    size = np.diff(offsets)
+    row = np.repeat(np.arange(len(size)), size)
+    order = np.lexsort((-scores, row))
+    rank = np.arange(len(row)) - np.repeat(offsets[:-1], size) + 1  # of the sorted candidates
+
+    # a tie is a run of equal scores in one impression, at ranks first..last; `mean_over(f)` is the mean of f(rank) over its ranks
+    value = scores[order]
+    starts = np.flatnonzero(np.r_[True, (row[1:] != row[:-1]) | (value[1:] != value[:-1])][: len(row)])
+    length = np.diff(np.r_[starts, len(row)])
+    first = rank[starts] if len(row) else starts
+    hit = clicked[order].astype(bool)
+    tie = np.repeat(np.arange(len(starts)), length)[hit]  # of every clicked candidate
+    owner = row[hit]
+
+    ranks = np.arange(1, size.max(initial=0) + 1)
+
+    def mean_over(f: np.ndarray) -> np.ndarray:
+        upto = np.r_[0.0, np.cumsum(f)]
+        return ((upto[first + length - 1] - upto[first - 1]) / length)[tie]
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(owner, values, minlength=len(size))
+
+    p = np.bincount(owner, minlength=len(size))
+    defined = (p > 0) & (p < size)
+    pairs = np.where(defined, p * (size - p), 1)
+    below = total(size[owner] + 1 - mean_over(ranks)) - p * (p + 1) / 2  # unclicked candidates ranked below, summed over clicked ones
+    reciprocal = mean_over(1 / ranks)
+    best = np.zeros(len(size))
+    np.maximum.at(best, owner, reciprocal)
+    result = {"auc": below / pairs, "mrr": total(reciprocal) / np.maximum(p, 1), "mrr_first": best}
+    for k in (5, 10):
+        gain = np.where(ranks <= k, 1 / np.log2(ranks + 1), 0)
+        ideal = np.r_[0.0, np.cumsum(gain)][p]
+        result[f"ndcg{k}"] = total(mean_over(gain)) / np.where(ideal > 0, ideal, 1)
+    return {name: np.where(defined, v, np.nan) for name, v in result.items()}
+
+
+def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean of `values` (n,), resampled 1,000 times; the value itself twice when n < 2 or all are equal."""
+    if len(values) < 2 or np.ptp(values) == 0:
+        return (float(values[0]),) * 2 if len(values) else (float("nan"),) * 2
+    batch = max(1, 5_000_000 // len(values))
+    low, high = stats.bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, batch=batch, method="percentile", rng=np.random.default_rng(seed), vectorized=True
+    ).confidence_interval
+    return float(low), float(high)
+
+
+def summarise(rows: Mapping[str, np.ndarray], where: np.ndarray) -> dict[str, dict[str, float | int]]:
+    """{metric: {mean, low, high, n, skipped}} of the impressions where `where` (n,) is True; skipped counts those without a value."""
+    result = {}
+    for name in METRICS:
+        values = rows[name][where]
+        kept = values[~np.isnan(values)]
+        low, high = interval(kept)
+        mean = float(kept.mean()) if len(kept) else float("nan")
+        result[name] = {"mean": mean, "low": low, "high": high, "n": len(kept), "skipped": len(values) - len(kept)}
+    return result
+
+
+def compare(a: np.ndarray, b: np.ndarray) -> dict[str, float | int]:
+    """Paired by impression: the mean of a - b, its 95 % bootstrap interval, and p of a two-sided paired t-test (uncorrected); n pairs.
+
+    p is 1 when all differences are equal to 0.
+    """
+    difference = (a - b)[~np.isnan(a - b)]
+    low, high = interval(difference)
+    if len(difference) < 2 or np.ptp(difference) == 0:
+        p = 1.0 if not len(difference) or difference[0] == 0 else 0.0
+    else:
+        p = float(stats.ttest_1samp(difference, 0.0).pvalue)
+    return {"mean": float(difference.mean()) if len(difference) else float("nan"), "low": low, "high": high, "p": p, "n": len(difference)}
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, Holm (1979): the i-th smallest times (m - i + 1), made monotone, at most 1."""
+    order = np.argsort(p)
+    corrected = np.minimum(np.maximum.accumulate(np.asarray(p, float)[order] * np.arange(len(p), 0, -1)), 1.0)
+    result = np.empty(len(p))
+    result[order] = corrected
+    return result.tolist()

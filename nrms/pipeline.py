@@ -1,0 +1,148 @@
+"""How do many experiments get done? papermill executes the notebooks, one folder per run; what is done is skipped, what fails is shown.
+
+A notebook's own record is not believed (a killed kernel leaves its cells marked as completed): a run is done when its run.json says so.
+"""
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nrms import ROOT, NrmsError
+from nrms.config import Config, resolve
+from nrms.runtime import Run, home, progress, read_json, run_folder
+
+
+def execute(name: str, folder: Path, parameters: dict[str, Any], label: str) -> None:
+    """Executes notebooks/<name>.ipynb into `folder` as .ipynb and .html, with the kernel's own progress line shown here.
+
+    Raises NrmsError with the error of the notebook. The HTML is written in either case.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    folder.mkdir(parents=True, exist_ok=True)
+    output = folder / f"{name}.ipynb"
+    with Relay(label):
+        try:
+            papermill.execute_notebook(
+                str(ROOT / "notebooks" / f"{name}.ipynb"),
+                str(output),
+                parameters,
+                cwd=str(ROOT),
+                progress_bar=False,
+                extra_arguments=["--log-level=50"],  # the kernel writes to our terminal
+            )
+        except PapermillExecutionError as error:
+            raise NrmsError(f"{label}: {error.ename}: {error.evalue}") from None
+        except Exception as error:  # the kernel died, or could not be started
+            raise NrmsError(f"{label}: {type(error).__name__}: {error}") from None
+        finally:
+            if output.exists():
+                render(output)
+
+
+def render(notebook: Path) -> None:
+    """The HTML beside an executed notebook."""
+    from nbconvert import HTMLExporter
+
+    page, _ = HTMLExporter(embed_images=True).from_filename(str(notebook))
+    notebook.with_suffix(".html").write_text(page)
+
+
+class Relay:
+    """Shows on this terminal, as one line, the progress that the kernel writes into the file named by NRMS_PROGRESS."""
+
+    def __init__(self, label: str):
+        self.bar = progress(what=label, total=None, bar_format="{desc} {elapsed} {postfix}", disable=None, delay=0)
+        self.stop = threading.Event()
+
+    def __enter__(self) -> "Relay":
+        self.folder = tempfile.TemporaryDirectory()
+        self.file = Path(self.folder.name) / "progress"
+        os.environ["NRMS_PROGRESS"] = str(self.file)
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def watch(self) -> None:
+        while not self.stop.wait(0.5):
+            text = self.file.read_text() if self.file.exists() else ""
+            self.bar.set_postfix_str(text[:70], refresh=False)
+            self.bar.refresh()
+
+    def __exit__(self, *_: object) -> None:
+        os.environ.pop("NRMS_PROGRESS", None)
+        self.stop.set()
+        self.thread.join()
+        self.bar.close()
+        self.folder.cleanup()
+
+
+def is_current(config: Config) -> bool:
+    """True when the run of `config` is done, with the same values, on the data that are there now, and its pages are rendered."""
+    run = Run(run_folder(config.dataset, config.name, config.seed))
+    manifest = home() / "data" / config.dataset / "manifest.json"
+    pages = all((run.folder / f"{n}.html").exists() for n in ("train", "eval"))
+    return (
+        run.status == "done"
+        and run.record["hash"] == config.hash
+        and manifest.exists()
+        and run.record["data"] == read_json(manifest)["tables"]
+        and pages
+    )
+
+
+def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bool = False, say=print, **given: Any) -> int:
+    """Runs every experiment with every seed on one data set, then the analysis and the report. Returns the number of failures.
+
+    All values are checked before anything starts. `given` values go to every experiment.
+    """
+    configs = [resolve(exp, dataset, seed, **given) for exp in exps for seed in seeds]
+    from nrms.data.prepare import load
+
+    folder, failures, fresh = home() / "reports" / dataset, 0, 0
+    made = load(dataset, configs[0].data).manifest["made"]
+    stamp = folder / "data_prep.html"
+    if force or not stamp.exists() or made > time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(stamp.stat().st_mtime)):
+        try:
+            execute("data_prep", folder, {"dataset": dataset}, f"{dataset}: data")
+        except NrmsError as error:
+            failures += 1
+            say(f"FAILED  {error}")
+    for config in configs:
+        label = f"{config.dataset}/{config.name}/seed{config.seed}"
+        if is_current(config) and not force:
+            say(f"done    {label} (nothing changed)")
+            continue
+        began = time.perf_counter()
+        record = Run(run_folder(config.dataset, config.name, config.seed))
+        if force:
+            shutil.rmtree(record.folder, ignore_errors=True)
+        parameters = {"exp": config.exp, "dataset": config.dataset, "seed": config.seed} | given
+        try:
+            for name in ("train", "eval"):
+                execute(name, record.folder, parameters, f"{label}: {name}")
+        except NrmsError as error:
+            failures += 1
+            if record.status in ("running", "trained", "missing"):
+                record.update(status="failed", error=str(error), kind="model")
+            say(f"FAILED  {error}")
+            continue
+        fresh += 1
+        say(f"done    {label} in {time.perf_counter() - began:.0f} s")
+    if fresh or not (folder / "analysis.html").exists():
+        try:
+            execute("analysis", folder, {"dataset": dataset}, f"{dataset}: analysis")
+        except NrmsError as error:
+            failures += 1
+            say(f"FAILED  {error}")
+    from nrms import report
+
+    for path in report.write():
+        say(f"wrote   {path.relative_to(home())}")
+    return failures

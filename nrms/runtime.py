@@ -1,0 +1,245 @@
+"""Where and how does a run happen? Folders, atomic files, seeds, device, progress, and the record of a run.
+
+Truth is in files: a run is done when its run.json says so, and run.json says so last. Nothing here knows what is trained.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nrms import ROOT, NrmsError
+
+
+def home() -> Path:
+    """Folder that holds data/ and reports/: the repository, or NRMS_HOME where results belong on another disk."""
+    return Path(os.environ.get("NRMS_HOME") or ROOT).resolve()
+
+
+def data_folder(dataset: str) -> Path:
+    return home() / "data" / dataset
+
+
+def run_folder(dataset: str, name: str, seed: int) -> Path:
+    return home() / "reports" / dataset / name / f"seed{seed}"
+
+
+# files ---------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; when the block ends well it is flushed to disk and renamed to `path`, else removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `path`; when the block ends well it takes the place of `path`, else it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("part", "old"))
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic(path) as part:
+        part.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+# progress ------------------------------------------------------------------------------------------------------------
+
+
+def in_notebook() -> bool:
+    """True inside a Jupyter kernel."""
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    return bool(shell) and hasattr(shell, "kernel")
+
+
+class Bar(tqdm):
+    """tqdm that shows as one line updated in place: on a terminal as usual, in a notebook as one output, and in the file named by
+    NRMS_PROGRESS for whoever executes the notebook. Nothing is shown in the first second."""
+
+    handle = None
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        text = msg if msg is not None else str(self)
+        if file := os.environ.get("NRMS_PROGRESS"):
+            Path(file).write_text(text)
+        if not in_notebook():
+            super().display(msg, pos)
+        elif text:
+            from IPython.display import display
+
+            line = {"text/plain": text}
+            if self.handle is None:
+                self.handle = display(line, raw=True, display_id=True)
+            else:
+                self.handle.update(line, raw=True)
+
+
+def progress(iterable=None, what: str = "", **options) -> Bar:
+    """`iterable` with a progress bar named `what`."""
+    silent = None if not in_notebook() and not os.environ.get("NRMS_PROGRESS") else False  # None: silent unless a terminal looks on
+    options = {"delay": 1, "mininterval": 0.5, "leave": in_notebook(), "ascii": " =", "ncols": 100, "disable": silent} | options
+    return Bar(iterable, desc=what, **options)
+
+
+# randomness and hardware ---------------------------------------------------------------------------------------------
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds torch (weights, dropout). Data order and negatives draw from generators of their own, made from (seed, epoch)."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # must be set before CUDA starts
+    torch.manual_seed(seed)
+
+
+def peak_mb() -> int:
+    """Most memory this process has held so far: on the GPU if one is used, else resident. In MB (2**20 bytes)."""
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() >> 20
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return rss >> 20 if sys.platform == "darwin" else rss >> 10
+
+
+def environment() -> dict[str, Any]:
+    """What produced a result: code, versions, hardware."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    torch = sys.modules.get("torch")
+    gpu = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
+    return {
+        "commit": git("rev-parse", "--short=12", "HEAD") or None,
+        "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "versions": {"python": platform.python_version()}
+        | {p: version(p) for p in ("torch", "transformers", "accelerate", "numpy", "pandas", "pyarrow")},
+        "hardware": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "gpu": gpu},
+    }
+
+
+# the record of a run -------------------------------------------------------------------------------------------------
+
+
+def alive(record: dict[str, Any]) -> bool:
+    """False when the process that wrote this record is known to be gone."""
+    if record.get("host") != socket.gethostname():
+        return True
+    try:
+        os.kill(record["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class Run:
+    """The folder of one run and its run.json: status `running` first, `trained` after training, `done` written last."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """run.json, or {} where there is none."""
+        path = self.folder / "run.json"
+        return read_json(path) if path.exists() else {}
+
+    @property
+    def status(self) -> str:
+        """missing, running, trained, done, failed, or dead: said to be running by a process that is gone."""
+        record = self.record
+        if not record:
+            return "missing"
+        return "dead" if record["status"] == "running" and not alive(record) else record["status"]
+
+    def begin(self, **facts: Any) -> None:
+        """Writes run.json with status `running` and removes the results of an earlier run. Refuses a run that another process is busy with."""
+        if self.status == "running" and self.record["pid"] != os.getpid():
+            raise NrmsError(f"{self.folder} is being written by process {self.record['pid']} on {self.record['host']}; wait for it or stop it first.")
+        for name in ("metrics.json", "rows.parquet"):
+            (self.folder / name).unlink(missing_ok=True)
+        write_json(
+            self.folder / "run.json",
+            {"status": "running", "pid": os.getpid(), "host": socket.gethostname(), "started": now()} | environment() | facts,
+        )
+
+    def update(self, **facts: Any) -> None:
+        """Adds facts (status among them) to run.json."""
+        write_json(self.folder / "run.json", self.record | facts)
+
+    def log(self, **values: Any) -> None:
+        """Adds one line to history.jsonl."""
+        with (self.folder / "history.jsonl").open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Forgets the lines of history.jsonl after `step`: they are about to be written again."""
+        path = self.folder / "history.jsonl"
+        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if path.exists() and step else []
+        with atomic(path) as part:
+            part.write_text("".join(line + "\n" for line in lines))
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+# checkpoints ---------------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(path: Path, tensors: dict[str, Any], state: dict[str, Any]) -> None:
+    """One safetensors file: tensors by name, and `state` as JSON in its header. Complete or not there at all."""
+    from safetensors.torch import save_file
+
+    with atomic(path) as part:
+        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, part, {"state": json.dumps(state)})
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(tensors, state) of a file written by `save_checkpoint`. Raises NrmsError for anything else; never unpickles."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict), json.loads((file.metadata() or {})["state"])
+    except (SafetensorError, OSError, KeyError) as error:
+        raise NrmsError(f"{path} is not a checkpoint of this project ({error}); give the path of a best.safetensors or last.safetensors.") from None

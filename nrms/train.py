@@ -1,0 +1,221 @@
+"""How does a recommender learn? One loop: batch, loss, step, log, now and then validate and save.
+
+Weights are fp32, compute is bf16 where the hardware has it. Data order and negatives are functions of (seed, epoch), dropout's random state is
+saved, so a killed run that is started again ends with the same numbers. Three guards stop a run that cannot learn: a first loss that is
+not that of chance, a group of weights that does not move, scores that are all equal.
+"""
+
+import math
+import time
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from nrms import NrmsError
+from nrms.config import Config
+from nrms.data.batches import ClickSampler
+from nrms.data.prepare import Tables, load
+from nrms.data.splits import split_by_time
+from nrms.data.tables import Impressions
+from nrms.metrics import rank_metrics
+from nrms.objectives import listwise, listwise_at_chance
+from nrms.recommender import Recommender, build, score_impressions
+from nrms.runtime import Run, load_checkpoint, peak_mb, progress, run_folder, save_checkpoint, seed_everything
+
+LOGS = 60  # lines of history.jsonl per run, about
+FIRST_LOSS = 0.35  # nats that the first loss may be off log(1 + K): that of scores with a standard deviation of about 0.8
+MOVING = 0.5  # share of the weights with a gradient that a step must change
+
+
+def learning_rate(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak rate at `step` of `steps`: rises linearly over the first `warmup` share, then falls linearly to 0."""
+    rising = max(1, round(warmup * steps))
+    return min((step + 1) / rising, (steps - step) / max(1, steps - rising))
+
+
+def validate(model: Recommender, valid: Impressions, history: int) -> float:
+    """Mean AUC on `valid`. Raises NrmsError when the scores of every impression are all equal."""
+    scores = score_impressions(model, valid, history)
+    offsets = valid.candidates.offsets[:-1]
+    if (np.maximum.reduceat(scores, offsets) == np.minimum.reduceat(scores, offsets)).all():
+        raise NrmsError("Training was stopped: the model gives all candidates of an impression the same score, so it ranks nothing.")
+    return float(np.nanmean(rank_metrics(scores, valid.clicked, valid.candidates.offsets)["auc"]))
+
+
+def check_first_loss(loss: float, chance: float) -> None:
+    """Raises NrmsError when the loss before any training is far from that of equal scores."""
+    if abs(loss - chance) > FIRST_LOSS:
+        raise NrmsError(f"Training was stopped: the first loss is {loss:.2f} nats, but a model that knows nothing has about {chance:.2f}.")
+
+
+class Movement:
+    """How far one step moves each group of weights: |change| / |weights|, and the share of weights with a gradient that changed at all."""
+
+    def __init__(self, groups: dict[str, list[torch.nn.Parameter]]):
+        self.groups = groups
+        self.before = {name: [p.detach().clone() for p in group] for name, group in groups.items()}
+
+    def measure(self) -> dict[str, dict[str, float]]:
+        result = {}
+        for name, group in self.groups.items():
+            change = size = moved = driven = 0.0
+            for p, old in zip(group, self.before[name], strict=True):
+                change += (p.detach() - old).float().pow(2).sum().item()
+                size += old.float().pow(2).sum().item()
+                if p.grad is not None:
+                    pushed = p.grad != 0
+                    driven += pushed.sum().item()
+                    moved += ((p.detach() != old) & pushed).sum().item()
+            result[name] = {"update_ratio": math.sqrt(change / max(size, 1e-30)), "moved": moved / max(driven, 1)}
+        return result
+
+
+def check_movement(movement: dict[str, dict[str, float]], optimizer: torch.optim.Optimizer) -> None:
+    """Raises NrmsError for a group of which a step changes less than the share MOVING."""
+    for group in optimizer.param_groups:
+        moved = movement[group["name"]]["moved"]
+        if moved < MOVING:
+            raise NrmsError(
+                f"Training was stopped: a step changed only {moved:.1%} of the weights of the group `{group['name']}` that have a gradient. "
+                f"A learning rate of {group['lr']:.1e} is too small for weights stored as "
+                f"{group['params'][0].dtype}; raise the rate or keep weights in float32."
+            )
+
+
+def pack(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Weights, optimizer state and random state as tensors by name."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def unpack(tensors: dict[str, torch.Tensor], model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    states: dict[int, dict] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, i, key = name.split(".", 2)
+            states.setdefault(int(i), {})[key] = value
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+
+
+def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.optim.Optimizer, Accelerator]:
+    """Model, optimizer and accelerator of a run that begins or goes on, with its facts in run.json."""
+    bf16 = config.precision == "bf16" or (
+        config.precision == "auto" and config.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    )
+    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=config.device == "cpu")
+    seed_everything(config.seed)
+    model = build(config, tables)
+    groups = model.groups()
+    rates = {"encoder": config.encoder_lr, "head": config.lr}
+    optimizer = torch.optim.AdamW(
+        [{"params": group, "name": name, "peak": rates[name], "lr": rates[name]} for name, group in groups.items() if group],
+        weight_decay=config.weight_decay,
+    )
+    facts = {"params": sum(p.numel() for p in model.parameters()), "trainable": sum(p.numel() for g in groups.values() for p in g)}
+    run.update(precision="bf16" if bf16 else "fp32", device=str(accelerator.device), **facts)
+    return *accelerator.prepare(model, optimizer), accelerator
+
+
+def train(config: Config, *, force: bool = False) -> Run:
+    """Trains what `config` says, into its run folder, and keeps the weights with the best validation AUC in checkpoint/best.safetensors.
+
+    A run that is trained already with the same values and data is left alone unless `force`; one that was interrupted goes on.
+    Raises NrmsError when a guard stops it; run.json then says `failed` and why.
+    """
+    tables = load(config.dataset, config.data)
+    run = Run(run_folder(config.dataset, config.name, config.seed))
+    identity = {"kind": "model", "config": config.model_dump(), "hash": config.hash, "data": tables.manifest["tables"]}
+    same = all(run.record.get(k) == identity[k] for k in ("hash", "data"))
+    if same and not force and run.status in ("trained", "done"):
+        return run
+    if not same or force:
+        for name in ("best", "last"):
+            (run.folder / "checkpoint" / f"{name}.safetensors").unlink(missing_ok=True)
+    run.begin(**identity)
+    try:
+        fit(config, tables, run)
+    except BaseException as error:
+        run.update(status="failed", error=f"{type(error).__name__}: {error}" if not isinstance(error, NrmsError) else str(error))
+        raise
+    return run
+
+
+def fit(config: Config, tables: Tables, run: Run) -> None:
+    """The loop."""
+    split = split_by_time(tables.parts, config.data.valid_share)
+    model, optimizer, accelerator = start(config, tables, run)
+    sampler = ClickSampler(split.train, batch_size=config.batch_size, negatives=config.negatives, history=config.history, seed=config.seed)
+    steps, rising = config.epochs * len(sampler), round(config.warmup * config.epochs * len(sampler))
+    stops = {round(len(sampler) * i / config.validations) for i in range(1, config.validations + 1)}  # steps of an epoch after which to validate
+    state = {"step": 0, "best_auc": 0.0, "best_step": 0, "encoded": 0, "samples": 0, "seconds": 0.0}
+    best, last = (run.folder / "checkpoint" / f"{name}.safetensors" for name in ("best", "last"))
+    if last.exists():
+        tensors, state = load_checkpoint(last)
+        unpack(tensors, model, optimizer)
+    run.rewind(state["step"])
+    clock, checked = time.perf_counter() - state["seconds"], False
+
+    bar = progress(what=f"training {config.name}", total=steps, initial=state["step"], unit=" steps")
+    while state["step"] < steps:
+        epoch, begin = divmod(state["step"], len(sampler))
+        for i, batch in enumerate(sampler.epoch(epoch, begin), begin + 1):
+            model.train()
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * learning_rate(state["step"], steps, config.warmup)
+            batch = batch.to(accelerator.device)
+            scores, encoded = model(batch)
+            loss = listwise(scores, batch.candidate_mask, batch.clicked)
+            if state["step"] == 0:
+                check_first_loss(loss.item(), listwise_at_chance(batch.candidate_mask))
+            if not torch.isfinite(loss):
+                raise NrmsError(f"Training was stopped at step {state['step']}: the loss is {loss.item()}; try a smaller learning rate.")
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
+            state["step"] += 1
+            logged = state["step"] % max(1, steps // LOGS) == 0 or i in stops
+            movement = Movement({g["name"]: g["params"] for g in optimizer.param_groups}) if logged else None
+            optimizer.step()
+            state["encoded"] += encoded
+            state["samples"] += len(batch)
+            state["seconds"] = time.perf_counter() - clock
+            bar.update()
+            if movement:
+                moved = movement.measure()
+                if not checked and state["step"] > rising:
+                    check_movement(moved, optimizer)
+                    checked = True
+                groups = {g["name"]: {"lr": g["lr"], **moved[g["name"]]} for g in optimizer.param_groups}
+                rate = state["samples"] / state["seconds"]
+                line = {"loss": {"listwise": loss.item()}, "gradient_norm": float(norm), "groups": groups, "samples_per_second": rate}
+                if i in stops:
+                    line["valid_auc"] = validate(accelerator.unwrap_model(model), split.valid, config.history)
+                run.log(
+                    step=state["step"],
+                    epoch=state["step"] / len(sampler),
+                    encoded=state["encoded"],
+                    samples=state["samples"],
+                    seconds=state["seconds"],
+                    **line,
+                )
+            if i in stops:
+                if line["valid_auc"] > state["best_auc"]:
+                    state |= {"best_auc": line["valid_auc"], "best_step": state["step"]}
+                    save_checkpoint(best, accelerator.unwrap_model(model).state_dict(), {"config": config.model_dump(), **state})
+                state["seconds"] = time.perf_counter() - clock
+                save_checkpoint(last, pack(accelerator.unwrap_model(model), optimizer), state)
+                bar.set_postfix_str(f"loss {loss.item():.3f}, valid AUC {line['valid_auc']:.3f}")
+    bar.close()
+    last.unlink()
+    facts = {k: state[k] for k in ("best_auc", "best_step", "encoded", "samples")}
+    run.update(status="trained", steps=steps, minutes=state["seconds"] / 60, peak_mb=peak_mb(), **facts)

@@ -1,0 +1,1 @@
+"""From clicked item vectors to a user vector."""

@@ -1,0 +1,60 @@
+"""Who is the user, given the news they clicked? NRMS: the clicks look at each other, then a learned query weighs them.
+
+Wu et al., "Neural News Recommendation with Multi-Head Self-Attention", EMNLP-IJCNLP 2019, section 3.2. As there: no positions.
+Beyond it: masks everywhere, a residual around self-attention (reports/LOG.md has what it adds), and a learned vector for users without history.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention (B, L, D) -> (B, L, D) over the unmasked places; eq. 3-4.
+
+    A row without any unmasked place attends to everything, finite and meaningless: whoever pools must not read it.
+    """
+
+    def __init__(self, *, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.project = nn.Linear(dim, 3 * dim)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, L, D/H)
+        seen = mask | ~mask.any(1, keepdim=True)  # softmax over nothing is NaN
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None, :])
+        return y.transpose(1, 2).flatten(2)  # (B, L, D)
+
+
+class AdditiveAttention(nn.Module):
+    """Weighted mean (B, L, D) -> (B, D) with weights softmax(q . tanh(W x + b)) over the unmasked places; eq. 5-6.
+
+    A row without any unmasked place gives zeros.
+    """
+
+    def __init__(self, *, dim: int, query_dim: int):
+        super().__init__()
+        self.project = nn.Linear(dim, query_dim)
+        self.query = nn.Linear(query_dim, 1, bias=False)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        logit = self.query(torch.tanh(self.project(x))).squeeze(-1).masked_fill(~mask, torch.finfo(x.dtype).min)  # (B, L)
+        weight = logit.softmax(-1) * mask  # the product makes an all-masked row zero instead of uniform
+        return torch.einsum("bl,bld->bd", weight.to(x.dtype), x)
+
+
+class NRMSUsers(nn.Module):
+    """User encoder of NRMS: history (B, L, D), mask (B, L) -> (B, D). A user without clicks gets a learned vector."""
+
+    def __init__(self, *, dim: int, heads: int, query_dim: int, dropout: float):
+        super().__init__()
+        self.attend = SelfAttention(dim=dim, heads=heads)
+        self.pool = AdditiveAttention(dim=dim, query_dim=query_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.newcomer = nn.Parameter(torch.randn(dim) * 0.02)
+
+    def forward(self, history: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        history = self.dropout(history)
+        user = self.pool(history + self.dropout(self.attend(history, mask)), mask)
+        return torch.where(mask.any(1, keepdim=True), user, self.newcomer.to(user.dtype))
