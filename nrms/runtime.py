@@ -240,6 +240,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     try:
         with safe_open(path, "pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict), json.loads((file.metadata() or {})["state"])
+            names = file.keys()
+            return {k: file.get_tensor(k) for k in names}, json.loads((file.metadata() or {})["state"])
     except (SafetensorError, OSError, KeyError) as error:
         raise NrmsError(f"{path} is not a checkpoint of this project ({error}); give the path of a best.safetensors or last.safetensors.") from None

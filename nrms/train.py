@@ -21,7 +21,7 @@ from nrms.data.tables import Impressions
 from nrms.metrics import rank_metrics
 from nrms.objectives import listwise, listwise_at_chance
 from nrms.recommender import Recommender, build, score_impressions
-from nrms.runtime import Run, load_checkpoint, peak_mb, progress, run_folder, save_checkpoint, seed_everything
+from nrms.runtime import Run, load_checkpoint, now, peak_mb, progress, run_folder, save_checkpoint, seed_everything
 
 LOGS = 60  # lines of history.jsonl per run, about
 FIRST_LOSS = 0.35  # nats that the first loss may be off log(1 + K): that of scores with a standard deviation of about 0.8
@@ -136,7 +136,9 @@ def train(config: Config, *, force: bool = False) -> Run:
     run = Run(run_folder(config.dataset, config.name, config.seed))
     identity = {"kind": "model", "config": config.model_dump(), "hash": config.hash, "data": tables.manifest["tables"]}
     same = all(run.record.get(k) == identity[k] for k in ("hash", "data"))
-    if same and not force and run.status in ("trained", "done"):
+    if same and not force and run.record.get("trained") and (run.folder / "checkpoint" / "best.safetensors").exists():
+        if run.status in ("failed", "dead"):  # what failed came after training
+            run.update(status="trained")
         return run
     if not same or force:
         for name in ("best", "last"):
@@ -218,4 +220,4 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
     bar.close()
     last.unlink()
     facts = {k: state[k] for k in ("best_auc", "best_step", "encoded", "samples")}
-    run.update(status="trained", steps=steps, minutes=state["seconds"] / 60, peak_mb=peak_mb(), **facts)
+    run.update(status="trained", trained=now(), steps=steps, minutes=state["seconds"] / 60, peak_mb=peak_mb(), **facts)

@@ -1,0 +1,81 @@
+"""A misspelt or wrongly typed parameter stops in the first second, with the nearest valid name."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nrms import ROOT, NrmsError
+from nrms.config import Experiment, from_notebook, resolve
+
+
+def test_four_means_exp4():
+    """-p exp 4, -p exp exp4 and the text "4" are one experiment, and its name is the run's."""
+    assert resolve(4).hash == resolve("exp4").hash == resolve("4").hash and resolve(4).name == "exp4"
+
+
+def test_precedence():
+    """default < data set < experiment < given by hand."""
+    assert Experiment().dim == 256 and resolve(4).dim == 32 and resolve(4, dim=8).dim == 8
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"expp": 3}, "`expp` is not a parameter; did you mean `exp`?"),
+        ({"epoch": 3}, "did you mean `epochs`?"),
+        ({"lr": "1e-4"}, "1.0e-04"),
+        ({"epochs": 2.5}, "`epochs`"),
+        ({"epochs": True}, "type bool"),
+        ({"epochs": "3"}, "type str"),
+        ({"pooling": "max"}, "'attention', 'mean' or 'cls'"),
+        ({"epochs": 0}, "greater than or equal to 1"),
+        ({"heads": 5}, "does not divide dim"),
+        ({"exp": 99}, "There is no experiment `exp99`"),
+        ({"dataset": "newsrom-tiny"}, "did you mean `newsroom-tiny`?"),
+        ({"dataset": "../secrets"}, "is not a name"),
+        ({"name": "a/b"}, "is not a name"),
+        ({"exp": "exp4\n"}, "is not a name"),
+        ({"seed": "x"}, "`seed`"),
+    ],
+)
+def test_wrong_parameters_are_refused(given, words):
+    """One sentence says what is wrong and what would be right."""
+    with pytest.raises(NrmsError) as error:
+        resolve(**given)
+    assert words in str(error.value)
+
+
+@given(st.text(min_size=1, max_size=12).filter(lambda s: s not in Experiment.model_fields))
+def test_no_unknown_name_slips_through(name):
+    """Whatever the name, it is refused with a sentence and never with a traceback of another library."""
+    known = {"exp", "dataset", "seed", "name", "about", "source", "bert", "valid_share", "max_bad", "world", "training"}
+    if name not in known:
+        with pytest.raises(NrmsError):
+            resolve(**{name: 1})
+
+
+def test_hash_follows_values_not_words():
+    """A changed value is another run; a reworded question is not."""
+    assert resolve(4).hash == resolve(4, question="other words").hash != resolve(4, epochs=7).hash != resolve(4, seed=1).hash
+
+
+def test_from_notebook_collects_everything_plain():
+    """What papermill injected is found among imports and IPython's own names."""
+    namespace = {"exp": 4, "expp": 3, "json": __import__("json"), "resolve": resolve, "Path": type, "_ih": [], "In": [], "get_ipython": None}
+    assert from_notebook(namespace) == {"exp": 4, "expp": 3}
+
+
+@pytest.mark.parametrize("where, notebook", [(ROOT, "notebooks/train.ipynb"), (ROOT / "notebooks", "train.ipynb")], ids=["root", "notebooks"])
+def test_papermill_stops_on_an_unknown_parameter(where, notebook, tmp_path):
+    """`papermill -p expp 3` ends with an error and the sentence; papermill alone would only warn."""
+    done = subprocess.run([sys.executable, "-m", "papermill", notebook, str(tmp_path / "out.ipynb"), "-p", "expp", "3"], cwd=where, capture_output=True, text=True)
+    assert done.returncode != 0 and "did you mean `exp`?" in done.stderr
+
+
+def test_command_line_stops_on_an_unknown_parameter():
+    """The same through `python -m nrms`, without a traceback."""
+    done = subprocess.run([sys.executable, "-m", "nrms", "run", "4", "--dataset", "newsroom-tiny", "-p", "epoch", "3"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and "did you mean `epochs`?" in done.stderr and "Traceback" not in done.stderr

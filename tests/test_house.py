@@ -1,0 +1,91 @@
+"""The house rules: layers, notebooks, params files."""
+
+import ast
+import json
+import re
+
+import pytest
+
+from nrms import ROOT
+from nrms.config import PARAMS, Dataset, Experiment, load_dataset, resolve
+
+LAYER = {"config": 0, "runtime": 0, "metrics": 0, "objectives": 0, "data": 1, "items": 1, "users": 1, "report": 1, "figures": 1, "show": 1}
+LAYER |= {"recommender": 2, "train": 3, "evaluate": 3, "pipeline": 4, "__main__": 5}
+FAMILY = {"figures": "report", "show": "report"}  # one thing in three files
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def imports(path):
+    """Names of the nrms modules that a file imports, at any depth of its code."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nrms":
+            rest = node.module.split(".")[1:]
+            yield from ([rest[0]] if rest else [a.name for a in node.names if a.name in LAYER])
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("nrms."))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nrms").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path):
+    """A module imports only from lower layers, or from its own family."""
+    name = path.relative_to(ROOT / "nrms").parts[0].removesuffix(".py")
+    if name == "__init__":
+        assert not list(imports(path))
+        return
+    for other in imports(path):
+        own = FAMILY.get(name, name) == FAMILY.get(other, other)
+        assert own or LAYER[other] < LAYER[name], f"{name} (layer {LAYER[name]}) imports {other} (layer {LAYER[other]})"
+
+
+def cells(path, kind):
+    return [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_source_notebooks_carry_no_outputs(path):
+    """Outputs and counts belong to executed copies under reports/."""
+    assert all(not c["outputs"] and c["execution_count"] is None for c in cells(path, "code"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_thin(path):
+    """Short cells, no functions, classes or loops, imports only in the cell after the parameters; the first code cell holds the parameters."""
+    code = cells(path, "code")
+    assert [c["metadata"].get("tags") for c in code].count(["parameters"]) == 1 and code[0]["metadata"]["tags"] == ["parameters"]
+    for i, cell in enumerate(code):
+        source = "".join(cell["source"])
+        kinds = {type(node) for node in ast.walk(ast.parse(source))}
+        assert len(source.splitlines()) <= 16 and not kinds & {ast.FunctionDef, ast.ClassDef, ast.For, ast.While}, source
+        assert i == 1 or not kinds & {ast.Import, ast.ImportFrom}, source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_check_their_parameters_first(path):
+    """Literals only in the parameters cell, every one a known parameter; the next cell checks them before anything heavy is imported."""
+    first, second, *_ = cells(path, "code")
+    assigned = ast.parse("".join(first["source"])).body
+    names = [ast.literal_eval(node.value) is not None and node.targets[0].id for node in assigned]
+    assert set(names) <= {"exp", "dataset", "seed", "name", *Experiment.model_fields, *Dataset.model_fields}
+    lines = [line for line in "".join(second["source"]).splitlines() if line]
+    assert lines[:2] == ["from nrms.config import from_notebook, resolve", "config = resolve(**from_notebook(globals()))"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_end_with_what_they_do_not_show(path):
+    """The first cell asks a question, the last says what is not answered."""
+    text = ["".join(c["source"]) for c in cells(path, "markdown")]
+    assert re.match(r"# .*\?", text[0]) and text[-1].count("## What this does not show") == 1
+
+
+@pytest.mark.parametrize("path", sorted(PARAMS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_resolves(path):
+    """A params file is valid, and its header states question, command and what to expect."""
+    assert resolve(path.stem).exp == path.stem
+    head = path.read_text()
+    assert all(word in head for word in ("# Question:", "# Command:", "# Expected:"))
+
+
+@pytest.mark.parametrize("path", sorted((PARAMS / "data").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_data_set_resolves(path):
+    """A data set's file is valid and says what it is about."""
+    assert load_dataset(path.stem).about and path.read_text().startswith("#")

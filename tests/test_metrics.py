@@ -1,0 +1,136 @@
+"""Metrics per impression: by hand, against scikit-learn and plain Python, and by their properties."""
+
+import math
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import ndcg_score, roc_auc_score
+
+from nrms.metrics import METRICS, compare, holm, interval, rank_metrics, summarise
+
+
+def one(scores, clicked):
+    """The metrics of a single impression."""
+    return {k: v[0] for k, v in rank_metrics(np.array(scores, float), np.array(clicked, bool), np.array([0, len(scores)])).items()}
+
+
+def slow(scores, clicked):
+    """Mean over all orders of tied candidates of the textbook metrics, in plain Python."""
+    best = {k: [] for k in METRICS}
+    orders = {tuple(sorted(range(len(scores)), key=lambda i: (-scores[i], p[i]))) for p in permutations(range(len(scores)))}
+    for order in orders:
+        hits = [rank for rank, i in enumerate(order, 1) if clicked[i]]
+        misses = [rank for rank, i in enumerate(order, 1) if not clicked[i]]
+        best["auc"].append(sum(h < m for h in hits for m in misses) / (len(hits) * len(misses)))
+        best["mrr"].append(sum(1 / h for h in hits) / len(hits))
+        for k in (5, 10):
+            ideal = sum(1 / math.log2(r + 1) for r in range(1, min(k, len(hits)) + 1))
+            best[f"ndcg{k}"].append(sum(1 / math.log2(h + 1) for h in hits if h <= k) / ideal)
+    return {k: sum(v) / len(v) for k, v in best.items() if v}
+
+
+def test_by_hand():
+    """Clicks at ranks 1 and 3 of 4: AUC 3/4, MRR (1 + 1/3)/2, first hit 1, nDCG (1 + 1/2)/(1 + 1/log2 3)."""
+    result = one([4, 3, 2, 1], [1, 0, 1, 0])
+    assert result["auc"] == pytest.approx(3 / 4)
+    assert result["mrr"] == pytest.approx((1 + 1 / 3) / 2)
+    assert result["mrr_first"] == 1
+    assert result["ndcg5"] == result["ndcg10"] == pytest.approx(1.5 / (1 + 1 / math.log2(3)))
+
+
+def test_constant_scores_are_chance():
+    """Equal scores: AUC 0.5, and MRR the mean of 1/rank, whatever the order of the rows."""
+    for clicked in ([1, 0, 0], [0, 0, 1]):
+        assert one([7, 7, 7], clicked)["auc"] == 0.5
+        assert one([7, 7, 7], clicked)["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=2, max_size=6))
+def test_equals_the_slow_reference(rows):
+    """Every metric equals its mean over all orders of the ties, for any small impression; one-class impressions have none."""
+    scores, clicked = zip(*rows, strict=True)
+    result = one(scores, clicked)
+    if all(clicked) or not any(clicked):
+        assert all(math.isnan(v) for v in result.values())
+    else:
+        for name, value in slow(scores, clicked).items():
+            assert result[name] == pytest.approx(value), name
+
+
+@pytest.mark.parametrize("levels", [3, 1_000_000], ids=["tied", "untied"])
+def test_equals_sklearn(levels):
+    """AUC and nDCG of 300 impressions of 1 to 40 candidates equal scikit-learn's, ties and single candidates included."""
+    rng = np.random.default_rng(0)
+    size = rng.integers(1, 41, 300)
+    offsets = np.r_[0, size.cumsum()]
+    scores, clicked = rng.integers(0, levels, offsets[-1]).astype(float), rng.random(offsets[-1]) < 0.15
+    result = rank_metrics(scores, clicked, offsets)
+    for r, (a, b) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+        y, s = clicked[a:b], scores[a:b]
+        if y.all() or not y.any():
+            assert np.isnan(result["auc"][r])
+        else:
+            assert result["auc"][r] == pytest.approx(roc_auc_score(y, s))
+            assert result["ndcg5"][r] == pytest.approx(ndcg_score([y], [s], k=5))
+            assert result["ndcg10"][r] == pytest.approx(ndcg_score([y], [s], k=10))
+
+
+@given(st.lists(st.tuples(st.floats(-5, 5), st.booleans()), min_size=2, max_size=20), st.randoms())
+def test_only_order_counts(rows, random):
+    """Monotone transforms of the scores and permutations of the candidates change nothing; reversed scores give 1 - AUC."""
+    scores, clicked = map(list, zip(*[(round(s, 2), c) for s, c in rows], strict=True))
+    shuffled = list(zip(scores, clicked, strict=True))
+    random.shuffle(shuffled)
+    base = one(scores, clicked)
+    assert base == pytest.approx(one(*zip(*shuffled, strict=True)), nan_ok=True)
+    assert base == pytest.approx(one([3 * s + 7 for s in scores], clicked), nan_ok=True)
+    assert base["auc"] == pytest.approx(1 - one([-s for s in scores], clicked)["auc"], nan_ok=True)
+
+
+def test_a_user_offset_changes_nothing():
+    """Metrics are per impression: a constant added to one user's scores, which ruins a pooled AUC, is invisible."""
+    rng = np.random.default_rng(0)
+    offsets = np.arange(0, 2001, 20)
+    clicked = rng.random(2000) < 0.2
+    scores = rng.normal(size=2000) + clicked
+    moved = scores + np.repeat(rng.normal(size=100) * 10, 20)
+    before, after = (rank_metrics(s, clicked, offsets) for s in (scores, moved))
+    assert all(np.allclose(before[k], after[k], equal_nan=True) for k in METRICS)
+    assert roc_auc_score(clicked, moved) < roc_auc_score(clicked, scores) - 0.1
+
+
+def test_diverged_scores_are_refused():
+    """NaN and infinity are no scores."""
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="not finite"):
+            one([1.0, bad], [1, 0])
+
+
+def test_summary_counts_what_it_skips():
+    """n and skipped add up to the impressions asked for; the mean is over n."""
+    rows = {name: np.array([1.0, 0.0, np.nan, 1.0]) for name in METRICS}
+    assert summarise(rows, np.array([1, 1, 1, 0], bool))["auc"] | {"low": 0, "high": 0} == {"mean": 0.5, "low": 0, "high": 0, "n": 2, "skipped": 1}
+
+
+def test_interval_covers_the_truth():
+    """About 95 of 100 bootstrap intervals hold the true mean."""
+    rng = np.random.default_rng(1)
+    held = sum(low <= 0.3 <= high for low, high in (interval((rng.random(200) < 0.3).astype(float)) for _ in range(100)))
+    assert 88 <= held <= 100
+
+
+def test_comparison_is_paired():
+    """A small steady difference under large shared noise is found; no difference is not."""
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=500)
+    result = compare(shared + 0.05 + 0.1 * rng.normal(size=500), shared)
+    assert result["p"] < 0.001 and 0 < result["low"] < 0.05 < result["high"]
+    assert compare(shared, shared) == {"mean": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "n": 500}
+
+
+def test_holm_by_hand():
+    """0.01, 0.04, 0.03 of three: 0.03, 0.06, 0.06."""
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06]) and holm([]) == []
