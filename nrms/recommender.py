@@ -8,6 +8,7 @@ Losses are not here, nor is any file but the pre-trained weights that a role nam
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from nrms.config import Config
 from nrms.data.batches import Batch
@@ -35,7 +36,8 @@ class Recommender(nn.Module):
         vectors = self.items(ids[padding:])
         if padding:
             vectors = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])
-        history, candidates = vectors[place].split([batch.history.shape[1], batch.candidates.shape[1]], 1)  # (B, L, D), (B, C, D)
+        gathered = F.embedding(place, vectors)  # (B, L + C, D); unlike vectors[place], its gradient is the same in every run
+        history, candidates = gathered.split([batch.history.shape[1], batch.candidates.shape[1]], 1)  # (B, L, D), (B, C, D)
         return self.score(self.users(history, batch.history_mask), candidates), len(ids) - padding
 
     @staticmethod

@@ -1,0 +1,165 @@
+"""The contract of a recommender: shapes, masks, users apart, items once, any text model."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from nrms import NrmsError
+from nrms.data.batches import Batch
+from nrms.items.encoders import Pool, TextEncoder
+from nrms.items.pretrain import word_vectors
+from nrms.objectives import listwise, listwise_at_chance
+from nrms.recommender import USERS, encode_items, score_impressions
+
+D = 16
+
+
+def batch_of(histories, candidates):
+    """A batch of these histories (any lengths) and candidates (equal lengths)."""
+    width = max(1, *map(len, histories))
+    history = torch.tensor([[*h, *[0] * (width - len(h))] for h in histories])
+    mask = torch.tensor([[True] * len(h) + [False] * (width - len(h)) for h in histories])
+    shown = torch.tensor(candidates)
+    return Batch(history, mask, shown, torch.ones_like(shown, dtype=torch.bool), torch.zeros_like(shown, dtype=torch.bool))
+
+
+@pytest.fixture(params=sorted(USERS))
+def users(request):
+    torch.manual_seed(0)
+    return USERS[request.param](dim=D, heads=4, query_dim=8, dropout=0.1).eval()
+
+
+@settings(max_examples=30, deadline=None)
+@given(length=st.integers(0, 6), extra=st.integers(0, 5), seed=st.integers(0, 9))
+def test_padding_changes_no_user(length, extra, seed):
+    """More masked places, whatever stands there, and the user vector is the same."""
+    for cls in USERS.values():
+        torch.manual_seed(seed)
+        encoder, history = cls(dim=D, heads=4, query_dim=8, dropout=0.1).eval(), torch.randn(1, length, D)
+        padded = torch.cat([history, 100 * torch.randn(1, extra + 1, D)], 1)
+        mask = torch.arange(length + extra + 1)[None] < length
+        short = torch.cat([history, torch.zeros(1, 1, D)], 1), torch.arange(length + 1)[None] < length
+        assert torch.allclose(encoder(padded, mask), encoder(*short), atol=1e-5)
+
+
+def test_users_do_not_see_each_other(users):
+    """Changing one user's history changes no other user's vector; nor does leaving them out."""
+    history, mask = torch.randn(3, 5, D), torch.ones(3, 5, dtype=torch.bool)
+    before = users(history, mask)
+    history[1] = torch.randn(5, D)
+    assert torch.equal(before[[0, 2]], users(history, mask)[[0, 2]])
+    assert torch.allclose(before[:1], users(history[:1], mask[:1]), atol=1e-6)
+
+
+def test_empty_history_is_finite_and_learns(users):
+    """A user without clicks has a finite vector, and its gradient is finite and not zero."""
+    history, mask = torch.randn(2, 4, D, requires_grad=True), torch.tensor([[False] * 4, [True] * 4])
+    users(history, mask).sum().backward()
+    assert torch.isfinite(users(history, mask)).all()
+    assert all(torch.isfinite(p.grad).all() for p in users.parameters()) and users.newcomer.grad.abs().sum() > 0
+    assert not history.grad[0].any(), "what is masked gets no gradient"
+
+
+def test_items_are_encoded_once(model):
+    """A batch with repeats encodes every different item once, padding never."""
+    seen = []
+    model.items.register_forward_pre_hook(lambda _, args: seen.append(args[0].tolist()))
+    scores, encoded = model(batch_of([[5, 5, 7], []], [[7, 9], [5, 9]]))
+    assert seen == [[5, 7, 9]] and encoded == 3 and scores.shape == (2, 2)
+
+
+def test_batch_scores_equal_evaluation_scores(model, split, config):
+    """The training path (unique items of a batch) and the evaluation path (all items once) give the same scores."""
+    few = split.test.take(np.arange(20))
+    flat = score_impressions(model, few, config.history)
+    for row in range(len(few)):
+        batch = batch_of([few.history[row][-config.history :].tolist()], [few.candidates[row].tolist()])
+        with torch.inference_mode():
+            scores = model(batch)[0][0].numpy()
+        assert np.allclose(flat[few.candidates.offsets[row] : few.candidates.offsets[row + 1]], scores, atol=1e-5)
+
+
+def test_masked_candidates_change_nothing(model):
+    """The loss is the same whatever item stands at a masked place."""
+    batch = batch_of([[3, 4], [8]], [[1, 2, 6], [2, 1, 9]])
+    batch = replace(batch, candidate_mask=torch.tensor([[True, True, False]] * 2), clicked=torch.tensor([[True, False, False]] * 2))
+    other = replace(batch, candidates=torch.tensor([[1, 2, 11], [2, 1, 0]]))
+    losses = [listwise(model(b)[0], b.candidate_mask, b.clicked) for b in (batch, other)]
+    assert torch.allclose(*losses)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=12, unique=True))
+def test_an_item_does_not_depend_on_its_company(tiny_model, ids):
+    """A title's vector is the same alone and beside longer titles: token padding changes nothing."""
+    with torch.inference_mode():
+        together = tiny_model.items(torch.tensor(ids))
+        alone = torch.cat([tiny_model.items(torch.tensor([i])) for i in ids])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def tiny_model(config, tiny):
+    from nrms.recommender import build
+
+    return build(config, tiny).eval()
+
+
+@pytest.mark.parametrize("how", ["attention", "mean", "cls"])
+def test_pooling_by_hand(how):
+    """`mean` is the mean of unmasked tokens, `cls` the first token, `attention` lies between the smallest and the largest."""
+    x, mask = torch.tensor([[[1.0], [3.0], [99.0]]]), torch.tensor([[True, True, False]])
+    value = Pool(how, dim=1, query_dim=4)(x, mask).item()
+    assert {"mean": value == 2, "cls": value == 1, "attention": 1 <= value <= 3}[how]
+
+
+@pytest.mark.parametrize("kind, more", [("bert", {}), ("roberta", {"pad_token_id": 0}), ("distilbert", {"dim": 32, "n_heads": 2, "n_layers": 1, "hidden_dim": 32})])
+def test_any_text_model(kind, more, tmp_path, tiny_model):
+    """Any Hugging Face text model in a local folder is an encoder; a token it was not given changes nothing."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 2000, "max_position_embeddings": 64}
+    sizes = more if kind == "distilbert" else sizes | more
+    config = AutoConfig.for_model(kind, **(sizes | {"vocab_size": 2000}))
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    tiny_model.items.tokenizer.save_pretrained(tmp_path)
+    encoder = TextEncoder.from_pretrained(str(tmp_path), dim=8, pooling="attention", query_dim=4, title_tokens=12, dropout=0.0).bind(["", "one", "a longer title"]).eval()
+    both, one = encoder(torch.tensor([1, 2])), encoder(torch.tensor([1]))
+    assert both.shape == (2, 8) and torch.allclose(both[:1], one, atol=1e-5)
+    assert AutoTokenizer.from_pretrained(tmp_path).pad_token_id is not None
+
+
+def test_a_missing_model_is_one_sentence():
+    """A name that is no folder and not in the cache says what to put where."""
+    with pytest.raises(NrmsError, match="-p bert FOLDER"):
+        TextEncoder.from_pretrained("nobody/no-such-model", dim=8, pooling="cls", query_dim=4, title_tokens=9, dropout=0.0)
+
+
+def test_padding_row_of_the_item_table_is_zero(model):
+    """Row 0 of the table of all items is padding: zeros."""
+    table = encode_items(model)
+    assert not table[0].any() and table[1:].abs().sum(1).gt(0).all()
+
+
+def test_loss_by_hand():
+    """Equal scores give log(number of candidates); a masked place does not count; a sure hit costs nothing."""
+    mask, clicked = torch.tensor([[True, True, True], [True, True, False]]), torch.tensor([[True, False, False]] * 2)
+    assert listwise(torch.zeros(2, 3), mask, clicked).item() == pytest.approx((np.log(3) + np.log(2)) / 2) == pytest.approx(listwise_at_chance(mask))
+    assert listwise(torch.tensor([[50.0, 0, 0], [50.0, 0, 99]]), mask, clicked).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_loss_pulls_the_click_up():
+    """The gradient raises the clicked score, lowers the others, and leaves masked ones alone."""
+    scores = torch.zeros(1, 3, requires_grad=True)
+    listwise(scores, torch.tensor([[True, True, False]]), torch.tensor([[True, False, False]])).backward()
+    assert scores.grad[0, 0] < 0 < scores.grad[0, 1] and scores.grad[0, 2] == 0
+
+
+def test_word_vectors_see_company():
+    """Words that stand with the same words are near, others are not."""
+    texts = [[0, 2], [1, 2], [0, 3], [1, 3], [4, 6], [5, 6], [4, 7], [5, 7]] * 5
+    v = torch.nn.functional.normalize(word_vectors(texts, 8, 4), dim=1)
+    assert v[0] @ v[1] > 0.9 > 0.1 > abs(v[0] @ v[4])

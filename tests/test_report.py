@@ -1,0 +1,101 @@
+"""Reports: every run is a row, also the failed and the dead; numbers are those of the files; what is done is not done again."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nrms import ROOT, pipeline, report
+from nrms.metrics import METRICS
+from nrms.runtime import Run, run_folder, write_json
+
+COLUMNS = "dataset,exp,kind,seeds,status,auc,auc_low,auc_high,mrr,ndcg5,ndcg10,params,trainable,minutes,peak_mb"
+
+
+def fake(exp, seed, auc, kind="model", n=200, dataset="made-up"):
+    """A finished run whose impressions have these AUCs, in an order of its own."""
+    run = Run(run_folder(dataset, exp, seed))
+    run.begin(kind=kind, params=10, trainable=5, minutes=1.5, peak_mb=100)
+    order = np.random.default_rng(seed).permutation(n)
+    rows = {"impression": pa.array([str(i) for i in order])} | {name: pa.array(np.asarray(auc, float)[order]) for name in METRICS}
+    pq.write_table(pa.table(rows), run.folder / "rows.parquet")
+    write_json(run.folder / "metrics.json", {"all": {name: {"mean": float(np.mean(auc)), "n": n} for name in METRICS}})
+    run.update(status="done")
+
+
+@pytest.fixture
+def runs(home):
+    rng = np.random.default_rng(0)
+    base = rng.random(200) * 0.5
+    fake("content", 0, base, "baseline")
+    fake("random", 0, base - 0.1, "baseline")
+    fake("ceiling_text", 0, base + 0.3, "ceiling")
+    fake("exp4", 0, base + 0.1)
+    fake("exp4", 1, base + 0.2)
+    Run(run_folder("made-up", "exp4", 2)).begin(kind="model")
+    Run(run_folder("made-up", "exp4", 2)).update(pid=2**22 + 1)
+    Run(run_folder("made-up", "exp4", 3)).begin(kind="model")
+    Run(run_folder("made-up", "exp4", 3)).update(status="failed", error="the <cat> sat on it")
+    return base
+
+
+def test_leaderboard(runs, home):
+    """Seeds are averaged by impression; the difference is paired with the best baseline; failed and dead runs are rows."""
+    path, _ = report.write()
+    board = pd.read_csv(path, dtype={"seeds": str})
+    assert path.read_text().startswith(COLUMNS)
+    done = board[(board.exp == "exp4") & (board.status == "done")].iloc[0]
+    assert done.seeds == "0 1" and done.auc == pytest.approx(runs.mean() + 0.15, abs=1e-5) and done.auc_low < done.auc < done.auc_high
+    assert done.baseline == "content" and done.difference == pytest.approx(0.15, abs=1e-5)
+    assert done.earned == pytest.approx((runs.mean() - 0.35) / (runs.mean() - 0.2), abs=1e-4)
+    assert set(board[board.exp == "exp4"].status) == {"done", "dead", "failed"} and len(board) == 6
+    assert list(board.kind) == ["model"] * 3 + ["baseline"] * 2 + ["ceiling"]
+
+
+def test_index_page(runs, home):
+    """The page shows every row, escapes what it quotes, defines its numbers and asks nothing of the network."""
+    _, path = report.write()
+    page = path.read_text()
+    assert page.count("<tr") == 1 + 6 and "the &lt;cat&gt; sat on it" in page and "http" not in page
+    assert all(label in page for label, _ in METRICS.values() if "first" not in label) and "What the numbers mean" in page
+
+
+def test_empty_report(home):
+    """Without runs there is a page that says how to make one, and a leaderboard with a header."""
+    board, index = report.write()
+    assert board.read_text().strip() == COLUMNS and "python -m nrms demo" in index.read_text()
+
+
+def test_sentence_is_computed(runs, home):
+    """The answer names the figures of the files, and does not claim what an interval does not carry."""
+    assert f"AUC {runs.mean() + 0.15:.3f}" in report.answer("made-up", "exp4") and "excludes 0" in report.answer("made-up", "exp4")
+    fake("exp9", 0, runs + np.random.default_rng(1).normal(0, 0.3, 200))
+    assert "includes 0, so this may be chance" in report.answer("made-up", "exp9")
+    assert "no finished run" in report.answer("made-up", "exp1")
+
+
+def test_pipeline_runs_skips_and_reports(home):
+    """`run` executes the notebooks into run folders with HTML; again, it has nothing to do; a failing run is said, shown and survived."""
+    say = []
+    assert pipeline.run([4], "newsroom-tiny", [0], say=say.append, epochs=1) == 0
+    folder = run_folder("newsroom-tiny", "exp4", 0)
+    assert {"train.ipynb", "train.html", "eval.ipynb", "eval.html", "run.json", "metrics.json", "rows.parquet", "history.jsonl"} <= {p.name for p in folder.iterdir()}
+    assert json.loads((folder / "run.json").read_text())["status"] == "done"
+    began = (folder / "run.json").stat().st_mtime_ns
+    assert pipeline.run([4], "newsroom-tiny", [0], say=say.append, epochs=1) == 0
+    assert (folder / "run.json").stat().st_mtime_ns == began and any("nothing changed" in line for line in say)
+    assert pipeline.run([4], "newsroom-tiny", [0], say=say.append, epochs=1, name="broken", bert="/no/such/folder") == 1
+    assert any("FAILED" in line and "-p bert FOLDER" in line for line in say)
+    board = pd.read_csv(home / "reports" / "leaderboard.csv")
+    assert board.set_index("exp").status["broken"] == "failed" and board.set_index("exp").status["exp4"] == "done"
+
+
+def test_report_command(runs, home):
+    """`python -m nrms report` rebuilds both files from the run folders alone."""
+    done = subprocess.run([sys.executable, "-m", "nrms", "report"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "reports/index.html" in done.stdout and (home / "reports" / "index.html").exists()

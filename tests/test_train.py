@@ -1,0 +1,143 @@
+"""Training: interrupted equals uninterrupted, finished is finished, and a run that cannot learn says so."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from nrms import NrmsError
+from nrms import train as training
+from nrms.config import resolve
+from nrms.evaluate import evaluate, evaluate_references
+from nrms.runtime import Run, data_folder, load_checkpoint, run_folder, save_checkpoint
+from nrms.train import Movement, check_first_loss, check_movement, learning_rate, train
+
+
+@pytest.fixture
+def place(tiny, home):
+    """An empty home that has the tiny world."""
+    shutil.copytree(tiny.folder, data_folder("newsroom-tiny"))
+    return home
+
+
+def small(**given):
+    return resolve(4, "newsroom-tiny", device="cpu", epochs=1, **given)
+
+
+def weights(run):
+    return load_checkpoint(run.folder / "checkpoint" / "best.safetensors")[0]
+
+
+class Killed(BaseException):
+    """Stands for a signal."""
+
+
+def test_resume_equals_no_interruption(place, monkeypatch):
+    """Killed after any validation, started again: bit-equal weights, the same log."""
+    whole = train(small(name="whole", validations=4))
+    saves, real = [], save_checkpoint
+
+    def save_and_die(path, *rest):
+        real(path, *rest)
+        saves.append(path.stem)
+        if saves.count("last") in (1, 3) and path.stem == "last":
+            raise Killed
+
+    monkeypatch.setattr(training, "save_checkpoint", save_and_die)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            train(small(name="parts", validations=4))
+    monkeypatch.setattr(training, "save_checkpoint", real)
+    parts = train(small(name="parts", validations=4))
+    assert weights(whole).keys() == weights(parts).keys() and all(torch.equal(v, weights(parts)[k]) for k, v in weights(whole).items())
+    logs = [[json.loads(line) for line in (run.folder / "history.jsonl").open()] for run in (whole, parts)]
+    timeless = [[{k: v for k, v in line.items() if k not in ("seconds", "samples_per_second")} for line in log] for log in logs]
+    assert timeless[0] == timeless[1] and whole.record["best_step"] == parts.record["best_step"]
+
+
+def test_a_trained_run_is_left_alone(place):
+    """The same values train once; a changed value or `force` trains again."""
+    first = train(small()).record["trained"], train(small()).record["started"]
+    assert (train(small()).record["trained"], train(small()).record["started"]) == first
+    record = train(small(lr=1e-3)).record
+    assert record["config"]["lr"] == 1e-3
+
+
+def test_the_log_has_everything(place):
+    """Each line: step, loss parts, gradient norm, learning rate and movement by group, items encoded, speed."""
+    run = train(small())
+    line = json.loads((run.folder / "history.jsonl").read_text().splitlines()[-1])
+    assert line["loss"].keys() == {"listwise"} and line["groups"].keys() == {"encoder", "head"} and line["valid_auc"] == pytest.approx(run.record["best_auc"], abs=0.2)
+    assert all(0 < g["update_ratio"] < 1 and g["moved"] > 0.9 and g["lr"] > 0 for g in line["groups"].values())
+    assert line["encoded"] > 0 and line["samples_per_second"] > 0 and line["gradient_norm"] > 0
+    assert {"params", "trainable", "minutes", "peak_mb", "versions", "hardware", "commit", "hash", "data"} <= run.record.keys()
+
+
+def test_learning_rate_by_hand():
+    """Rises over the first tenth to 1, then falls to 0 after the last step."""
+    rates = [learning_rate(step, 100, 0.1) for step in range(100)]
+    assert rates[0] == 0.1 and rates[9] == rates[10] == 1 and rates[99] == pytest.approx(1 / 90)
+    assert all(a <= b for a, b in zip(rates[:9], rates[1:10], strict=True)) and all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_a_first_loss_off_chance_stops():
+    """log(5) = 1.61 nats is what a model that knows nothing has; 3 nats is a bug."""
+    check_first_loss(1.7, 1.609)
+    with pytest.raises(NrmsError, match="first loss is 3.00"):
+        check_first_loss(3.0, 1.609)
+
+
+def test_constant_scores_stop(place, monkeypatch):
+    """A model that ranks nothing is stopped at its first validation, and run.json says why."""
+    monkeypatch.setattr(training, "score_impressions", lambda model, part, history: torch.zeros(len(part.candidates.values)).numpy())
+    with pytest.raises(NrmsError, match="the same score"):
+        train(small(name="constant"))
+    run = Run(run_folder("newsroom-tiny", "constant", 0))
+    assert run.status == "failed" and "the same score" in run.record["error"]
+
+
+def test_a_group_that_stands_still_stops():
+    """Weights without a gradient have not moved."""
+    weight = torch.nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.AdamW([{"params": [weight], "name": "head", "lr": 1e-3}])
+    with pytest.raises(NrmsError, match=r"0\.0% of the weights of the group `head`"):
+        check_movement(Movement({"head": [weight]}).measure(), optimizer)
+
+
+def test_a_live_run_is_not_disturbed(place):
+    """A run that another process is busy with is refused; one whose process is gone goes on."""
+    run = Run(run_folder("newsroom-tiny", "busy", 0))
+    run.begin()
+    run.update(pid=1)
+    with pytest.raises(NrmsError, match="process 1"):
+        train(small(name="busy"))
+    run.update(pid=2**22 + 1)
+    assert run.status == "dead" and train(small(name="busy")).status == "trained"
+
+
+def test_evaluation_needs_training(place):
+    """Evaluating what is not trained, or trained with other values, is one sentence."""
+    with pytest.raises(NrmsError, match="its status is missing"):
+        evaluate(small())
+    train(small())
+    with pytest.raises(NrmsError, match="no run trained with these values"):
+        evaluate(small(lr=1e-3))
+
+
+def test_the_whole_way(place):
+    """Train, evaluate, references: done, and every reference in its place; random is chance and the ceiling is the best."""
+    train(small())
+    run = evaluate(small())
+    runs = evaluate_references(small())
+    assert run.status == "done" and [r.folder.parent.name for r in runs][:4] == ["random", "popularity", "recency", "content"]
+    means = {r.folder.parent.name: json.loads((r.folder / "metrics.json").read_text())["all"]["auc"]["mean"] for r in runs}
+    assert abs(means["random"] - 0.5) < 0.05 and max(means, key=means.get) == "ceiling"
+    assert next(iter(json.loads((run.folder / "metrics.json").read_text()))) == "all"
+
+
+def test_checkpoints_are_never_pickles(tmp_path):
+    """A pickle given as a checkpoint is refused unread."""
+    torch.save({"a": torch.ones(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(NrmsError, match="not a checkpoint"):
+        load_checkpoint(tmp_path / "x.safetensors")
