@@ -18,6 +18,12 @@ COLORS = {"model": BLUE, "baseline": GREY, "ceiling": ORANGE}
 sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
 
 
+def once(figure: Figure) -> Figure:
+    """The figure, taken from pyplot's list: a notebook would else show it twice, once for the list and once as the value of the cell."""
+    plt.close(figure)
+    return figure
+
+
 def history(run: Run) -> pd.DataFrame:
     """history.jsonl of a run, one line per logged step, nested values as `groups.encoder.lr` and the like."""
     return pd.json_normalize([json.loads(line) for line in (run.folder / "history.jsonl").read_text().splitlines()])
@@ -42,7 +48,7 @@ def learning_curves(run: Run) -> Figure:
     right.set(title="update / weight, by group", xlabel="clicks seen", yscale="log")
     for ax in (left, middle, right):
         ax.legend()
-    return figure
+    return once(figure)
 
 
 def ranking(dataset: str, metric: str = "auc") -> Figure:
@@ -59,7 +65,7 @@ def ranking(dataset: str, metric: str = "auc") -> Figure:
             ax.plot([], [], "o", color=color, label=kind)
     ax.set(yticks=range(len(board)), yticklabels=board["exp"], xlabel=f"{METRICS[metric][0]} with 95 % interval", title=dataset)
     ax.legend(loc="lower right")
-    return figure
+    return once(figure)
 
 
 def by_slice(run: Run) -> Figure:
@@ -73,7 +79,7 @@ def by_slice(run: Run) -> Figure:
         ax.axvline(metrics["all"][name]["mean"], color=GREY, ls=":")
         ax.set(title=METRICS[name][0], yticks=range(len(metrics)), yticklabels=[f"{s}  (n = {m['auc']['n']:,})" for s, m in metrics.items()])
     axes[0].invert_yaxis()
-    return figure
+    return once(figure)
 
 
 def distributions(samples: Mapping[str, np.ndarray], reference: Mapping[str, Sequence[float]], quantiles: Sequence[float]) -> Figure:
@@ -85,7 +91,7 @@ def distributions(samples: Mapping[str, np.ndarray], reference: Mapping[str, Seq
         ax.plot(quantiles, reference[name], "o", color=ORANGE, label="real MIND-small")
         ax.set(title=name, xlabel="share of impressions at or below", yscale="symlog")
         ax.legend()
-    return figure
+    return once(figure)
 
 
 def pictures(images: Sequence, titles: Sequence[str]) -> Figure:
@@ -96,4 +102,4 @@ def pictures(images: Sequence, titles: Sequence[str]) -> Figure:
         words = title.split()
         ax.set_title("\n".join(" ".join(words[i : i + 3]) for i in range(0, min(len(words), 12), 3)), fontsize=8)
         ax.axis("off")
-    return figure
+    return once(figure)

@@ -1,6 +1,6 @@
 """What came out? Run folders -> tables, sentences, leaderboard.csv and index.html. Reads files only: no model, no GPU.
 
-Seeds of one experiment are averaged impression by impression before anything else, so that an interval is over impressions and a comparison is paired.
+Seeds of one experiment are averaged impression by impression before anything else, so an interval is over impressions and a comparison is paired.
 """
 
 import html
@@ -85,7 +85,8 @@ def leaderboard(dataset: str | None = None) -> pd.DataFrame:
     """One row per entry: FIRST, then MRR and nDCG intervals, sd over seeds, n, skipped, inputs, and the difference to the best baseline.
 
     auc..ndcg10: mean over impressions of the mean over seeds. *_low, *_high: 95 % bootstrap interval over impressions.
-    difference: AUC minus that of the best baseline of the data set, paired by impression, with interval and p (paired t-test, Holm-corrected over the models of the data set).
+    difference: AUC minus that of the best baseline of the data set, paired by impression, with interval and p (paired t-test,
+    Holm-corrected over the models of the data set).
     earned: (AUC - 0.5) / (AUC of the text ceiling - 0.5), where that is known.
     """
     everything, lines = entries(dataset), []
@@ -197,7 +198,7 @@ def definitions() -> str:
         "content (TF-IDF cosine to the history).",
         "- **ceilings** know the truth of a demo world: everything but the noise; taste for text alone; for images "
         "alone; the best possible reading of the history.",
-        "- **minutes**: training, without evaluation; **peak MB**: most memory the process held; **dead**: a run whose process is gone without a word.",
+        "- **minutes**: training, without evaluation; **peak MB**: most memory the process held; **dead**: a run whose process is gone.",
     ]
     return "\n".join(lines)
 
@@ -205,11 +206,11 @@ def definitions() -> str:
 # files ---------------------------------------------------------------------------------------------------------------
 
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:90rem;padding:0 1rem;color:#1a1a1a;background:#fff}
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:110rem;padding:0 1rem;color:#1a1a1a;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}.wrap{overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}
-th{background:#f4f4f4;text-align:right}td:nth-child(-n+4),th:nth-child(-n+4){text-align:left}
+th{background:#f4f4f4;text-align:right}td:nth-child(-n+5),th:nth-child(-n+5){text-align:left}
 tr.baseline,tr.ceiling{color:#666}tr.failed td,tr.dead td{background:#fff0f0}small{color:#666}ul{padding-left:1.2rem}
 @media(prefers-color-scheme:dark){body{background:#161616;color:#ddd}th{background:#262626}th,td{border-color:#383838}
 tr.baseline,tr.ceiling,small{color:#999}tr.failed td,tr.dead td{background:#3a1f1f}a{color:#8ab4f8}}
@@ -224,15 +225,15 @@ def render_row(row: pd.Series, folder: Path) -> str:
         f'<a href="{p.relative_to(home() / "reports") / f"{n}.html"}">{n}{"" if len(seeds) == 1 else " " + s}</a>'
         for s, p in zip(seeds, where, strict=True) for n in ("train", "eval") if (p / f"{n}.html").exists()
     )  # fmt: skip
-    cells = [row.exp, row.kind, row.seeds, row.status + (f": {row.error}" if row.error else ""), row.inputs]
-    cells = [html.escape(str(c)) for c in cells]
+    texts = [row.exp, row.kind, row.seeds, row.status + (f": {row.error}" if row.error else ""), row.inputs if row.kind == "model" else ""]
+    cells = [html.escape(str(text)) for text in texts]
     cells += [with_interval(row, name) for name in SHOWN] + [difference(row), "" if pd.isna(row.earned) else f"{row.earned:.0%}"]
     cells += ["" if pd.isna(row.get(k)) else f"{row[k]:,.0f}" for k in ("n", "skipped", "params", "trainable")] + [
         number(row.minutes, 1),
         number(row.peak_mb, 0),
         links,
     ]
-    return f'<tr class="{row.kind} {row.status}">' + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
+    return f'<tr class="{row.kind} {row.status}" title="{html.escape(row.inputs)}">' + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
 
 
 HEAD = [

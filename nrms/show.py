@@ -4,28 +4,36 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from nrms.config import Config, Experiment
 
 
-def data_report(manifest: Mapping) -> pd.DataFrame:
+def readable(table: pd.DataFrame) -> Styler:
+    """The table with its texts whole and to the left."""
+    return (
+        table.style.format(precision=3).set_properties(**{"text-align": "left"}).set_table_styles([{"selector": "th", "props": "text-align: left"}])
+    )
+
+
+def data_report(manifest: Mapping) -> Styler:
     """Rows in and out of every file of the source, with a count for every reason found."""
     lines = []
     for file in manifest["files"]:
         found = [f"{n:,} {reason} ({kind.replace('_', ' ')})" for kind in ("set_aside", "repaired", "noted") for reason, n in file[kind].items()]
         lines.append({"file": file["file"], "rows in": file["rows_in"], "rows out": file["rows_out"], "found": "; ".join(found) or "nothing odd"})
-    return pd.DataFrame(lines).set_index("file")
+    return readable(pd.DataFrame(lines).set_index("file"))
 
 
-def settings(config: Config) -> pd.DataFrame:
+def settings(config: Config) -> Styler:
     """Every value of the experiment, with its meaning, and the default where the run departs from it."""
     lines = []
     for name, field in Experiment.model_fields.items():
         value = getattr(config, name)
         lines.append(
-            {"name": name, "value": value, "default": "" if value == field.default else str(field.default), "meaning": field.description or ""}
+            {"name": name, "value": str(value), "default": "" if value == field.default else str(field.default), "meaning": field.description or ""}
         )
-    return pd.DataFrame(lines).set_index("name").style.format(precision=6).set_properties(**{"text-align": "left"})
+    return readable(pd.DataFrame(lines).set_index("name"))
 
 
 def splits(split) -> pd.DataFrame:
@@ -56,13 +64,13 @@ def lengths(impressions) -> dict[str, np.ndarray]:
     }
 
 
-def history(news, impressions, row: int, last: int = 8) -> pd.DataFrame:
+def history(news, impressions, row: int, last: int = 8) -> Styler:
     """The `last` most recent clicks that the user of one impression had made before, oldest first."""
     items = impressions.history[row][-last:]
-    return pd.DataFrame({"news": news.id[items], "category": news.category[items], "clicked before": news.title[items]})
+    return readable(pd.DataFrame({"news": news.id[items], "category": news.category[items], "clicked before": news.title[items]}))
 
 
-def slate(news, impressions, row: int, scores: np.ndarray | None = None) -> pd.DataFrame:
+def slate(news, impressions, row: int, scores: np.ndarray | None = None) -> Styler:
     """The candidates of one impression and which were clicked; with flat `scores` in the order of the ranking, best first."""
     items = impressions.candidates[row]
     begin = impressions.candidates.offsets[row]
@@ -73,7 +81,7 @@ def slate(news, impressions, row: int, scores: np.ndarray | None = None) -> pd.D
         table = table.sort_values("score", ascending=False, ignore_index=True)
         table.index += 1
         table.index.name = "rank"
-    return table
+    return readable(table)
 
 
 def typical(impressions, history: int = 5, candidates: int = 10) -> int:
@@ -83,7 +91,7 @@ def typical(impressions, history: int = 5, candidates: int = 10) -> int:
     return int(np.flatnonzero(fits)[0]) if fits.any() else 0
 
 
-def batch_rows(news, batch, rows: int = 2) -> pd.DataFrame:
+def batch_rows(news, batch, rows: int = 2) -> Styler:
     """The first rows of a training batch: the click, what it is to beat, and how much history stands beside it."""
     lines = []
     for r in range(min(rows, len(batch))):
@@ -92,7 +100,7 @@ def batch_rows(news, batch, rows: int = 2) -> pd.DataFrame:
         passed = [news.title[i] if kept else "(masked: the impression has no more)" for i, kept in zip(items[1:], shown[1:], strict=True)]
         line = {"clicked": news.title[items[0]]} | {f"not clicked {i + 1}": title for i, title in enumerate(passed)}
         lines.append(line | {"history": int(batch.history_mask[r].sum())})
-    return pd.DataFrame(lines).T
+    return readable(pd.DataFrame(lines).T)
 
 
 def sizes(model) -> pd.DataFrame:

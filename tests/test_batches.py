@@ -88,7 +88,9 @@ def test_negatives_are_drawn_anew_each_epoch(split, config):
 
 def test_three_users_through_time():
     """Ann, Bob and Cem: what comes before the boundary trains, what comes at it or after validates, the dev part tests."""
-    train = impressions([("ann", 1, [], [1], [1]), ("bob", 2, [], [1], [1]), ("cem", 3, [], [1], [1]), ("ann", 3, [], [1], [1]), ("bob", 4, [], [1], [1])])
+    train = impressions(
+        [("ann", 1, [], [1], [1]), ("bob", 2, [], [1], [1]), ("cem", 3, [], [1], [1]), ("ann", 3, [], [1], [1]), ("bob", 4, [], [1], [1])]
+    )
     dev = impressions([("cem", 5, [], [1], [1])])
     split = split_by_time({"train": train, "dev": dev}, 0.4)
     assert [list(p.user) for p in (split.train, split.valid, split.test)] == [["ann", "bob"], ["cem", "ann", "bob"], ["cem"]]

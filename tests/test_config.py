@@ -71,11 +71,15 @@ def test_from_notebook_collects_everything_plain():
 @pytest.mark.parametrize("where, notebook", [(ROOT, "notebooks/train.ipynb"), (ROOT / "notebooks", "train.ipynb")], ids=["root", "notebooks"])
 def test_papermill_stops_on_an_unknown_parameter(where, notebook, tmp_path):
     """`papermill -p expp 3` ends with an error and the sentence; papermill alone would only warn."""
-    done = subprocess.run([sys.executable, "-m", "papermill", notebook, str(tmp_path / "out.ipynb"), "-p", "expp", "3"], cwd=where, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", notebook, str(tmp_path / "out.ipynb"), "-p", "expp", "3"], cwd=where, capture_output=True, text=True
+    )
     assert done.returncode != 0 and "did you mean `exp`?" in done.stderr
 
 
 def test_command_line_stops_on_an_unknown_parameter():
     """The same through `python -m nrms`, without a traceback."""
-    done = subprocess.run([sys.executable, "-m", "nrms", "run", "4", "--dataset", "newsroom-tiny", "-p", "epoch", "3"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "nrms", "run", "4", "--dataset", "newsroom-tiny", "-p", "epoch", "3"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode != 0 and "did you mean `epochs`?" in done.stderr and "Traceback" not in done.stderr

@@ -1,7 +1,7 @@
 """Metrics per impression: by hand, against scikit-learn and plain Python, and by their properties."""
 
 import math
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def test_equals_sklearn(levels):
     offsets = np.r_[0, size.cumsum()]
     scores, clicked = rng.integers(0, levels, offsets[-1]).astype(float), rng.random(offsets[-1]) < 0.15
     result = rank_metrics(scores, clicked, offsets)
-    for r, (a, b) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for r, (a, b) in enumerate(pairwise(offsets)):
         y, s = clicked[a:b], scores[a:b]
         if y.all() or not y.any():
             assert np.isnan(result["auc"][r])

@@ -16,7 +16,11 @@ from nrms.data.tables import read_impressions, read_news
 from nrms.runtime import data_folder
 
 LENIENT = Dataset(source="mind", max_bad=1.0)
-NEWS = ["N1\tsports\ttennis\tA serve\tText\thttp://x\t[]\t[]", 'N2\tnews\tworld\t"Quoted" title\t\thttp://x\t[]\t[]', "N3\tnews\tworld\tnull\tNaN\thttp://x\t[]\t[]"]
+NEWS = [
+    "N1\tsports\ttennis\tA serve\tText\thttp://x\t[]\t[]",
+    'N2\tnews\tworld\t"Quoted" title\t\thttp://x\t[]\t[]',
+    "N3\tnews\tworld\tnull\tNaN\thttp://x\t[]\t[]",
+]
 ROWS = ["1\tU1\t11/9/2019 1:44:52 AM\tN1 N2\tN3-1 N1-0", "2\tU2\t11/10/2019 12:00:00 PM\t\tN2-0 N1-1"]
 
 
@@ -190,5 +194,7 @@ def test_real_lines(real_data, home):
     assert np.isin(tables.parts["train"].candidates.values, np.arange(1, len(tables.news))).all()
     train = tables.parts["train"]
     seen = {}
-    assert all(seen.setdefault(u, h.tolist()) == h.tolist() for u, h in zip(train.user, map(train.history.__getitem__, range(len(train))), strict=True))
+    assert all(
+        seen.setdefault(u, h.tolist()) == h.tolist() for u, h in zip(train.user, map(train.history.__getitem__, range(len(train))), strict=True)
+    )
     assert read_news(tables.folder / "news.parquet").title[1] == tables.news.title[1]

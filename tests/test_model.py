@@ -118,15 +118,28 @@ def test_pooling_by_hand(how):
     assert {"mean": value == 2, "cls": value == 1, "attention": 1 <= value <= 3}[how]
 
 
-@pytest.mark.parametrize("kind, more", [("bert", {}), ("roberta", {"pad_token_id": 0}), ("distilbert", {"dim": 32, "n_heads": 2, "n_layers": 1, "hidden_dim": 32})])
+@pytest.mark.parametrize(
+    "kind, more", [("bert", {}), ("roberta", {"pad_token_id": 0}), ("distilbert", {"dim": 32, "n_heads": 2, "n_layers": 1, "hidden_dim": 32})]
+)
 def test_any_text_model(kind, more, tmp_path, tiny_model):
     """Any Hugging Face text model in a local folder is an encoder; a token it was not given changes nothing."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 2000, "max_position_embeddings": 64}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "vocab_size": 2000,
+        "max_position_embeddings": 64,
+    }
     sizes = more if kind == "distilbert" else sizes | more
     config = AutoConfig.for_model(kind, **(sizes | {"vocab_size": 2000}))
     AutoModel.from_config(config).save_pretrained(tmp_path)
     tiny_model.items.tokenizer.save_pretrained(tmp_path)
-    encoder = TextEncoder.from_pretrained(str(tmp_path), dim=8, pooling="attention", query_dim=4, title_tokens=12, dropout=0.0).bind(["", "one", "a longer title"]).eval()
+    encoder = (
+        TextEncoder.from_pretrained(str(tmp_path), dim=8, pooling="attention", query_dim=4, title_tokens=12, dropout=0.0)
+        .bind(["", "one", "a longer title"])
+        .eval()
+    )
     both, one = encoder(torch.tensor([1, 2])), encoder(torch.tensor([1]))
     assert both.shape == (2, 8) and torch.allclose(both[:1], one, atol=1e-5)
     assert AutoTokenizer.from_pretrained(tmp_path).pad_token_id is not None

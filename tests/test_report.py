@@ -84,7 +84,9 @@ def test_pipeline_runs_skips_and_reports(home):
     say = []
     assert pipeline.run([4], "newsroom-tiny", [0], say=say.append, epochs=1) == 0
     folder = run_folder("newsroom-tiny", "exp4", 0)
-    assert {"train.ipynb", "train.html", "eval.ipynb", "eval.html", "run.json", "metrics.json", "rows.parquet", "history.jsonl"} <= {p.name for p in folder.iterdir()}
+    assert {"train.ipynb", "train.html", "eval.ipynb", "eval.html", "run.json", "metrics.json", "rows.parquet", "history.jsonl"} <= {
+        p.name for p in folder.iterdir()
+    }
     assert json.loads((folder / "run.json").read_text())["status"] == "done"
     began = (folder / "run.json").stat().st_mtime_ns
     assert pipeline.run([4], "newsroom-tiny", [0], say=say.append, epochs=1) == 0

@@ -1,5 +1,6 @@
 """Training: interrupted equals uninterrupted, finished is finished, and a run that cannot learn says so."""
 
+import itertools
 import json
 import shutil
 
@@ -68,7 +69,11 @@ def test_the_log_has_everything(place):
     """Each line: step, loss parts, gradient norm, learning rate and movement by group, items encoded, speed."""
     run = train(small())
     line = json.loads((run.folder / "history.jsonl").read_text().splitlines()[-1])
-    assert line["loss"].keys() == {"listwise"} and line["groups"].keys() == {"encoder", "head"} and line["valid_auc"] == pytest.approx(run.record["best_auc"], abs=0.2)
+    assert (
+        line["loss"].keys() == {"listwise"}
+        and line["groups"].keys() == {"encoder", "head"}
+        and line["valid_auc"] == pytest.approx(run.record["best_auc"], abs=0.2)
+    )
     assert all(0 < g["update_ratio"] < 1 and g["moved"] > 0.9 and g["lr"] > 0 for g in line["groups"].values())
     assert line["encoded"] > 0 and line["samples_per_second"] > 0 and line["gradient_norm"] > 0
     assert {"params", "trainable", "minutes", "peak_mb", "versions", "hardware", "commit", "hash", "data"} <= run.record.keys()
@@ -78,7 +83,7 @@ def test_learning_rate_by_hand():
     """Rises over the first tenth to 1, then falls to 0 after the last step."""
     rates = [learning_rate(step, 100, 0.1) for step in range(100)]
     assert rates[0] == 0.1 and rates[9] == rates[10] == 1 and rates[99] == pytest.approx(1 / 90)
-    assert all(a <= b for a, b in zip(rates[:9], rates[1:10], strict=True)) and all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a <= b for a, b in itertools.pairwise(rates)) and all(a >= b for a, b in itertools.pairwise(rates))
 
 
 def test_a_first_loss_off_chance_stops():
