@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from nrms import ROOT, NrmsError
 from nrms.config import Config, resolve
-from nrms.runtime import Run, home, progress, read_json, run_folder
+from nrms.runtime import Run, home, read_json, run_folder
 
 
 def execute(name: str, folder: Path, parameters: dict[str, Any], label: str) -> None:
@@ -58,7 +60,7 @@ class Relay:
     """Shows on this terminal, as one line, the progress that the kernel writes into the file named by NRMS_PROGRESS."""
 
     def __init__(self, label: str):
-        self.bar = progress(what=label, total=None, bar_format="{desc} {elapsed} {postfix}", disable=None, delay=0)
+        self.bar = tqdm(desc=label, bar_format="{desc} {elapsed} {postfix}", disable=None, ncols=120, leave=False)
         self.stop = threading.Event()
 
     def __enter__(self) -> "Relay":
