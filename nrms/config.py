@@ -47,7 +47,9 @@ class Dataset(Strict):
 
     about: str = ""
     source: Literal["mind", "newsroom"] = Field(description="mind: a MIND folder given with --from; newsroom: generated here")
-    bert: str = Field("google-bert/bert-base-uncased", description="hub id, local folder, or `local`: pre-trained here on this data set's own titles")
+    bert: str = Field("google-bert/bert-base-uncased", description="text model: hub id, local folder, or `local`: pre-trained here on this data set's titles")
+    vit: str = Field("google/vit-base-patch16-224", description="vision model: likewise; `local` is pre-trained on this data set's pictures and categories")
+    image_size: int = Field(224, ge=16, description="S, side of the stored pictures in pixels")
     valid_share: float = Field(0.1, gt=0, lt=1, description="share of the train impressions, the latest, held out for validation")
     max_bad: float = Field(0.001, ge=0, le=1, description="prepare stops above this share of bad rows")
     world: World | None = None
@@ -59,8 +61,13 @@ class Experiment(Strict):
 
     question: str = Field("", description="what this experiment is to answer; opens its report")
     # items
-    text: str = Field("bert", description="text encoder: the role `bert`, a hub id or a local folder")
-    pooling: Literal["attention", "mean", "cls"] = Field("attention", description="token vectors (T, .) -> one vector")
+    text: str | None = Field("bert", description="text encoder: the role `bert`, a hub id or a local folder; null for none")
+    image: str | None = Field(None, description="image encoder: the role `vit`, a hub id or a local folder; null for none")
+    shuffle_images: bool = Field(False, description="a control: pictures change places among the news that have one")
+    fusion: Literal["single", "sum", "concat", "hadamard", "hadamard_blank", "gate", "cross_attention"] = Field("single", description="text and image -> one vector")
+    modality_dropout: float = Field(0.1, ge=0, lt=1, description="share of pictures hidden from the gate in training")
+    tuning: Literal["full", "frozen"] = Field("full", description="pre-trained weights: all trained, or none and their vectors cached")
+    pooling: Literal["attention", "mean", "cls"] = Field("attention", description="states of tokens or patches (T, .) -> one vector; frozen needs mean or cls")
     title_tokens: int = Field(30, ge=3, description="tokens of a title that are read, special tokens included")
     # users and scorer
     users: Literal["nrms"] = "nrms"
@@ -92,6 +99,11 @@ class Config(Experiment):
     seed: int = Field(0, ge=0)
     name: str = Field(description="folder of the run under reports/<dataset>; the experiment's own name unless given")
     data: Dataset
+
+    @property
+    def modalities(self) -> list[str]:
+        """What of a news is read, first what every news has."""
+        return [m for m in ("text", "image") if getattr(self, m)]
 
     @property
     def hash(self) -> str:
@@ -181,6 +193,10 @@ def resolve(exp: object = 4, dataset: str = "newsroom-tiny", seed: int = 0, name
     own = {k: v for k, v in given.items() if k in fields}
     identity = {"exp": exp, "dataset": dataset, "seed": seed, "name": check_name(exp if name is None else name, "run name"), "data": data}
     config = validate(Config, data.training | experiment | own | identity, "the given parameters")
+    if (config.fusion == "single") != (len(config.modalities) == 1):
+        raise NrmsError(f"fusion is {config.fusion}, but {exp} has {len(config.modalities)} of text and image: `single` goes with one, the others with two.")
+    if config.tuning == "frozen" and config.pooling == "attention":
+        raise NrmsError("tuning is frozen, but pooling is attention, which learns: give pooling mean or cls, whose vectors can be kept.")
     if config.dim % config.heads:
         raise NrmsError(f"heads is {config.heads} and does not divide dim, {config.dim}.")
     return config

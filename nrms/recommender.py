@@ -10,12 +10,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from nrms import NrmsError
 from nrms.config import Config
 from nrms.data.batches import Batch
 from nrms.data.prepare import Tables
 from nrms.data.tables import Impressions
 from nrms.items import pretrain
-from nrms.items.encoders import TextEncoder
+from nrms.items.encoders import Frozen, ImageEncoder, ItemTower, TextEncoder
+from nrms.items.features import cached
+from nrms.items.fusion import FUSIONS
 from nrms.runtime import progress
 from nrms.users.attention import NRMSUsers
 
@@ -47,32 +50,54 @@ class Recommender(nn.Module):
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable weights by learning-rate group: `encoder` came pre-trained, `head` is new."""
-        encoder = self.items.groups()["encoder"]
+        encoder = self.items.groups()
         known = {id(p) for p in encoder}
         return {"encoder": encoder, "head": [p for p in self.parameters() if p.requires_grad and id(p) not in known]}
 
 
 def find_role(name: str, config: Config, tables: Tables) -> str:
     """What an encoder name of an experiment file means for this data set: a role is looked up there, `local` is pre-trained if need be."""
-    name = config.data.bert if name == "bert" else name
-    if name == "local":
+    role, name = name, getattr(config.data, name) if name in ("bert", "vit") else name
+    cache = tables.folder / "models"
+    if name != "local":
+        return name
+    if role == "bert":
         texts = [f"{title} {abstract}".strip() for title, abstract in zip(tables.news.title[1:], tables.news.abstract[1:], strict=True)]
-        return str(pretrain.text_model(texts, tables.folder / "models"))
-    return name
+        return str(pretrain.text_model(texts, cache))
+    return str(pretrain.vision_model(tables.pixels.values, tables.pixels.present, tables.news.subcategory, tables.content, cache))
+
+
+def shuffled(present: np.ndarray) -> np.ndarray:
+    """For every item the item whose picture it gets, (N + 1,): those with a picture change places, by a fixed seed."""
+    order = np.arange(len(present))
+    order[present] = np.random.default_rng(0).permutation(order[present])
+    return order
+
+
+def build_encoder(modality: str, config: Config, tables: Tables) -> nn.Module:
+    """The encoder of one modality, bound to its content: trainable, or frozen and looked up."""
+    options = {"dim": config.dim, "pooling": config.pooling, "query_dim": config.query_dim, "dropout": config.dropout}
+    name = find_role(getattr(config, modality), config, tables) if modality == "text" or tables.pixels else ""
+    if modality == "text":
+        encoder = TextEncoder.from_pretrained(name, title_tokens=config.title_tokens, **options).bind(tables.news.title)
+    elif tables.pixels is None:
+        raise NrmsError(f"{config.exp} reads pictures, but the data set {config.dataset} was prepared without: give `--images FOLDER` to `python -m nrms prepare`.")
+    else:
+        encoder = ImageEncoder.from_pretrained(name, **options).bind(tables.pixels.values, tables.pixels.present)
+    if config.tuning == "full":
+        return encoder
+    features = cached(encoder, tables.content, tables.folder / "features", modality)
+    return Frozen(features, encoder.present, dim=config.dim, dropout=config.dropout)
 
 
 def build(config: Config, tables: Tables) -> Recommender:
     """The recommender that `config` describes, bound to the news of `tables`, with fresh weights from torch's seed."""
-    items = TextEncoder.from_pretrained(
-        find_role(config.text, config, tables),
-        dim=config.dim,
-        pooling=config.pooling,
-        query_dim=config.query_dim,
-        title_tokens=config.title_tokens,
-        dropout=config.dropout,
-    ).bind(tables.news.title)
+    encoders = {modality: build_encoder(modality, config, tables) for modality in config.modalities}
+    if config.shuffle_images:
+        encoders["image"].shuffle(shuffled(tables.pixels.present))
+    fusion = FUSIONS[config.fusion](dim=config.dim, modalities=len(encoders), dropout=config.modality_dropout)
     users = USERS[config.users](dim=config.dim, heads=config.heads, query_dim=config.query_dim, dropout=config.dropout)
-    return Recommender(items, users)
+    return Recommender(ItemTower(encoders, fusion), users)
 
 
 @torch.inference_mode()

@@ -1,21 +1,98 @@
-"""Which pictures are there, and can they be decoded safely? For now: a few, to be looked at."""
+"""Which news has a picture, and what are its pixels? A folder of <news id>.jpg|png|webp -> one memory-mapped array.
 
+Files come from the internet: formats are limited, the size is checked before anything is decoded, and every picture is decoded whole once. A file
+that cannot be used is counted by reason and treated as no picture.
+"""
+
+import hashlib
+import warnings
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nrms import NrmsError
+from nrms.runtime import atomic, progress
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 PIXELS = 30_000_000  # a larger picture is not decoded
+REASONS = {
+    "format": "not a JPEG, PNG or WebP, whatever its name says",
+    "size": f"more than {PIXELS:,} pixels, or none",
+    "broken": "cut off or damaged",
+}
 
 
-def read_folder(folder: Path, ids: Sequence[str], most: int) -> dict[str, Image.Image]:
-    """The first `most` pictures named <id>.png, .jpg or .webp in `folder`, by id; none where there is no folder."""
-    found: dict[str, Image.Image] = {}
-    for name in ids:
-        for path in (folder / f"{name}{suffix}" for suffix in (".png", ".jpg", ".webp")):
-            if path.is_file() and len(found) < most:
-                with Image.open(path, formats=FORMATS) as image:
-                    if image.width * image.height <= PIXELS:
-                        found[str(name)] = image.convert("RGB")
-    return found
+@dataclass(frozen=True)
+class Pixels:
+    """Pictures of all items. Row i belongs to item i; rows without a picture are zero and absent."""
+
+    values: np.ndarray  # (N + 1, S, S, 3) uint8, memory-mapped
+    present: np.ndarray  # (N + 1,) bool
+
+
+def decode(path: Path, size: int) -> np.ndarray | str:
+    """A picture as (size, size, 3) uint8, upright, stretched to a square; or the reason (a key of REASONS) why it cannot be used."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+            with Image.open(path, formats=FORMATS) as image:
+                if not 0 < image.width * image.height <= PIXELS:
+                    return "size"
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+                if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+                    upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
+                return np.asarray(upright.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+    except UnidentifiedImageError:
+        return "format"
+    except Image.DecompressionBombError:
+        return "size"
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError):
+        return "broken"
+
+
+def write_store(source: Path, ids: Sequence[str], size: int, target: Path) -> dict:
+    """Decodes the picture of every news (row 0, padding, has none) from the folder `source` into target (a .npy of (N + 1, size, size, 3) uint8).
+
+    Returns {found, missing, bad: {reason: count}}; found counts usable pictures. Raises NrmsError if there is no such folder.
+    """
+    if not source.is_dir():
+        raise NrmsError(f"There is no folder {source} with pictures; `--images` takes a folder of <news id>.jpg, .png or .webp files.")
+    files = {p.stem: p for p in sorted(source.iterdir()) if p.suffix.lower() in SUFFIXES and p.is_file()}
+    present, bad = np.zeros(len(ids), bool), Counter()
+    with atomic(target) as part:
+        store = np.lib.format.open_memmap(part, "w+", np.uint8, (len(ids), size, size, 3))
+        for i, name in enumerate(progress(ids, "decoding pictures")):
+            if i and name in files:
+                pixels = decode(files[name], size)
+                if isinstance(pixels, str):
+                    bad[pixels] += 1
+                else:
+                    store[i], present[i] = pixels, True
+        store.flush()
+        del store
+    with atomic(target.with_suffix(".present.npy")) as part, part.open("wb") as file:
+        np.save(file, present)
+    found = int(present.sum())
+    return {"found": found, "missing": len(ids) - 1 - found - sum(bad.values()), "bad": dict(bad), "unknown": len(set(files) - set(map(str, ids)))}
+
+
+def read_store(path: Path) -> Pixels | None:
+    """What `write_store` wrote, memory-mapped; None where there is none."""
+    if not path.exists():
+        return None
+    return Pixels(np.load(path, mmap_mode="r"), np.load(path.with_suffix(".present.npy")))
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a store, read once in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from nrms import NrmsError
 from nrms.config import Dataset
-from nrms.data import grammar, mind, newsroom, scenes, tables
+from nrms.data import grammar, images, mind, newsroom, scenes, tables
 from nrms.runtime import atomic_folder, data_folder, now, read_json, write_json
 
-FORMAT = 1  # of the tables; a data set of another format is prepared anew
+FORMAT = 2  # of the tables; a data set of another format is prepared anew
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,25 @@ class Tables:
     manifest: dict
     news: tables.News
     parts: dict[str, tables.Impressions]  # train, dev and, where there is one, test
+    pixels: images.Pixels | None  # None for a data set prepared without pictures
+
+    @property
+    def content(self) -> str:
+        """Changes when the texts or the pictures do."""
+        return self.manifest["tables"]["news.parquet"] + str(self.manifest.get("images"))
 
 
 def key_of(data: Dataset) -> str:
     """Changes when a generated world would come out different: its parameters, or the code that draws it."""
-    code = b"".join(Path(module.__file__).read_bytes() for module in (newsroom, grammar, scenes, mind, tables)) if data.source == "newsroom" else b""
-    return hashlib.sha256(repr((FORMAT, data.world)).encode() + code).hexdigest()[:12]
+    code = b"".join(Path(module.__file__).read_bytes() for module in (newsroom, grammar, scenes, mind, tables, images)) if data.source == "newsroom" else b""
+    return hashlib.sha256(repr((FORMAT, data.world, data.image_size)).encode() + code).hexdigest()[:12]
 
 
-def prepare(name: str, data: Dataset, source: Path | None = None) -> dict:
+def prepare(name: str, data: Dataset, source: Path | None = None, pictures: Path | None = None) -> dict:
     """Makes data/<name> from a MIND folder or zip, or generates it, and returns its manifest. An existing one is replaced at the very end.
+
+    pictures: a folder of <news id>.jpg, .png or .webp files.
+
 
     Raises NrmsError if a source is missing, not wanted, or too bad.
     """
@@ -44,8 +53,13 @@ def prepare(name: str, data: Dataset, source: Path | None = None) -> dict:
         if data.source == "newsroom":
             source = folder / "raw"
             newsroom.generate(data.world, source)
+            pictures = source / "images" if data.world.image_share else None
         facts = mind.convert(source, folder, data.max_bad)
         manifest = {"dataset": name, "format": FORMAT, "key": key_of(data), "made": now(), "source": data.source, **facts}
+        if pictures is not None:
+            ids = tables.read_news(folder / "news.parquet").id
+            manifest["images"] = images.write_store(pictures, ids, data.image_size, folder / "images.npy")
+            manifest["images"]["sha256"] = images.fingerprint(folder / "images.npy")
         manifest["tables"] = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*.parquet"))}
         write_json(folder / "manifest.json", manifest)
     return manifest
@@ -65,4 +79,4 @@ def load(name: str, data: Dataset) -> Tables:
             f"The data set {name} is not prepared: run `python -m nrms prepare {name} --from FOLDER` with the folder or zip of its source."
         )
     parts = {part: tables.read_impressions(path.parent / f"{part}.parquet") for part in manifest["parts"]}
-    return Tables(path.parent, manifest, tables.read_news(path.parent / "news.parquet"), parts)
+    return Tables(path.parent, manifest, tables.read_news(path.parent / "news.parquet"), parts, images.read_store(path.parent / "images.npy"))

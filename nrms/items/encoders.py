@@ -1,14 +1,21 @@
 """How does the content of a news become a vector? An encoder holds the content of all N items and encodes those it is asked for.
 
-Any Hugging Face text model, by hub id or local folder. Its tokens become one vector by additive attention (best in PLM-NR, Wu et al. 2021, fig. 4),
-mean, or the first token; a linear map brings it to D.
+    trunk(ids (U,)) -> states (U, T, W), mask (U, T)     what came pre-trained: any Hugging Face text or vision model, by hub id or local folder
+    pool(states, mask) -> (U, W)                         additive attention (best in PLM-NR, Wu et al. 2021, fig. 4), mean, or the first token
+    project -> (U, D)
+
+`Frozen` stands in the place of an encoder that is not trained: it looks its pooled vectors up and only projects them.
 """
 
+import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
+from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging as transformers_logging
 
 from nrms import NrmsError
@@ -34,7 +41,7 @@ def load_pretrained(auto, name: str, role: str, **options):
 
 
 class Pool(nn.Module):
-    """Token vectors (U, T, W), mask (U, T) -> (U, W): `attention` learns the weights, `mean` takes all alike, `cls` takes the first."""
+    """States (U, T, W), mask (U, T) -> (U, W): `attention` learns the weights, `mean` takes all alike, `cls` takes the first."""
 
     def __init__(self, how: str, *, dim: int, query_dim: int):
         super().__init__()
@@ -49,20 +56,40 @@ class Pool(nn.Module):
         return torch.einsum("ut,utw->uw", weight, x)
 
 
-class TextEncoder(nn.Module):
-    """Item numbers (U,) -> vectors (U, D) of their titles. Number 0 is padding and must not be asked for."""
+def projection(width: int, dim: int) -> nn.Linear:
+    """A linear map that keeps the variance, so that scores start out of order one and learn at once."""
+    layer = nn.Linear(width, dim)
+    nn.init.normal_(layer.weight, std=width**-0.5)
+    nn.init.zeros_(layer.bias)
+    return layer
 
-    def __init__(self, model: nn.Module, tokenizer, *, dim: int, pooling: str, query_dim: int, title_tokens: int, dropout: float):
+
+class Encoder(nn.Module):
+    """Item numbers (U,) -> vectors (U, D). Number 0 is padding, and an item without content is absent: neither may be asked for."""
+
+    has_blank = False  # True where absent items may be asked for after all, and are blank
+
+    def __init__(self, model: nn.Module, *, width: int, dim: int, pooling: str, query_dim: int, dropout: float):
         super().__init__()
-        self.model, self.tokenizer, self.title_tokens = model, tokenizer, title_tokens
-        if getattr(model, "pooler", None) is not None:
-            model.pooler = None  # BERT's pooler is not used: it would count as weights that do not move
-        width = model.config.hidden_size
-        self.pool = Pool(pooling, dim=width, query_dim=query_dim)
-        self.dropout = nn.Dropout(dropout)
-        self.project = nn.Linear(width, dim)
-        nn.init.normal_(self.project.weight, std=width**-0.5)  # keeps the variance, so that scores start out of order one and learn at once
-        nn.init.zeros_(self.project.bias)
+        self.model, self.pool = model, Pool(pooling, dim=width, query_dim=query_dim)
+        if getattr(model, "pooler", None) is not None and any(True for _ in model.pooler.parameters()):
+            model.pooler = None  # BERT's and ViT's pooler is not used: it would count as weights that do not move
+        self.dropout, self.project = nn.Dropout(dropout), projection(width, dim)
+
+    def features(self, items: torch.Tensor) -> torch.Tensor:
+        """What the pre-trained part says of these items, pooled: (U, W)."""
+        return self.pool(*self.trunk(items))
+
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        return self.project(self.dropout(self.features(items)))
+
+
+class TextEncoder(Encoder):
+    """Titles."""
+
+    def __init__(self, model: nn.Module, tokenizer, *, title_tokens: int, **options):
+        super().__init__(model, width=model.config.hidden_size, **options)
+        self.tokenizer, self.title_tokens = tokenizer, title_tokens
 
     @classmethod
     def from_pretrained(cls, name: str, **options) -> "TextEncoder":
@@ -77,21 +104,128 @@ class TextEncoder(nn.Module):
         length = torch.tensor([len(t) for t in tokens])
         self.register_buffer("tokens", torch.tensor([i for t in tokens for i in t], dtype=torch.int32, device=device), persistent=False)
         self.register_buffer("offsets", torch.cat([torch.zeros(1, dtype=torch.int64), length.cumsum(0)]).to(device), persistent=False)
+        self.register_buffer("present", torch.arange(len(length), device=device) > 0, persistent=False)
         return self
+
+    @property
+    def preprocessing(self) -> tuple:
+        """What, besides weights and content, decides the vectors."""
+        return (self.title_tokens, hashlib.sha256(self.tokens.cpu().numpy().tobytes()).hexdigest())
 
     @property
     def lengths(self) -> torch.Tensor:
         """Tokens of every item (N + 1,): items of like length are best encoded together."""
         return self.offsets.diff()
 
-    def forward(self, items: torch.Tensor) -> torch.Tensor:
+    def trunk(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         begin, size = self.offsets[items], self.lengths[items]  # (U,)
         column = torch.arange(int(size.max()), device=items.device)
         mask = column < size[:, None]  # (U, T)
         tokens = torch.where(mask, self.tokens[torch.where(mask, begin[:, None] + column, 0)], self.tokenizer.pad_token_id or 0)
-        hidden = self.model(input_ids=tokens.long(), attention_mask=mask.long()).last_hidden_state  # (U, T, W)
-        return self.project(self.dropout(self.pool(hidden, mask)))  # (U, D)
+        return self.model(input_ids=tokens.long(), attention_mask=mask.long()).last_hidden_state, mask
 
-    def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Trainable weights by learning-rate group: `encoder` is what came pre-trained."""
-        return {"encoder": [p for p in self.model.parameters() if p.requires_grad]}
+
+class ImageEncoder(Encoder):
+    """Pictures. Any vision model whose last hidden state is (U, T, W), as of ViT, DINOv2, Swin and CLIP, or (U, W, h, w), as of ResNet.
+
+    An item without a picture that is asked for all the same is a blank white one.
+    """
+
+    has_blank = True
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], **options):
+        sizes = model.config
+        super().__init__(model, width=getattr(sizes, "hidden_size", None) or sizes.hidden_sizes[-1], **options)
+        self.size = getattr(sizes, "image_size", None)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    @classmethod
+    def from_pretrained(cls, name: str, **options) -> "ImageEncoder":
+        """The encoder around the Hugging Face model `name`, with the mean and deviation its pixels were trained with. Raises NrmsError if there is none."""
+        path, _, revision = name.partition("@")
+        model = load_pretrained(AutoModel, name, "vit", dtype=torch.float32)
+        model = getattr(model, "vision_model", model)  # of CLIP
+        try:  # the numbers alone: building a processor would need torchvision
+            facts, _ = ImageProcessingMixin.get_image_processor_dict(path, revision=revision or None)
+        except (OSError, ValueError):
+            facts = {}
+        return cls(model, facts.get("image_mean") or [0.5] * 3, facts.get("image_std") or [0.5] * 3, **options)
+
+    def bind(self, pixels: np.ndarray, present: np.ndarray) -> "ImageEncoder":
+        """From now on item i means pixels[i] (S, S, 3) uint8 where present[i]. Pixels stay on disk, memory-mapped. Returns self."""
+        self.pixels, self.order = pixels, np.arange(len(pixels))
+        self.register_buffer("present", torch.from_numpy(present).to(self.mean.device), persistent=False)
+        return self
+
+    def shuffle(self, order: np.ndarray) -> None:
+        """From now on item i has the picture of item order[i]."""
+        self.order = order
+
+    @property
+    def preprocessing(self) -> tuple:
+        return (self.mean.flatten().tolist(), self.std.flatten().tolist(), self.size)
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        return torch.ones(len(self.pixels), dtype=torch.int64, device=self.mean.device)
+
+    def trunk(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        raw = torch.from_numpy(np.ascontiguousarray(self.pixels[self.order[items.cpu().numpy()]])).to(items.device, non_blocking=True)  # (U, S, S, 3)
+        raw[~self.present[items]] = 255
+        x = (raw.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        if isinstance(self.size, int) and x.shape[-1] != self.size:
+            x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True)
+        states = self.model(pixel_values=x).last_hidden_state
+        states = states.flatten(2).transpose(1, 2) if states.dim() == 4 else states  # (U, T, W)
+        return states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+
+
+class Frozen(nn.Module):
+    """In the place of an encoder that is not trained: its pooled vectors, made once, standardised by dimension, and a projection."""
+
+    def __init__(self, features: np.ndarray, present: torch.Tensor, *, dim: int, dropout: float):
+        super().__init__()
+        table = torch.from_numpy(np.array(features, np.float32))
+        known = table[present.cpu()]
+        self.register_buffer("table", (table - known.mean(0)) / known.std(0).clamp_min(1e-6), persistent=False)  # (N + 1, W)
+        self.register_buffer("present", present.clone(), persistent=False)
+        self.dropout, self.project = nn.Dropout(dropout), projection(table.shape[1], dim)
+
+    def shuffle(self, order: np.ndarray) -> None:
+        """From now on item i has the features of item order[i]."""
+        self.table = self.table[torch.from_numpy(order)]
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        return torch.ones(len(self.table), dtype=torch.int64, device=self.table.device)
+
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        return self.project(self.dropout(self.table[items]))
+
+
+class ItemTower(nn.Module):
+    """Item numbers (U,) -> (U, D): each modality's encoder sees the items that have it, then their vectors are fused."""
+
+    def __init__(self, encoders: dict[str, nn.Module], fusion: nn.Module):
+        super().__init__()
+        self.encoders, self.fusion = nn.ModuleDict(encoders), fusion
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        return next(iter(self.encoders.values())).lengths
+
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        vectors, present = [], []
+        for encoder in self.encoders.values():
+            has = encoder.present[items]
+            blank = getattr(self.fusion, "blank", False)
+            found = encoder(items if blank else items[has])
+            where = has.nonzero()[:, 0]
+            vectors.append(found if blank or len(where) == len(items) else found.new_zeros(len(items), found.shape[1]).index_copy(0, where, found))
+            present.append(has)
+        return self.fusion(torch.stack(vectors, 1), torch.stack(present, 1))
+
+    def groups(self) -> list[nn.Parameter]:
+        """Trainable weights that came pre-trained."""
+        return [p for e in self.encoders.values() if hasattr(e, "model") for p in e.model.parameters() if p.requires_grad]

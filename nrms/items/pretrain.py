@@ -1,6 +1,7 @@
-"""What stands behind the role `bert` where no big model can be had? A small one, pre-trained here on the data set's own titles.
+"""What stands behind the roles `bert` and `vit` where no big model can be had? Small ones, pre-trained here on the data set's own titles and pictures.
 
-Masked words (Devlin et al. 2019), without any click, so that "frozen" and "fine-tuned" mean on the demo world what they mean on real data.
+Masked words (Devlin et al. 2019); the class of a picture and the colours of its hidden patches (as in MAE, He et al. 2022). Without any click, so that
+"frozen" and "fine-tuned" mean on the demo world what they mean on real data.
 Saved in the ordinary save_pretrained form, under a name that changes with the texts and the recipe: a stale one is never used.
 """
 
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 from scipy import sparse
 from scipy.sparse.linalg import svds
-from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+from torch.nn import functional as F
+from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, ViTConfig, ViTModel
 
 from nrms.runtime import atomic_folder, progress
 
@@ -28,6 +30,7 @@ TEXT = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
+VISION = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "patch_size": 16}
 RECIPE = {"vocabulary": 20_000, "shown": 20_000, "batch": 128, "lr": 3e-3, "masked": 0.3, "seed": 0}  # `shown`: texts seen in all, repeats counted
 
 
@@ -106,4 +109,44 @@ def text_model(texts: Sequence[str], cache: Path) -> Path:
         model.bert.save_pretrained(part)
         tokenizer.save_pretrained(part)
         (part / "pretraining.json").write_text(json.dumps({"recipe": RECIPE, "texts": len(texts), "steps": steps, "last_loss": loss.item()}) + "\n")
+    return folder
+
+
+def vision_model(pixels: np.ndarray, present: np.ndarray, labels: Sequence[str], content: str, cache: Path) -> Path:
+    """Folder of the small vision model for these pictures (N + 1, S, S, 3), trained now unless `cache` has it.
+
+    It learns to name the label of each picture and to say the mean colour of every patch, half of the patches being hidden.
+    """
+    key = hashlib.sha256(json.dumps([VISION, RECIPE, content]).encode()).hexdigest()[:12]
+    folder = cache / f"vit-{key}"
+    if folder.exists():
+        return folder
+    rows, size, patch = np.flatnonzero(present), pixels.shape[1], VISION["patch_size"]
+    names = {name: i for i, name in enumerate(sorted(set(np.asarray(labels)[rows])))}
+    target = torch.tensor([names[name] for name in np.asarray(labels)[rows]])
+    x = torch.from_numpy(np.ascontiguousarray(pixels[rows])).permute(0, 3, 1, 2).float() / 127.5 - 1  # (P, 3, S, S)
+    colours = F.avg_pool2d(x, patch).flatten(2).transpose(1, 2)  # (P, patches, 3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RECIPE["seed"])
+        model = ViTModel(ViTConfig(image_size=size, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **VISION), add_pooling_layer=False, use_mask_token=True)
+        heads = torch.nn.ModuleDict({"label": torch.nn.Linear(VISION["hidden_size"], len(names)), "colour": torch.nn.Linear(VISION["hidden_size"], 3)})
+        rng = torch.Generator().manual_seed(RECIPE["seed"])
+        steps = RECIPE["shown"] // RECIPE["batch"] + 1
+        optimizer = torch.optim.AdamW([*model.parameters(), *heads.parameters()], lr=RECIPE["lr"])
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RECIPE["lr"], total_steps=steps)
+        for _ in progress(range(steps), "pre-training vit on pictures"):
+            at = torch.randint(len(rows), (RECIPE["batch"],), generator=rng)
+            hidden = torch.rand((len(at), colours.shape[1]), generator=rng) < 0.5
+            states = model(pixel_values=x[at], bool_masked_pos=hidden).last_hidden_state
+            loss = F.cross_entropy(heads["label"](states.mean(1)), target[at]) + F.mse_loss(heads["colour"](states[:, 1:]), colours[at])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    with atomic_folder(folder) as part:
+        model.embeddings.mask_token = None
+        model.save_pretrained(part)
+        facts = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": size, "width": size}, "image_processor_type": "ViTImageProcessor"}
+        (part / "preprocessor_config.json").write_text(json.dumps(facts) + "\n")
+        (part / "pretraining.json").write_text(json.dumps({"recipe": RECIPE, "pictures": len(rows), "steps": steps, "last_loss": loss.item()}) + "\n")
     return folder
