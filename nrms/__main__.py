@@ -57,6 +57,9 @@ def show_data_report(manifest: dict) -> None:
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     given = {name: parse_value(value) for name, value in getattr(args, "given", [])}
+    for name, option in (("exp", "EXP"), ("dataset", "--dataset"), ("seed", "--seeds")):
+        if name in given:
+            raise NrmsError(f"`{name}` is given as {option}, not with -p.")
     if args.command == "prepare":
         from nrms.config import load_dataset
 

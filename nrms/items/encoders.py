@@ -13,15 +13,14 @@ from transformers.utils import logging as transformers_logging
 
 from nrms import NrmsError
 
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
-
 
 def load_pretrained(auto, name: str, role: str, **options):
     """`auto.from_pretrained(name)`; `name` is a local folder or a hub id, `id@revision` pins one. Custom code is never run.
 
     Raises NrmsError when it is neither on disk nor to be had, or not a model.
     """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     path, _, revision = name.partition("@")
     try:
         return auto.from_pretrained(path, revision=revision or None, trust_remote_code=False, **options)
@@ -45,7 +44,7 @@ class Pool(nn.Module):
         if self.how == "cls":
             return x[:, 0]
         logit = self.query(torch.tanh(self.project(x))).squeeze(-1) if self.how == "attention" else torch.zeros_like(x[..., 0])
-        weight = logit.masked_fill(~mask, torch.finfo(x.dtype).min).softmax(-1)  # (U, T)
+        weight = logit.masked_fill(~mask, torch.finfo(logit.dtype).min).softmax(-1)  # (U, T)
         return torch.einsum("ut,utw->uw", weight, x)
 
 
@@ -66,12 +65,18 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str, **options) -> "TextEncoder":
-        """The encoder around the Hugging Face model `name`. Raises NrmsError if there is none."""
+        """The encoder around the Hugging Face model `name`. Raises NrmsError if there is none, or if it is not an encoder."""
         tokenizer = load_pretrained(AutoTokenizer, name, "bert")
-        return cls(load_pretrained(AutoModel, name, "bert", dtype=torch.float32, attn_implementation="sdpa"), tokenizer, **options)
+        model = load_pretrained(AutoModel, name, "bert", dtype=torch.float32)
+        if model.config.is_encoder_decoder:
+            raise NrmsError(f"The model {name!r} for `bert` is an encoder with a decoder; give one that is an encoder alone, such as BERT.")
+        return cls(model, tokenizer, **options)
 
     def bind(self, titles: Sequence[str]) -> "TextEncoder":
         """Tokenises all titles, row 0 included; from now on item i means titles[i]. Returns self."""
+        most = getattr(self.model.config, "max_position_embeddings", self.title_tokens)
+        if self.title_tokens > most:
+            raise NrmsError(f"title_tokens is {self.title_tokens}, but the text model reads at most {most} tokens.")
         tokens = self.tokenizer(list(titles), truncation=True, max_length=self.title_tokens, return_attention_mask=False)["input_ids"]
         device = self.project.weight.device
         length = torch.tensor([len(t) for t in tokens])

@@ -1,4 +1,4 @@
-"""What stands behind the role `bert` where no big model can be had? A small one, pre-trained here on the data set's own titles.
+"""What stands behind the role `bert` where no big model can be had? A small one, pre-trained here on the data set's own texts.
 
 Masked words (Devlin et al. 2019), without any click, so that "frozen" and "fine-tuned" mean on the demo world what they mean on real data.
 Saved in the ordinary save_pretrained form, under a name that changes with the texts and the recipe: a stale one is never used.
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy import sparse
 from scipy.sparse.linalg import svds
+from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
 from nrms.runtime import atomic_folder, progress
@@ -24,11 +25,11 @@ TEXT = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 128,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 40,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
-RECIPE = {"vocabulary": 20_000, "shown": 20_000, "batch": 128, "lr": 3e-3, "masked": 0.3, "seed": 0}  # `shown`: texts seen in all, repeats counted
+RECIPE = {"vocabulary": 8000, "shown": 20_000, "batch": 128, "lr": 3e-3, "masked": 0.3, "seed": 0}  # `shown`: texts seen in all, repeats counted
 
 
 def train_tokenizer(texts: Sequence[str]) -> BertTokenizerFast:
@@ -45,6 +46,7 @@ def word_vectors(ids: Sequence[Sequence[int]], size: int, dim: int) -> torch.Ten
     """Vectors (size, dim) of tokens that stand near in the same company: SVD of their positive pointwise mutual information.
 
     Levy and Goldberg, NIPS 2014. A start from which a small Transformer learns in seconds what would otherwise take it hours.
+    Zeros for too few texts.
     """
     owner = np.repeat(np.arange(len(ids)), [len(i) for i in ids])
     there = sparse.csr_matrix((np.ones(len(owner)), (owner, np.concatenate(ids))), shape=(len(ids), size))
@@ -53,6 +55,8 @@ def word_vectors(ids: Sequence[Sequence[int]], size: int, dim: int) -> torch.Ten
     count = np.asarray(there.sum(0)).ravel()
     information = np.log(pairs.data * len(ids) / (count[pairs.row] * count[pairs.col]))
     kept = (information > 0) & (pairs.row != pairs.col)
+    if kept.sum() < 4 * dim or size < 2:  # too few texts to say
+        return torch.zeros(size, dim)
     matrix = sparse.csr_matrix((information[kept], (pairs.row[kept], pairs.col[kept])), shape=(size, size))
     vectors, strength, _ = svds(matrix, k=min(dim, size - 1), v0=np.ones(size))
     result = np.zeros((size, dim))
@@ -92,12 +96,14 @@ def text_model(texts: Sequence[str], cache: Path) -> Path:
         steps = RECIPE["shown"] // RECIPE["batch"] + 1
         optimizer = torch.optim.AdamW(model.parameters(), lr=RECIPE["lr"])
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RECIPE["lr"], total_steps=steps)
-        for _ in progress(range(steps), "pre-training bert on titles"):
+        for _ in progress(range(steps), "pre-training bert on texts"):
             rows = torch.randint(len(ids), (RECIPE["batch"],), generator=rng)
             rows = rows[seen[rows].sum(1).argsort()]
             width = int(seen[rows].sum(1).max())
             inputs, labels = mask_words(ids[rows, :width], special[rows, :width], tokenizer, RECIPE["masked"], rng)
-            loss = model(input_ids=inputs, attention_mask=seen[rows, :width], labels=labels).loss
+            states = model.bert(input_ids=inputs, attention_mask=seen[rows, :width]).last_hidden_state
+            guessed = labels != -100
+            loss = F.cross_entropy(model.cls(states[guessed]), labels[guessed])  # scores over the vocabulary only where a word is asked for
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
