@@ -66,7 +66,7 @@ def test_a_trained_run_is_left_alone(place):
 
 
 def test_bf16_computes_and_fp32_is_stored(place):
-    """With bf16 autocast a run trains and evaluates; its weights and the optimizer's state stay fp32. Another precision in the same process is no trouble."""
+    """With bf16 autocast a run trains and evaluates, and its weights stay fp32. Another precision in the same process is no trouble."""
     for precision in ("fp32", "bf16"):
         run = train(small(precision=precision, name=precision))
         assert run.record["precision"] == precision and {v.dtype for v in weights(run).values()} == {torch.float32}
