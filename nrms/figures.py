@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -18,10 +19,11 @@ COLORS = {"model": BLUE, "baseline": GREY, "ceiling": ORANGE}
 
 
 def canvas(columns: int, size: tuple[float, float], **options) -> tuple[Figure, np.ndarray]:
-    """A row of axes in the one style. Not known to pyplot, which would show it a second time in a notebook."""
+    """A row of axes in the one style, closed for pyplot, which would else show the figure a second time in a notebook."""
     with sns.axes_style("whitegrid"), sns.plotting_context("notebook"):
-        figure = Figure(figsize=size, layout="constrained")
-        return figure, figure.subplots(1, columns, squeeze=False, **options)[0]
+        figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False, **options)
+    plt.close(figure)
+    return figure, axes[0]
 
 
 def read_log(run: Run) -> pd.DataFrame:

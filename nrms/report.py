@@ -250,14 +250,15 @@ def render_row(row: pd.Series, folder: Path) -> str:
     cells = cell(html.escape(row.exp), links) + cell(html.escape(row.inputs), "" if model else row.kind)
     cells += cell(html.escape(row.status), html.escape(row.error)) + cell(row.seeds if model else "")
     cells += "".join(cell(number(row.get(m)), interval_text(row, m)) for m in SHOWN)
+    gain = pd.notna(row.difference)
     cells += cell(
-        "" if pd.isna(row.difference) else f"{row.difference:+.3f}", "" if pd.isna(row.difference) else f"{difference(row)} vs {row.baseline}"
+        f"{row.difference:+.3f}" if gain else "", difference(row).replace(", p", f"<br>vs {row.baseline}, p").replace("<0", "&lt;0") if gain else ""
     )
     cells += cell(f"{row.earned:.0%}" if model and pd.notna(row.earned) else "")
     cells += cell(number(row.get("n"), 0), f"{row.skipped:.0f} skipped" if row.get("skipped", 0) > 0 else "")
     cells += cell(thousands(row.params), f"{thousands(row.trainable)} trained" if model else "")
     cells += cell(number(row.minutes, 1)) + cell(thousands(row.peak_mb))
-    return f'<tr class="{row.kind} {row.status}">{cells}</tr>'
+    return f'<tr class="{row.kind} {row.status}" title="{html.escape(row.inputs)}">{cells}</tr>'
 
 
 def interval_text(row: pd.Series, name: str) -> str:

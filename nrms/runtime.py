@@ -182,7 +182,7 @@ def alive(record: dict[str, Any], folder: Path) -> bool:
     """Whether the process that wrote this record still works: it is there, or, on another machine, has lately written something."""
     if record["host"] == socket.gethostname():
         began = process_started(record["pid"])
-        return began is not None and abs(began - record["process_started"]) < 2
+        return began is not None and abs(began - (record.get("process_started") or 0)) < 2
     return time.time() - max(p.stat().st_mtime for p in folder.iterdir()) < SILENCE
 
 
@@ -212,10 +212,8 @@ class Run:
             raise NrmsError(f"{self.folder} is being written by process {self.record['pid']} on {self.record['host']}; wait for it or stop it first.")
         for name in ("metrics.json", "rows.parquet"):
             (self.folder / name).unlink(missing_ok=True)
-        write_json(
-            self.folder / "run.json",
-            {"status": "running", "pid": os.getpid(), "host": socket.gethostname(), "started": now()} | environment() | facts,
-        )
+        process = {"pid": os.getpid(), "process_started": process_started(os.getpid()), "host": socket.gethostname()}
+        write_json(self.folder / "run.json", {"status": "running", **process, "started": now()} | environment() | facts)
 
     def update(self, **facts: Any) -> None:
         """Adds facts (status among them) to run.json."""

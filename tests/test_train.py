@@ -134,6 +134,7 @@ def test_a_live_run_is_not_disturbed(place):
     """A run that another process is busy with is refused; one whose process is gone goes on."""
     run = Run(run_folder("newsroom-tiny", "busy", 0))
     run.begin()
+    assert run.status == "running"
     run.update(pid=1, process_started=process_started(1))
     with pytest.raises(NrmsError, match="process 1"):
         train(small(name="busy"))
