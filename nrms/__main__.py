@@ -1,7 +1,7 @@
 """The command line: `python -m nrms COMMAND`. A thin face; everything it does can be called from Python.
 
 demo                                   the main job on the demo world, from nothing to reports/index.html
-prepare DATASET [--from FOLDER]        a MIND folder or zip (or the demo world) into data/DATASET
+prepare DATASET [--from F] [--images G]  a MIND folder or zip (or the demo world) into data/DATASET
 run EXP... --dataset D --seeds 0 1     experiments, executed as notebooks into reports/D/EXP/seedK
 report                                 rebuilds reports/leaderboard.csv and reports/index.html
 """
@@ -32,6 +32,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     commands.add_parser("demo", help="the main job on the demo world")
     prepare = commands.add_parser("prepare", help="make a data set ready")
     prepare.add_argument("dataset", help="name of a file in params/data")
+    prepare.add_argument("--images", type=Path, help="folder of <news id>.jpg, .png or .webp")
     prepare.add_argument("--from", dest="source", type=Path, help="MIND folder or zip")
     run = commands.add_parser("run", help="run experiments")
     run.add_argument("exps", nargs="+", metavar="EXP", help="4, exp4, or the name of any file in params")
@@ -54,9 +55,17 @@ def show_data_report(manifest: dict) -> None:
                 print(f"    {kind.replace('_', ' ')}: {n:,} {reason}")
 
 
+def show_pictures(found: dict) -> None:
+    bad = "".join(f", {n:,} {reason}" for reason, n in found["bad"].items())
+    print(f"pictures: {found['found']:,} found, {found['missing']:,} news without{bad}, {found['unknown']:,} of no known news")
+
+
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     given = {name: parse_value(value) for name, value in getattr(args, "given", [])}
+    for name, option in (("exp", "EXP"), ("dataset", "--dataset"), ("seed", "--seeds")):
+        if name in given:
+            raise NrmsError(f"`{name}` is given as {option}, not with -p.")
     if args.command == "prepare":
         from nrms.config import load_dataset
 
@@ -64,7 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
         from nrms.data.prepare import prepare
         from nrms.runtime import data_folder, home
 
-        show_data_report(prepare(args.dataset, data, args.source))
+        manifest = prepare(args.dataset, data, args.source, args.images)
+        show_data_report(manifest)
+        if "images" in manifest:
+            show_pictures(manifest["images"])
         print(f"wrote {data_folder(args.dataset).relative_to(home())}")
         return 0
     if args.command == "report":

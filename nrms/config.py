@@ -6,11 +6,11 @@ A name that does not exist or a value of the wrong type is an error in the first
 Absent on purpose: interpolation, includes, environment variables.
 """
 
+import ast
 import difflib
 import hashlib
 import json
 import re
-import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,8 @@ from nrms import ROOT, NrmsError
 
 PARAMS = ROOT / "params"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+ROLES = ("bert", "vit")
+REFERENCES = ("random", "popularity", "recency", "content", "ceiling", "ceiling_text", "ceiling_image", "ceiling_history")  # rows of every table
 
 
 class Strict(BaseModel):
@@ -47,8 +49,12 @@ class Dataset(Strict):
 
     about: str = ""
     source: Literal["mind", "newsroom"] = Field(description="mind: a MIND folder given with --from; newsroom: generated here")
-    bert: str = Field("google-bert/bert-base-uncased", description="text model: hub id, local folder, or `local`: pre-trained here on this data set's titles")
-    vit: str = Field("google/vit-base-patch16-224", description="vision model: likewise; `local` is pre-trained on this data set's pictures and categories")
+    bert: str = Field(
+        "google-bert/bert-base-uncased", description="text model: hub id, local folder, or `local`: pre-trained here on its titles and abstracts"
+    )
+    vit: str = Field(
+        "google/vit-base-patch16-224", description="vision model: likewise; `local` is pre-trained on this data set's pictures and sub-categories"
+    )
     image_size: int = Field(224, ge=16, description="S, side of the stored pictures in pixels")
     valid_share: float = Field(0.1, gt=0, lt=1, description="share of the train impressions, the latest, held out for validation")
     max_bad: float = Field(0.001, ge=0, le=1, description="prepare stops above this share of bad rows")
@@ -64,10 +70,14 @@ class Experiment(Strict):
     text: str | None = Field("bert", description="text encoder: the role `bert`, a hub id or a local folder; null for none")
     image: str | None = Field(None, description="image encoder: the role `vit`, a hub id or a local folder; null for none")
     shuffle_images: bool = Field(False, description="a control: pictures change places among the news that have one")
-    fusion: Literal["single", "sum", "concat", "hadamard", "hadamard_blank", "gate", "cross_attention"] = Field("single", description="text and image -> one vector")
+    fusion: Literal["single", "sum", "concat", "hadamard", "hadamard_blank", "gate", "cross_attention"] = Field(
+        "single", description="text and image -> one vector"
+    )
     modality_dropout: float = Field(0.1, ge=0, lt=1, description="share of pictures hidden from the gate in training")
     tuning: Literal["full", "frozen"] = Field("full", description="pre-trained weights: all trained, or none and their vectors cached")
-    pooling: Literal["attention", "mean", "cls"] = Field("attention", description="states of tokens or patches (T, .) -> one vector; frozen needs mean or cls")
+    pooling: Literal["attention", "mean", "cls"] = Field(
+        "attention", description="states of tokens or patches (T, .) -> one vector; frozen needs mean or cls"
+    )
     title_tokens: int = Field(30, ge=3, description="tokens of a title that are read, special tokens included")
     # users and scorer
     users: Literal["nrms"] = "nrms"
@@ -97,7 +107,8 @@ class Config(Experiment):
     exp: str
     dataset: str
     seed: int = Field(0, ge=0)
-    name: str = Field(description="folder of the run under reports/<dataset>; the experiment's own name unless given")
+    name: str = Field(description="folder of the run under reports/<dataset>: the experiment's name, with a suffix when values are given by hand")
+    given: dict[str, Any] = Field({}, description="the values given by hand")
     data: Dataset
 
     @property
@@ -108,8 +119,17 @@ class Config(Experiment):
     @property
     def hash(self) -> str:
         """Twelve hex digits that change when any value changes but the words of a description."""
-        values = self.model_dump(exclude={"question": True, "data": {"about"}})
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+        values = self.model_dump(exclude={"question": True, "name": True, "given": True, "data": {"about"}})
+        return digest(values)
+
+    @property
+    def family(self) -> str:
+        """The same for all seeds: runs of one family are averaged, others never."""
+        return digest(self.model_dump(exclude={"question": True, "name": True, "given": True, "seed": True, "data": {"about"}}))
+
+
+def digest(values: dict) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def nearest(name: str, valid) -> str:
@@ -165,16 +185,12 @@ def read_yaml(folder: Path, name: object, what: str) -> dict[str, Any]:
     return values
 
 
-def load_dataset(name: str, **given: Any) -> Dataset:
-    """The data set params/data/<name>.yaml, with `given` values in the place of the file's."""
-    values = read_yaml(PARAMS / "data", name, "data set")
-    data = validate(Dataset, values, f"params/data/{name}.yaml")
-    validate_training(data, name)
+def load_dataset(dataset: str, **given: Any) -> Dataset:
+    """The data set params/data/<dataset>.yaml, with `given` values in the place of the file's."""
+    values = read_yaml(PARAMS / "data", dataset, "data set")
+    data = validate(Dataset, values, f"params/data/{dataset}.yaml")
+    validate(Experiment, data.training, f"`training` of params/data/{dataset}.yaml")
     return validate(Dataset, values | given, "the given parameters") if given else data
-
-
-def validate_training(data: Dataset, name: str) -> None:
-    validate(Experiment, data.training, f"`training` of params/data/{name}.yaml")
 
 
 def resolve(exp: object = 4, dataset: str = "newsroom-tiny", seed: int = 0, name: str | None = None, **given: Any) -> Config:
@@ -191,10 +207,25 @@ def resolve(exp: object = 4, dataset: str = "newsroom-tiny", seed: int = 0, name
     validate(Experiment, experiment, f"params/{exp}.yaml")
     data = load_dataset(dataset, **{k: v for k, v in given.items() if k in data_fields})
     own = {k: v for k, v in given.items() if k in fields}
-    identity = {"exp": exp, "dataset": dataset, "seed": seed, "name": check_name(exp if name is None else name, "run name"), "data": data}
+    identity = {
+        "exp": exp,
+        "dataset": dataset,
+        "seed": seed,
+        "name": check_name(name or default_name(exp, given), "run name"),
+        "given": given,
+        "data": data,
+    }
+    for key in ("text", "image"):
+        name = own.get(key)
+        if isinstance(name, str) and not Path(name).exists() and difflib.get_close_matches(name, ROLES, n=1, cutoff=0.7) not in ([], [name]):
+            raise NrmsError(f"`{key}` is {name!r}, which is no role and no folder{nearest(name, ROLES)}")
+    if identity["name"] in REFERENCES:
+        raise NrmsError(f"The run name `{identity['name']}` is that of a baseline or ceiling; choose another.")
     config = validate(Config, data.training | experiment | own | identity, "the given parameters")
     if (config.fusion == "single") != (len(config.modalities) == 1):
-        raise NrmsError(f"fusion is {config.fusion}, but {exp} has {len(config.modalities)} of text and image: `single` goes with one, the others with two.")
+        raise NrmsError(
+            f"fusion is {config.fusion}, but {exp} has {len(config.modalities)} of text and image: `single` goes with one, the others with two."
+        )
     if config.tuning == "frozen" and config.pooling == "attention":
         raise NrmsError("tuning is frozen, but pooling is attention, which learns: give pooling mean or cls, whose vectors can be kept.")
     if config.dim % config.heads:
@@ -202,12 +233,35 @@ def resolve(exp: object = 4, dataset: str = "newsroom-tiny", seed: int = 0, name
     return config
 
 
-def from_notebook(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a notebook: every plain value in its `globals()` so far.
+def default_name(exp: str, given: Mapping[str, Any]) -> str:
+    """The experiment's own name; with values given by hand a name of its own, so that a trial never takes the place of the real thing."""
+    given = {k: v for k, v in given.items() if k not in ("device", "precision")}
+    words = "-".join(re.sub(r"[^a-z0-9]+", "", f"{k}{v}".lower()) for k, v in sorted(given.items()))
+    name = f"{exp}-{words}" if given else exp
+    return name if NAME.fullmatch(name) and len(words) < 24 else f"{exp}-{digest(dict(given))}"
 
-    papermill injects whatever it is given, known or not, and only warns; so the first call of every notebook collects all of it and
+
+def from_notebook(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a notebook, given its `globals()`: what its cells of nothing but `name = literal` lines have set.
+
+    papermill injects whatever it is given, known or not, in such a cell, and only warns; so the first call of every notebook collects all of it and
     hands it to `resolve`, which refuses what it does not know.
     """
-    interactive = {"In", "Out", "exit", "quit", "get_ipython", "open"}
-    skip = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
-    return {k: v for k, v in namespace.items() if not k.startswith("_") and k not in interactive and not isinstance(v, skip)}
+    names: dict[str, None] = {}
+    for cell in namespace["In"]:
+        try:
+            lines = ast.parse(cell).body
+        except SyntaxError:  # a magic
+            continue
+        targets = [line.targets[0] for line in lines if isinstance(line, ast.Assign) and is_literal(line.value)]
+        if len(targets) == len(lines):
+            names |= dict.fromkeys(t.id for t in targets if isinstance(t, ast.Name))
+    return {name: namespace[name] for name in names}
+
+
+def is_literal(node: ast.expr) -> bool:
+    try:
+        ast.literal_eval(node)
+    except ValueError:
+        return False
+    return True

@@ -31,7 +31,7 @@ CEILINGS = {
     "ceiling": "the true utility without its noise: no model can do better on average",
     "ceiling_text": "the true taste for what titles say, alone",
     "ceiling_image": "the true taste for what pictures show, alone",
-    "ceiling_history": "the best reader of the history, given the true factors of all news, and freshness",
+    "ceiling_history": "a nearly best reading of the history, given the true factors of all news, pictures and freshness included",
 }
 
 
@@ -142,11 +142,11 @@ def reference_run(config: Config, name: str) -> Run:
     return Run(run_folder(config.dataset, name, 0))
 
 
-def evaluate_references(config: Config, *, force: bool = False) -> list[Run]:
-    """Judges every baseline and ceiling of the data set, each in a run folder of its own; what is there already is kept unless `force`."""
+def evaluate_references(config: Config) -> list[Run]:
+    """Judges every baseline and ceiling of the data set, each in a run folder of its own; what is there already is kept."""
     tables = load(config.dataset, config.data)
     split = split_by_time(tables.parts, config.data.valid_share)
-    identity = {"hash": f"{config.data.valid_share}-{config.history}", "data": tables.manifest["tables"]}
+    identity = {"hash": f"{config.data.valid_share}-{config.history}", "family": "reference", "data": tables.manifest["tables"]}
     parts = slices(split, len(tables.news))
     names = [*BASELINES, *(CEILINGS if (tables.folder / "raw" / "truth.parquet").exists() else ())]
     done = {
@@ -154,7 +154,7 @@ def evaluate_references(config: Config, *, force: bool = False) -> list[Run]:
         for name in names
         if reference_run(config, name).status == "done" and all(reference_run(config, name).record[k] == identity[k] for k in identity)
     }
-    scorers = references(tables, split, config.history, seed=0) if force or len(done) < len(names) else ()
+    scorers = references(tables, split, config.history, seed=0) if len(done) < len(names) else ()
     for name, kind, scores in scorers:
         run = reference_run(config, name)
         run.begin(kind=kind, about=(BASELINES | CEILINGS)[name], **identity)
@@ -169,19 +169,27 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
     Raises NrmsError when the run is not trained with these values on this data.
     """
     run = Run(run_folder(config.dataset, config.name, config.seed))
-    if run.status == "done" and run.record["hash"] == config.hash and not force:
+    tables = load(config.dataset, config.data)
+    fits = run.record.get("hash") == config.hash and run.record.get("data") == tables.manifest["tables"]
+    if run.status == "done" and fits and not force:
         return run
-    if run.status not in ("trained", "done") or run.record["hash"] != config.hash:
+    if run.status not in ("trained", "done") or not fits:
         raise NrmsError(
-            f"{run.folder} holds no run trained with these values (its status is {run.status}): train first, with notebooks/train.ipynb or "
+            f"{run.folder} holds no run trained with these values on these data (its status is {run.status}): train first, with "
+            f"notebooks/train.ipynb or "
             f"`python -m nrms run {config.exp} --dataset {config.dataset} --seeds {config.seed}`."
         )
     began = time.perf_counter()
-    tables = load(config.dataset, config.data)
     split = split_by_time(tables.parts, config.data.valid_share)
     model = build(config, tables).to(run.record["device"])
     tensors, _ = load_checkpoint(run.folder / "checkpoint" / "best.safetensors")
     model.load_state_dict(tensors)
     judge(run, split.test, score_impressions(model, split.test, config.history), slices(split, len(tables.news)))
-    run.update(status="done", evaluated=now(), evaluation_minutes=(time.perf_counter() - began) / 60, peak_mb=max(run.record["peak_mb"], peak_mb()))
+    run.update(
+        status="done",
+        error=None,
+        evaluated=now(),
+        evaluation_minutes=(time.perf_counter() - began) / 60,
+        peak_mb=max(run.record["peak_mb"], peak_mb()),
+    )
     return run

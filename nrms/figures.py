@@ -1,6 +1,7 @@
 """How do the results look? One function, one figure; all read run folders or plain arrays, in one style that colour-blind readers can tell apart."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -15,26 +16,27 @@ from nrms.runtime import Run, read_json
 
 BLUE, ORANGE, GREY, GREEN = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[1], "#888888", sns.color_palette("colorblind")[2]
 COLORS = {"model": BLUE, "baseline": GREY, "ceiling": ORANGE}
-sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
 
 
-def once(figure: Figure) -> Figure:
-    """The figure, taken from pyplot's list: a notebook would else show it twice, once for the list and once as the value of the cell."""
+def canvas(columns: int, size: tuple[float, float], **options) -> tuple[Figure, np.ndarray]:
+    """A row of axes in the one style, closed for pyplot, which would else show the figure a second time in a notebook."""
+    with sns.axes_style("whitegrid"), sns.plotting_context("notebook"):
+        figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False, **options)
     plt.close(figure)
-    return figure
+    return figure, axes[0]
 
 
-def history(run: Run) -> pd.DataFrame:
+def read_log(run: Run) -> pd.DataFrame:
     """history.jsonl of a run, one line per logged step, nested values as `groups.encoder.lr` and the like."""
     return pd.json_normalize([json.loads(line) for line in (run.folder / "history.jsonl").read_text().splitlines()])
 
 
 def learning_curves(run: Run) -> Figure:
-    """Loss with the level of chance, validation AUC with the kept step, and update-to-weight ratios, over clicks seen."""
-    log, record = history(run), run.record
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.4), layout="constrained")
+    """Loss with that of equal scores, validation AUC with the kept step, and update-to-weight ratios, over clicks seen."""
+    log, record = read_log(run), run.record
+    figure, (left, middle, right) = canvas(3, (13, 3.4))
     left.plot(log["samples"], log["loss.listwise"], color=BLUE)
-    left.axhline(log["loss.listwise"].iloc[0], color=GREY, ls=":", label="first logged")
+    left.axhline(math.log(1 + record["config"]["negatives"]), color=GREY, ls=":", label="log(1 + K), chance")
     left.set(title="training loss", xlabel="clicks seen", ylabel="nats")
     valid = log.dropna(subset=["valid_auc"]) if "valid_auc" in log else log.iloc[:0]
     middle.plot(valid["samples"], valid["valid_auc"], "o-", color=BLUE)
@@ -48,14 +50,14 @@ def learning_curves(run: Run) -> Figure:
     right.set(title="update / weight, by group", xlabel="clicks seen", yscale="log")
     for ax in (left, middle, right):
         ax.legend()
-    return once(figure)
+    return figure
 
 
-def ranking(dataset: str, metric: str = "auc") -> Figure:
-    """Every finished row of a data set by `metric`, with its interval: models, baselines, and ceilings."""
-    board = leaderboard(dataset)
+def ranking(dataset: str, only: Run | None = None, metric: str = "auc") -> Figure:
+    """Every finished row of a data set by `metric`, with its interval: models (or this run alone), baselines, and ceilings."""
+    board = leaderboard(dataset, only)
     board = board[board["status"] == "done"].sort_values(metric)
-    figure, ax = plt.subplots(figsize=(9, 0.4 * len(board) + 1.2), layout="constrained")
+    figure, (ax,) = canvas(1, (9, 0.4 * len(board) + 1.2))
     for i, (_, row) in enumerate(board.iterrows()):
         color = COLORS[row.kind]
         ax.plot([row[f"{metric}_low"], row[f"{metric}_high"]], [i, i], color=color, lw=3, alpha=0.5)
@@ -65,41 +67,44 @@ def ranking(dataset: str, metric: str = "auc") -> Figure:
             ax.plot([], [], "o", color=color, label=kind)
     ax.set(yticks=range(len(board)), yticklabels=board["exp"], xlabel=f"{METRICS[metric][0]} with 95 % interval", title=dataset)
     ax.legend(loc="lower right")
-    return once(figure)
+    return figure
 
 
 def by_slice(run: Run) -> Figure:
     """The four metrics of one run by slice, with intervals; the number of impressions beside each name."""
     metrics = read_json(run.folder / "metrics.json")
-    figure, axes = plt.subplots(1, len(SHOWN), figsize=(13, 0.38 * len(metrics) + 1.2), sharey=True, layout="constrained")
+    figure, axes = canvas(len(SHOWN), (13, 0.38 * len(metrics) + 1.2), sharey=True)
     for ax, name in zip(axes, SHOWN, strict=True):
         for i, values in enumerate(m[name] for m in metrics.values()):
+            if values["mean"] is None:  # no impression of the slice has both clicked and passed-over news
+                continue
             ax.plot([values["low"], values["high"]], [i, i], color=BLUE, lw=3, alpha=0.5)
             ax.plot(values["mean"], i, "o", color=BLUE)
-        ax.axvline(metrics["all"][name]["mean"], color=GREY, ls=":")
+        if metrics["all"][name]["mean"] is not None:
+            ax.axvline(metrics["all"][name]["mean"], color=GREY, ls=":")
         ax.set(title=METRICS[name][0], yticks=range(len(metrics)), yticklabels=[f"{s}  (n = {m['auc']['n']:,})" for s, m in metrics.items()])
     axes[0].invert_yaxis()
-    return once(figure)
+    return figure
 
 
 def distributions(samples: Mapping[str, np.ndarray], reference: Mapping[str, Sequence[float]], quantiles: Sequence[float]) -> Figure:
     """Each sample as the value below which a share of it lies, beside the quantiles of a reference."""
-    figure, axes = plt.subplots(1, len(samples), figsize=(4.3 * len(samples), 3.4), layout="constrained")
+    figure, axes = canvas(len(samples), (4.3 * len(samples), 3.4))
     for ax, (name, values) in zip(axes, samples.items(), strict=True):
         share = np.linspace(0, 1, 201)
         ax.plot(share, np.quantile(values, share), color=BLUE, label="this data set")
         ax.plot(quantiles, reference[name], "o", color=ORANGE, label="real MIND-small")
         ax.set(title=name, xlabel="share of impressions at or below", yscale="symlog")
         ax.legend()
-    return once(figure)
+    return figure
 
 
-def pictures(images: Sequence, titles: Sequence[str]) -> Figure:
-    """A row of pictures with their titles."""
-    figure, axes = plt.subplots(1, len(images), figsize=(2.6 * len(images), 3.2), layout="constrained", squeeze=False)
-    for ax, image, title in zip(axes[0], images, titles, strict=True):
+def pictures(images: Mapping[str, np.ndarray]) -> Figure:
+    """A row of pictures (S, S, 3) under their titles."""
+    figure, axes = canvas(len(images), (2.6 * len(images), 3.2))
+    for ax, (title, image) in zip(axes, images.items(), strict=True):
         ax.imshow(image)
         words = title.split()
         ax.set_title("\n".join(" ".join(words[i : i + 3]) for i in range(0, min(len(words), 12), 3)), fontsize=8)
         ax.axis("off")
-    return once(figure)
+    return figure

@@ -56,15 +56,25 @@ def rank_metrics(scores: np.ndarray, clicked: np.ndarray, offsets: np.ndarray) -
     defined = (p > 0) & (p < size)
     pairs = np.where(defined, p * (size - p), 1)
     below = total(size[owner] + 1 - mean_over(ranks)) - p * (p + 1) / 2  # unclicked candidates ranked below, summed over clicked ones
-    reciprocal = mean_over(1 / ranks)
+    top = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]][: len(owner)])  # the best clicked candidate of each impression that has one
     best = np.zeros(len(size))
-    np.maximum.at(best, owner, reciprocal)
-    result = {"auc": below / pairs, "mrr": total(reciprocal) / np.maximum(p, 1), "mrr_first": best}
+    best[owner[top]] = first_hit(first[tie[top]], length[tie[top]], np.bincount(tie, minlength=len(starts))[tie[top]])
+    result = {"auc": below / pairs, "mrr": total(mean_over(1 / ranks)) / np.maximum(p, 1), "mrr_first": best}
     for k in (5, 10):
         gain = np.where(ranks <= k, 1 / np.log2(ranks + 1), 0)
         ideal = np.r_[0.0, np.cumsum(gain)][p]
         result[f"ndcg{k}"] = total(mean_over(gain)) / np.where(ideal > 0, ideal, 1)
     return {name: np.where(defined, v, np.nan) for name, v in result.items()}
+
+
+def first_hit(first: np.ndarray, length: np.ndarray, clicks: np.ndarray) -> np.ndarray:
+    """Mean of 1/rank of the first click over all orders of a tie of `length` candidates, `clicks` of them clicked, at ranks `first` and on."""
+    mean, unhit = np.zeros(len(first)), np.ones(len(first))  # unhit: probability of no click so far
+    for j in range(int((length - clicks).max(initial=-1)) + 1):
+        left = np.maximum(length - j, 1)
+        mean += unhit * np.minimum(clicks / left, 1) / (first + j)
+        unhit *= np.maximum(length - clicks - j, 0) / left
+    return mean
 
 
 def bootstrap_means(values: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -16,24 +16,24 @@ from tqdm import tqdm
 
 from nrms import ROOT, NrmsError
 from nrms.config import Config, resolve
-from nrms.runtime import Run, home, read_json, run_folder
+from nrms.runtime import Run, atomic, home, read_json, run_folder
 
 
 def execute(name: str, folder: Path, parameters: dict[str, Any], label: str) -> None:
     """Executes notebooks/<name>.ipynb into `folder` as .ipynb and .html, with the kernel's own progress line shown here.
 
-    Raises NrmsError with the error of the notebook. The HTML is written in either case.
+    Raises NrmsError with the error of the notebook, which then stands in <name>.failed.ipynb; earlier pages stay as they were.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
     folder.mkdir(parents=True, exist_ok=True)
-    output = folder / f"{name}.ipynb"
+    output, attempt = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"  # until all of it has been executed
     with Relay(label):
         try:
             papermill.execute_notebook(
                 str(ROOT / "notebooks" / f"{name}.ipynb"),
-                str(output),
+                str(attempt),
                 parameters,
                 cwd=str(ROOT),
                 progress_bar=False,
@@ -43,17 +43,17 @@ def execute(name: str, folder: Path, parameters: dict[str, Any], label: str) -> 
             raise NrmsError(f"{label}: {error.ename}: {error.evalue}") from None
         except Exception as error:  # the kernel died, or could not be started
             raise NrmsError(f"{label}: {type(error).__name__}: {error}") from None
-        finally:
-            if output.exists():
-                render(output)
+    render(attempt, output.with_suffix(".html"))
+    attempt.replace(output)
 
 
-def render(notebook: Path) -> None:
-    """The HTML beside an executed notebook."""
+def render(notebook: Path, page: Path) -> None:
+    """An executed notebook as HTML, complete or not there at all."""
     from nbconvert import HTMLExporter
 
-    page, _ = HTMLExporter(embed_images=True).from_filename(str(notebook))
-    notebook.with_suffix(".html").write_text(page)
+    exporter = HTMLExporter(embed_images=True, mathjax_url="", require_js_url="")
+    with atomic(page) as part:
+        part.write_text(exporter.from_filename(str(notebook))[0])
 
 
 class Relay:
@@ -104,6 +104,8 @@ def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bo
 
     All values are checked before anything starts. `given` values go to every experiment.
     """
+    if "name" in given and len(exps) > 1:
+        raise NrmsError(f"`name` names one run folder, and cannot be given to {len(exps)} experiments at once.")
     configs = [resolve(exp, dataset, seed, **given) for exp in exps for seed in seeds]
     from nrms.data.prepare import load
 
@@ -123,6 +125,10 @@ def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bo
             continue
         began = time.perf_counter()
         record = Run(run_folder(config.dataset, config.name, config.seed))
+        if record.status == "running":
+            failures += 1
+            say(f"FAILED  {label}: process {record.record['pid']} on {record.record['host']} is busy with it")
+            continue
         if force:
             shutil.rmtree(record.folder, ignore_errors=True)
         parameters = {"exp": config.exp, "dataset": config.dataset, "seed": config.seed} | given
@@ -131,7 +137,7 @@ def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bo
                 execute(name, record.folder, parameters, f"{label}: {name}")
         except NrmsError as error:
             failures += 1
-            if record.status in ("running", "trained", "missing"):
+            if record.status != "dead":
                 record.update(status="failed", error=str(error), kind="model")
             say(f"FAILED  {error}")
             continue

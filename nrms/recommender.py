@@ -81,7 +81,9 @@ def build_encoder(modality: str, config: Config, tables: Tables) -> nn.Module:
     if modality == "text":
         encoder = TextEncoder.from_pretrained(name, title_tokens=config.title_tokens, **options).bind(tables.news.title)
     elif tables.pixels is None:
-        raise NrmsError(f"{config.exp} reads pictures, but the data set {config.dataset} was prepared without: give `--images FOLDER` to `python -m nrms prepare`.")
+        raise NrmsError(
+            f"{config.exp} reads pictures, but {config.dataset} was prepared without: give `--images FOLDER` to `python -m nrms prepare`."
+        )
     else:
         encoder = ImageEncoder.from_pretrained(name, **options).bind(tables.pixels.values, tables.pixels.present)
     if config.tuning == "full":

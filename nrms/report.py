@@ -38,11 +38,11 @@ SHOWN = ("auc", "mrr", "ndcg5", "ndcg10")
 
 @dataclass
 class Entry:
-    """All seeds of one experiment, baseline or ceiling on one data set that have the same status: one row of every table."""
+    """All seeds of one experiment, baseline or ceiling that have the same values, data and status: one row of every table."""
 
     dataset: str
     exp: str
-    status: str
+    status: str  # that of Run, or `stale`: done, but on data that have been prepared anew since
     seeds: list[int]
     runs: list[Run]
 
@@ -68,64 +68,86 @@ class Entry:
         return float(np.mean(values)) if values else float("nan")
 
 
-def entries(dataset: str | None = None) -> list[Entry]:
-    """All rows there are, of one data set or of all: data sets by name, models before baselines before ceilings."""
+def status(run: Run, dataset: str) -> str:
+    """The status of a run, `stale` where it is done on other data than are there now."""
+    manifest = home() / "data" / dataset / "manifest.json"
+    stale = run.status == "done" and manifest.exists() and run.record.get("data") not in (None, read_json(manifest)["tables"])
+    return "stale" if stale else run.status
+
+
+def entries(dataset: str | None = None, only: Run | None = None) -> list[Entry]:
+    """All rows there are, of one data set or of all: data sets by name, models before baselines before ceilings.
+
+    only: of all the models, this run alone.
+    """
     found: dict[tuple, list[tuple[int, Run]]] = {}
     for path in sorted((home() / "reports").glob(f"{dataset or '*'}/*/seed*/run.json")):
         run, seed = Run(path.parent), int(path.parent.name.removeprefix("seed"))
-        found.setdefault((path.parts[-4], path.parts[-3], run.status), []).append((seed, run))
-    rows = [
-        Entry(*key, [seed for seed, _ in sorted(runs, key=lambda x: x[0])], [run for _, run in sorted(runs, key=lambda x: x[0])])
-        for key, runs in found.items()
-    ]
+        if only is None or run.folder == only.folder or run.record.get("kind") != "model":
+            key = path.parts[-4], path.parts[-3], status(run, path.parts[-4])
+            found.setdefault((*key, run.record.get("family"), str(run.record.get("data"))), []).append((seed, run))
+    rows = []
+    for key, runs in found.items():
+        runs.sort(key=lambda x: x[0])
+        rows.append(Entry(*key[:3], [seed for seed, _ in runs], [run for _, run in runs]))
     return sorted(rows, key=lambda e: (e.dataset, KINDS.index(e.kind)))
 
 
-def leaderboard(dataset: str | None = None) -> pd.DataFrame:
+DIFFERENCES = ["difference", "difference_low", "difference_high", "p", "earned", "baseline"]
+
+
+def inputs(config: dict) -> str:
+    """What a model read, and the values that were given by hand."""
+    read = ["title"] * bool(config.get("text")) + ["image"] * bool(config.get("image"))
+    how = [config.get("fusion", ""), config.get("tuning", "")]
+    return ", ".join(
+        [" + ".join(read), *(word for word in how if word not in ("", "single", "full")), *(f"{k} {v}" for k, v in config.get("given", {}).items())]
+    )
+
+
+def leaderboard(dataset: str | None = None, only: Run | None = None) -> pd.DataFrame:
     """One row per entry: FIRST, then MRR and nDCG intervals, sd over seeds, n, skipped, inputs, and the difference to the best baseline.
 
     auc..ndcg10: mean over impressions of the mean over seeds. *_low, *_high: 95 % bootstrap interval over impressions.
     difference: AUC minus that of the best baseline of the data set, paired by impression, with interval and p (paired t-test,
-    Holm-corrected over the models of the data set).
-    earned: (AUC - 0.5) / (AUC of the text ceiling - 0.5), where that is known.
+    Holm-corrected over the models of the data set). earned: (AUC - 0.5) / (AUC of the text ceiling - 0.5), where that is known.
+    only: of all the models, this run alone.
     """
-    everything, lines = entries(dataset), []
+    everything, lines = entries(dataset, only), []
     for entry in everything:
         line = {"dataset": entry.dataset, "exp": entry.exp, "kind": entry.kind, "seeds": " ".join(map(str, entry.seeds)), "status": entry.status}
         if entry.status == "done":
             for name in SHOWN:
                 values = entry.rows[name].dropna().to_numpy()
                 low, high = interval(values)
-                line |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
+                line |= {name: values.mean() if len(values) else np.nan, f"{name}_low": float(low), f"{name}_high": float(high)}
             by_seed = [read_json(run.folder / "metrics.json")["all"]["auc"]["mean"] for run in entry.runs]
             line |= {"n": len(entry.rows) - int(entry.rows["auc"].isna().sum()), "skipped": int(entry.rows["auc"].isna().sum())}
             line["auc_sd"] = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan")
         line |= {key: entry.mean(key) for key in ("params", "trainable", "minutes", "peak_mb", "samples", "encoded")}
-        line["inputs"] = "title" if entry.kind == "model" else entry.record.get("about", "")
-        line["error"] = entry.record.get("error", "")
+        line["inputs"] = inputs(entry.record.get("config", {})) if entry.kind == "model" else entry.record.get("about", "")
+        line["error"] = entry.record.get("error") or ""
         lines.append(line)
-    board = pd.DataFrame(lines).reindex(columns=[*FIRST, *dict.fromkeys(c for line in lines for c in line if c not in FIRST)])
+    extra = dict.fromkeys(c for line in lines for c in line if c not in FIRST)
+    board = pd.DataFrame(lines).reindex(columns=[*FIRST, *extra, *DIFFERENCES])
+    board["baseline"] = ""
     parts = [add_differences(part.copy(), [e for e in everything if e.dataset == name]) for name, part in board.groupby("dataset", sort=False)]
     return pd.concat(parts) if parts else board
 
 
 def add_differences(board: pd.DataFrame, rows: list[Entry]) -> pd.DataFrame:
-    """The leaderboard of one data set with its last columns: baseline, difference, difference_low, difference_high, p, earned."""
-    done = {e.exp: e for e in rows if e.status == "done"}
-    baselines = [e for e in done.values() if e.kind == "baseline"]
-    models = [e for e in done.values() if e.kind == "model"]
-    for column in ("difference", "difference_low", "difference_high", "p", "earned"):
-        board[column] = np.nan
-    board["baseline"] = ""
+    """The leaderboard of one data set with its columns DIFFERENCES filled in."""
+    baselines, models, ceilings = ([e for e in rows if e.status == "done" and e.kind == kind] for kind in ("baseline", "model", "ceiling"))
     if baselines and models:
         best = max(baselines, key=lambda e: e.rows["auc"].mean())
         results = [compare(*align(e, best)) for e in models]
         for e, result, p in zip(models, results, holm([r["p"] for r in results]), strict=True):
-            at = (board["exp"] == e.exp) & (board["status"] == "done")
+            at = (board["exp"] == e.exp) & (board["status"] == "done") & (board["seeds"] == " ".join(map(str, e.seeds)))
             board.loc[at, ["difference", "difference_low", "difference_high", "p"]] = result["mean"], result["low"], result["high"], p
             board.loc[at, "baseline"] = best.exp
-    if "ceiling_text" in done:
-        board["earned"] = (board["auc"] - 0.5) / (done["ceiling_text"].rows["auc"].mean() - 0.5)
+    for e in ceilings:
+        if e.exp == "ceiling_text":
+            board["earned"] = (board["auc"] - 0.5) / (e.rows["auc"].mean() - 0.5)
     return board
 
 
@@ -146,17 +168,19 @@ def p_value(p: float) -> str:
     return "" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def answer(dataset: str, exp: str) -> str:
-    """One computed sentence, in Markdown: what `exp` reached on `dataset`, against the best baseline and the ceilings."""
-    board = leaderboard(dataset)
-    row = board[(board["exp"] == exp) & (board["status"] == "done")]
-    return f"**{exp} on {dataset} has no finished run yet.**" if row.empty else sentence(row.iloc[0])
+def answer(run: Run) -> str:
+    """One computed sentence, in Markdown: what this run reached, against the best baseline and the ceilings."""
+    board = leaderboard(run.folder.parts[-3], run)
+    row = board[(board["kind"] == "model") & (board["status"] == "done")]
+    return (
+        f"**{run.folder.parts[-2]} on {run.folder.parts[-3]} is not finished; its status is {run.status}.**" if row.empty else sentence(row.iloc[0])
+    )
 
 
 def sentence(row: pd.Series) -> str:
     """`answer` for one finished row of the leaderboard."""
     text = f"**{row.exp} on {row.dataset}: AUC {row.auc:.3f}** (95 % interval {row.auc_low:.3f} to {row.auc_high:.3f}, "
-    text += f"n = {row.n:,.0f} impressions, seeds {row.seeds})"
+    text += f"n = {row.n:,.0f} impressions, {'seeds' if ' ' in row.seeds else 'seed'} {row.seeds})"
     if pd.notna(row.difference):
         sure = "the interval excludes 0" if row.difference_low > 0 or row.difference_high < 0 else "the interval includes 0, so this may be chance"
         text += f", {row.difference:+.3f} against the best baseline, {row.baseline} "
@@ -166,14 +190,14 @@ def sentence(row: pd.Series) -> str:
     return text + "."
 
 
-def comparison(dataset: str) -> pd.DataFrame:
-    """The leaderboard of one data set as people read it: a metric with its interval in one cell."""
-    board = leaderboard(dataset)
+def comparison(dataset: str, only: Run | None = None) -> pd.DataFrame:
+    """The leaderboard of one data set as people read it: a metric with its interval in one cell. only: of the models, this run alone."""
+    board = leaderboard(dataset, only)
     shown = pd.DataFrame({"experiment": board["exp"], "kind": board["kind"], "seeds": board["seeds"], "status": board["status"]})
     for name in SHOWN:
         shown[METRICS[name][0]] = [with_interval(row, name) for _, row in board.iterrows()]
-    shown["vs best baseline"] = [difference(row) for _, row in board.iterrows()]
-    shown["earned"] = ["" if pd.isna(x) else f"{x:.0%}" for x in board["earned"]]
+    shown["vs best baseline"] = ["" if pd.isna(row.difference) else f"{row.difference:+.3f} {difference(row)}" for _, row in board.iterrows()]
+    shown["earned"] = [f"{row.earned:.0%}" if row.kind == "model" and pd.notna(row.earned) else "" for _, row in board.iterrows()]
     return shown.set_index("experiment")
 
 
@@ -182,7 +206,7 @@ def with_interval(row: pd.Series, name: str) -> str:
 
 
 def difference(row: pd.Series) -> str:
-    return "" if pd.isna(row.difference) else f"{row.difference:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}], p {p_value(row.p)}"
+    return "" if pd.isna(row.difference) else f"[{row.difference_low:+.3f}, {row.difference_high:+.3f}], p {p_value(row.p)}"
 
 
 def definitions() -> str:
@@ -193,12 +217,13 @@ def definitions() -> str:
         "- **n**: test impressions with a defined metric; **skipped**: those where nothing or everything was clicked.",
         "- **vs best baseline**: AUC minus that of the baseline with the highest AUC, paired by impression; p of a paired "
         "t-test, Holm-corrected over the models of the data set.",
-        "- **earned**: (AUC - 0.5) / (AUC of ceiling_text - 0.5): 100 % is a reader who knows every user's true taste for titles. Demo worlds only.",
-        "- **baselines** learn nothing: random; popularity (clicks in the train part); recency (later first shown); "
-        "content (TF-IDF cosine to the history).",
+        "- **earned**: (AUC - 0.5) / (AUC of ceiling_text - 0.5): 100 % is what the true taste for titles alone would score. Demo worlds only.",
+        "- **baselines** learn nothing: random; popularity (clicks in the train part); recency (later first shown). Popularity "
+        "falls below chance where users prefer what is new; content (TF-IDF cosine to the history).",
         "- **ceilings** know the truth of a demo world: everything but the noise; taste for text alone; for images "
-        "alone; the best possible reading of the history.",
-        "- **minutes**: training, without evaluation; **peak MB**: most memory the process held; **dead**: a run whose process is gone.",
+        "alone; a nearly best reading of the history. Only the first bounds every model.",
+        "- **minutes**: training, without evaluation; **peak MB**: most memory the process held.",
+        "- **dead**: a run whose process is gone; **stale**: done, but on data that have been prepared anew since.",
     ]
     return "\n".join(lines)
 
@@ -210,47 +235,57 @@ body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:110rem;paddin
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}.wrap{overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}
-th{background:#f4f4f4;text-align:right}td:nth-child(-n+5),th:nth-child(-n+5){text-align:left}
-tr.baseline,tr.ceiling{color:#666}tr.failed td,tr.dead td{background:#fff0f0}small{color:#666}ul{padding-left:1.2rem}
+th{background:#f4f4f4;text-align:right}td:nth-child(-n+3),th:nth-child(-n+3){text-align:left;white-space:normal}
+tr.baseline,tr.ceiling{color:#666}tr.failed td,tr.dead td,tr.stale td{background:#fff0f0}small{color:#666}ul{padding-left:1.2rem}
 @media(prefers-color-scheme:dark){body{background:#161616;color:#ddd}th{background:#262626}th,td{border-color:#383838}
-tr.baseline,tr.ceiling,small{color:#999}tr.failed td,tr.dead td{background:#3a1f1f}a{color:#8ab4f8}}
+tr.baseline,tr.ceiling,small{color:#999}tr.failed td,tr.dead td,tr.stale td{background:#3a1f1f}a{color:#8ab4f8}}
 """
 
 
 def render_row(row: pd.Series, folder: Path) -> str:
-    """One line of the index page."""
-    seeds = row.seeds.split()
-    where = [folder / row.exp / f"seed{s}" for s in seeds]
-    links = " ".join(
-        f'<a href="{p.relative_to(home() / "reports") / f"{n}.html"}">{n}{"" if len(seeds) == 1 else " " + s}</a>'
-        for s, p in zip(seeds, where, strict=True) for n in ("train", "eval") if (p / f"{n}.html").exists()
-    )  # fmt: skip
-    texts = [row.exp, row.kind, row.seeds, row.status + (f": {row.error}" if row.error else ""), row.inputs if row.kind == "model" else ""]
-    cells = [html.escape(str(text)) for text in texts]
-    cells += [with_interval(row, name) for name in SHOWN] + [difference(row), "" if pd.isna(row.earned) else f"{row.earned:.0%}"]
-    cells += ["" if pd.isna(row.get(k)) else f"{row[k]:,.0f}" for k in ("n", "skipped", "params", "trainable")] + [
-        number(row.minutes, 1),
-        number(row.peak_mb, 0),
-        links,
-    ]
-    return f'<tr class="{row.kind} {row.status}" title="{html.escape(row.inputs)}">' + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
+    """One line of the index page; small print below the numbers, so that the page is not wider than a screen."""
+
+    def cell(main: str, small: str = "") -> str:
+        return f"<td>{main}<br><small>{small}</small></td>" if small else f"<td>{main}</td>"
+
+    pages = [(s, n, folder / row.exp / f"seed{s}" / f"{n}.html") for s in row.seeds.split() for n in ("train", "eval")]
+    links = " ".join(f'<a href="{page.relative_to(home() / "reports")}">{n} {s}</a>' for s, n, page in pages if page.exists())
+    model = row.kind == "model"
+    cells = cell(html.escape(row.exp), links) + cell(html.escape(row.inputs), "" if model else row.kind)
+    cells += cell(html.escape(row.status), html.escape(row.error)) + cell(row.seeds if model else "")
+    cells += "".join(cell(number(row.get(m)), interval_text(row, m)) for m in SHOWN)
+    gain = pd.notna(row.difference)
+    cells += cell(
+        f"{row.difference:+.3f}" if gain else "", difference(row).replace(", p", f"<br>vs {row.baseline}, p").replace("<0", "&lt;0") if gain else ""
+    )
+    cells += cell(f"{row.earned:.0%}" if model and pd.notna(row.earned) else "")
+    cells += cell(number(row.get("n"), 0), f"{row.skipped:.0f} skipped" if row.get("skipped", 0) > 0 else "")
+    cells += cell(thousands(row.params), f"{thousands(row.trainable)} trained" if model else "")
+    cells += cell(number(row.minutes, 1)) + cell(thousands(row.peak_mb))
+    return f'<tr class="{row.kind} {row.status}" title="{html.escape(row.inputs)}">{cells}</tr>'
+
+
+def interval_text(row: pd.Series, name: str) -> str:
+    return "" if pd.isna(row.get(name)) else f"{row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f}"
+
+
+def thousands(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:,.0f}"
 
 
 HEAD = [
     "experiment",
-    "kind",
-    "seeds",
-    "status",
     "inputs",
+    "status",
+    "seeds",
     *(METRICS[m][0] for m in SHOWN),
-    "AUC vs best baseline",
+    "vs best baseline",
     "earned",
     "n",
-    "skipped",
     "parameters",
-    "trainable",
+    "minutes",
+    "peak MB",
 ]
-HEAD += ["minutes", "peak MB", "notebooks"]
 
 
 def write() -> tuple[Path, Path]:

@@ -4,6 +4,7 @@ Truth is in files: a run is done when its run.json says so, and run.json says so
 """
 
 import contextlib
+import io
 import json
 import os
 import platform
@@ -13,14 +14,18 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 from tqdm import tqdm
 
 from nrms import ROOT, NrmsError
+
+warnings.filterwarnings("ignore", message="IProgress not found")  # our progress needs no widgets
 
 
 def home() -> Path:
@@ -66,6 +71,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             path.rename(old)
         part.rename(path)
     finally:
+        if old.exists() and not path.exists():  # the second rename failed
+            old.rename(path)
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
@@ -113,6 +120,8 @@ class Bar(tqdm):
 def progress(iterable=None, what: str = "", **options) -> Bar:
     """`iterable` with a progress bar named `what`."""
     silent = None if not in_notebook() and not os.environ.get("NRMS_PROGRESS") else False  # None: silent unless a terminal looks on
+    if in_notebook():
+        options.setdefault("file", io.StringIO())  # shown by `display` alone
     options = {"delay": 1, "mininterval": 0.5, "leave": in_notebook(), "ascii": " =", "ncols": 100, "disable": silent} | options
     return Bar(iterable, desc=what, **options)
 
@@ -158,17 +167,23 @@ def environment() -> dict[str, Any]:
 # the record of a run -------------------------------------------------------------------------------------------------
 
 
-def alive(record: dict[str, Any]) -> bool:
-    """False when the process that wrote this record is known to be gone."""
-    if record.get("host") != socket.gethostname():
-        return True
+SILENCE = 2 * 3600  # seconds without a sign after which a run on another machine is taken for dead
+
+
+def process_started(pid: int) -> float | None:
+    """When this process began, in seconds since 1970; None if there is none. Tells a process from a later one with the same number."""
     try:
-        os.kill(record["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return None
+
+
+def alive(record: dict[str, Any], folder: Path) -> bool:
+    """Whether the process that wrote this record still works: it is there, or, on another machine, has lately written something."""
+    if record["host"] == socket.gethostname():
+        began = process_started(record["pid"])
+        return began is not None and abs(began - (record.get("process_started") or 0)) < 2
+    return time.time() - max(p.stat().st_mtime for p in folder.iterdir()) < SILENCE
 
 
 class Run:
@@ -185,11 +200,11 @@ class Run:
 
     @property
     def status(self) -> str:
-        """missing, running, trained, done, failed, or dead: said to be running by a process that is gone."""
+        """missing, running, trained, done, failed, stopped by hand, or dead: said to be running by a process that is gone."""
         record = self.record
         if not record:
             return "missing"
-        return "dead" if record["status"] == "running" and not alive(record) else record["status"]
+        return "dead" if record["status"] == "running" and not alive(record, self.folder) else record["status"]
 
     def begin(self, **facts: Any) -> None:
         """Writes run.json with status `running` and removes the results of an earlier run. Refuses a run that another process is busy with."""
@@ -197,10 +212,8 @@ class Run:
             raise NrmsError(f"{self.folder} is being written by process {self.record['pid']} on {self.record['host']}; wait for it or stop it first.")
         for name in ("metrics.json", "rows.parquet"):
             (self.folder / name).unlink(missing_ok=True)
-        write_json(
-            self.folder / "run.json",
-            {"status": "running", "pid": os.getpid(), "host": socket.gethostname(), "started": now()} | environment() | facts,
-        )
+        process = {"pid": os.getpid(), "process_started": process_started(os.getpid()), "host": socket.gethostname()}
+        write_json(self.folder / "run.json", {"status": "running", **process, "started": now()} | environment() | facts)
 
     def update(self, **facts: Any) -> None:
         """Adds facts (status among them) to run.json."""

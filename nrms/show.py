@@ -103,6 +103,22 @@ def batch_rows(news, batch, rows: int = 2) -> Styler:
     return readable(pd.DataFrame(lines).T)
 
 
+def tokens(model, title: str) -> str:
+    """What the text encoder of a recommender reads of a title."""
+    if "text" not in model.items.encoders:
+        return "This experiment reads no text."
+    encoder = model.items.encoders["text"]
+    if not hasattr(encoder, "tokenizer"):
+        return "The text encoder is frozen: its vectors were made once and are looked up."
+    return " ".join(encoder.tokenizer.convert_ids_to_tokens(encoder.tokenizer(title)["input_ids"]))
+
+
+def first_pictures(news, pixels, most: int = 6) -> dict[str, np.ndarray]:
+    """The first pictures of a data set, (S, S, 3) uint8 by title; none where it was prepared without."""
+    rows = np.flatnonzero(pixels.present)[:most] if pixels is not None else []
+    return {news.title[i]: np.asarray(pixels.values[i]) for i in rows}
+
+
 def sizes(model) -> pd.DataFrame:
     """Parameters of a recommender by learning-rate group and module."""
     lines = []

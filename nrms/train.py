@@ -11,6 +11,7 @@ import time
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from nrms import NrmsError
 from nrms.config import Config
@@ -40,7 +41,10 @@ def validate(model: Recommender, valid: Impressions, history: int) -> float:
     offsets = valid.candidates.offsets[:-1]
     if (np.maximum.reduceat(scores, offsets) == np.minimum.reduceat(scores, offsets)).all():
         raise NrmsError("Training was stopped: the model gives all candidates of an impression the same score, so it ranks nothing.")
-    return float(np.nanmean(rank_metrics(scores, valid.clicked, valid.candidates.offsets)["auc"]))
+    auc = rank_metrics(scores, valid.clicked, valid.candidates.offsets)["auc"]
+    if np.isnan(auc).all():
+        raise NrmsError("Training was stopped: in every validation impression all candidates were clicked or none, so no AUC can be computed.")
+    return float(np.nanmean(auc))
 
 
 def check_first_loss(loss: float, chance: float) -> None:
@@ -112,6 +116,9 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
     bf16 = config.precision == "bf16" or (
         config.precision == "auto" and config.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     )
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise NrmsError("device is cuda, but this machine has no GPU that torch can use; give device auto or cpu.")
+    AcceleratorState._reset_state(True)  # it is global: without this a second run in one kernel could not choose another precision
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=config.device == "cpu")
     seed_everything(config.seed)
     model = build(config, tables)
@@ -134,11 +141,11 @@ def train(config: Config, *, force: bool = False) -> Run:
     """
     tables = load(config.dataset, config.data)
     run = Run(run_folder(config.dataset, config.name, config.seed))
-    identity = {"kind": "model", "config": config.model_dump(), "hash": config.hash, "data": tables.manifest["tables"]}
+    identity = {"kind": "model", "config": config.model_dump(), "hash": config.hash, "family": config.family, "data": tables.manifest["tables"]}
     same = all(run.record.get(k) == identity[k] for k in ("hash", "data"))
     if same and not force and run.record.get("trained") and (run.folder / "checkpoint" / "best.safetensors").exists():
-        if run.status in ("failed", "dead"):  # what failed came after training
-            run.update(status="trained")
+        if run.status in ("failed", "dead", "stopped"):  # what failed came after training
+            run.update(status="trained", error=None)
         return run
     if not same or force:
         for name in ("best", "last"):
@@ -147,7 +154,8 @@ def train(config: Config, *, force: bool = False) -> Run:
     try:
         fit(config, tables, run)
     except BaseException as error:
-        run.update(status="failed", error=f"{type(error).__name__}: {error}" if not isinstance(error, NrmsError) else str(error))
+        state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        run.update(status=state, error=str(error) if isinstance(error, NrmsError) else f"{type(error).__name__}: {error}".removesuffix(": "))
         raise
     return run
 
@@ -157,9 +165,11 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
     split = split_by_time(tables.parts, config.data.valid_share)
     model, optimizer, accelerator = start(config, tables, run)
     sampler = ClickSampler(split.train, batch_size=config.batch_size, negatives=config.negatives, history=config.history, seed=config.seed)
+    if not len(sampler):
+        raise NrmsError("There is nothing to train on: no train impression has a click.")
     steps, rising = config.epochs * len(sampler), round(config.warmup * config.epochs * len(sampler))
     stops = {round(len(sampler) * i / config.validations) for i in range(1, config.validations + 1)}  # steps of an epoch after which to validate
-    state = {"step": 0, "best_auc": 0.0, "best_step": 0, "encoded": 0, "samples": 0, "seconds": 0.0}
+    state = {"step": 0, "best_auc": -1.0, "best_step": 0, "encoded": 0, "samples": 0, "seconds": 0.0}
     best, last = (run.folder / "checkpoint" / f"{name}.safetensors" for name in ("best", "last"))
     if last.exists():
         tensors, state = load_checkpoint(last)
@@ -194,7 +204,7 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
             bar.update()
             if movement:
                 moved = movement.measure()
-                if not checked and state["step"] > rising:
+                if not checked and state["step"] > min(rising, steps - 1):
                     check_movement(moved, optimizer)
                     checked = True
                 groups = {g["name"]: {"lr": g["lr"], **moved[g["name"]]} for g in optimizer.param_groups}
@@ -220,4 +230,4 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
     bar.close()
     last.unlink()
     facts = {k: state[k] for k in ("best_auc", "best_step", "encoded", "samples")}
-    run.update(status="trained", trained=now(), steps=steps, minutes=state["seconds"] / 60, peak_mb=peak_mb(), **facts)
+    run.update(status="trained", error=None, trained=now(), steps=steps, minutes=state["seconds"] / 60, peak_mb=peak_mb(), **facts)

@@ -39,6 +39,8 @@ def test_precedence():
         ({"name": "a/b"}, "is not a name"),
         ({"exp": "exp4\n"}, "is not a name"),
         ({"seed": "x"}, "`seed`"),
+        ({"text": "brt"}, "did you mean `bert`?"),
+        ({"name": "random"}, "baseline or ceiling"),
     ],
 )
 def test_wrong_parameters_are_refused(given, words):
@@ -62,10 +64,24 @@ def test_hash_follows_values_not_words():
     assert resolve(4).hash == resolve(4, question="other words").hash != resolve(4, epochs=7).hash != resolve(4, seed=1).hash
 
 
-def test_from_notebook_collects_everything_plain():
-    """What papermill injected is found among imports and IPython's own names."""
-    namespace = {"exp": 4, "expp": 3, "json": __import__("json"), "resolve": resolve, "Path": type, "_ih": [], "In": [], "get_ipython": None}
-    assert from_notebook(namespace) == {"exp": 4, "expp": 3}
+def test_from_notebook_collects_what_was_set():
+    """What the parameters cell and papermill's cell set is found, known or not; what later cells compute is not, so a cell can be run again."""
+    cells = ["", "exp = 3  # a comment", "# Parameters\nexp = 4\nexpp = 3\nname = None", "config = resolve(exp)\nrow = 7", "%matplotlib inline"]
+    namespace = {"In": cells, "exp": 4, "expp": 3, "name": None, "config": object(), "row": 7}
+    assert from_notebook(namespace) == {"exp": 4, "expp": 3, "name": None}
+
+
+def test_trials_have_folders_of_their_own():
+    """Values given by hand change the name of the run, so that a trial never takes the place of the experiment; the device does not."""
+    assert (
+        resolve(4, device="cpu").name == "exp4" and resolve(4, epochs=1).name == "exp4-epochs1" and resolve(4, epochs=1, name="mine").name == "mine"
+    )
+    assert resolve(4, bert="/a/very/long/path/to/a/model").name != resolve(4, bert="/another/very/long/path/to/a/model").name
+
+
+def test_seeds_are_a_family():
+    """Runs that differ in their seed alone are averaged; any other value separates them."""
+    assert resolve(4).family == resolve(4, seed=3).family != resolve(4, epochs=9).family
 
 
 @pytest.mark.parametrize("where, notebook", [(ROOT, "notebooks/train.ipynb"), (ROOT / "notebooks", "train.ipynb")], ids=["root", "notebooks"])
@@ -75,6 +91,16 @@ def test_papermill_stops_on_an_unknown_parameter(where, notebook, tmp_path):
         [sys.executable, "-m", "papermill", notebook, str(tmp_path / "out.ipynb"), "-p", "expp", "3"], cwd=where, capture_output=True, text=True
     )
     assert done.returncode != 0 and "did you mean `exp`?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [(["run", "4", "-p", "seed", "1"], "--seeds"), (["run", "4", "nosuch"], "There is no experiment"), (["report", "x"], "unrecognized")],
+)
+def test_command_line_explains(words, says):
+    """Values with an option of their own, unknown experiments, extra words: a sentence and a non-zero exit."""
+    done = subprocess.run([sys.executable, "-m", "nrms", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and says in done.stderr and "Traceback" not in done.stderr
 
 
 def test_command_line_stops_on_an_unknown_parameter():

@@ -71,14 +71,21 @@ VISION = {
     "dinov2": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 16},
     "swin": {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4},
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
-    "clip_vision_model": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32, "patch_size": 16},
+    "clip_vision_model": {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "image_size": 32,
+        "patch_size": 16,
+    },
 }
 
 
 @pytest.mark.parametrize("kind", VISION)
 @pytest.mark.parametrize("pooling", ["attention", "mean", "cls"])
 def test_any_vision_model(kind, pooling, tmp_path):
-    """Any Hugging Face vision model in a local folder is an encoder; a picture's vector does not depend on its company; weights survive a round trip."""
+    """Any Hugging Face vision model in a local folder is an encoder; a vector does not depend on its company; weights survive saving."""
     AutoModel.from_config(AutoConfig.for_model(kind, **VISION[kind])).save_pretrained(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 40, 40, 3), dtype=np.uint8)
     options = {"dim": 8, "pooling": pooling, "query_dim": 4, "dropout": 0.0}
@@ -129,7 +136,7 @@ def test_the_feature_cache_is_never_stale(tiny, tmp_path):
 
 
 def test_pictures_as_they_are_met(tmp_path):
-    """Upright, RGB, square; grey, palette, CMYK, 16 bit and transparent ones too. Broken, huge and mislabelled ones have a reason and count as missing."""
+    """Upright, RGB, square; grey, palette, CMYK, 16 bit and transparent ones too. Broken, huge and mislabelled ones have a reason."""
     folder = tmp_path / "in"
     folder.mkdir()
     Image.new("RGB", (20, 10), "red").save(folder / "N1.jpg")

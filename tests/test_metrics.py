@@ -27,10 +27,11 @@ def slow(scores, clicked):
         misses = [rank for rank, i in enumerate(order, 1) if not clicked[i]]
         best["auc"].append(sum(h < m for h in hits for m in misses) / (len(hits) * len(misses)))
         best["mrr"].append(sum(1 / h for h in hits) / len(hits))
+        best["mrr_first"].append(1 / hits[0])
         for k in (5, 10):
             ideal = sum(1 / math.log2(r + 1) for r in range(1, min(k, len(hits)) + 1))
             best[f"ndcg{k}"].append(sum(1 / math.log2(h + 1) for h in hits if h <= k) / ideal)
-    return {k: sum(v) / len(v) for k, v in best.items() if v}
+    return {k: sum(v) / len(v) for k, v in best.items()}
 
 
 def test_by_hand():

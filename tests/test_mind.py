@@ -54,6 +54,7 @@ ODD = {  # reason: (a row, is it set aside?)
     "id": ("\tU1\t11/9/2019 1:44:52 AM\tN1\tN2-1 N1-0", True),
     "duplicate": ("1\tU1\t11/9/2019 1:44:52 AM\tN1\tN2-1 N1-0", True),
     "time": ("9\tU1\t2019-11-09 01:44:52\tN1\tN2-1 N1-0", True),
+    "time ": ("9\tU1\t2/31/2019 1:44:52 AM\tN1\tN2-1 N1-0", True),
     "candidates": ("9\tU1\t11/9/2019 1:44:52 AM\tN1\t ", True),
     "label": ("9\tU1\t11/9/2019 1:44:52 AM\tN1\tN2-1 N1", True),
     "unknown_candidate": ("9\tU1\t11/9/2019 1:44:52 AM\tN1\tN2-1 N77-0", True),
@@ -69,7 +70,7 @@ def test_every_oddity_is_counted_by_its_reason(reason, home, tmp_path):
     row, aside = ODD[reason]
     found = ledger(prepare("mind-small", LENIENT, write(tmp_path / "in", train=[*ROWS, row])))
     counts = found["set_aside"] | found["repaired"] | found["noted"]
-    assert counts[reason] == 1 + (reason == "empty_history")
+    assert counts[reason.strip()] == 1 + (reason == "empty_history")
     assert found["rows_in"] == 3 and found["rows_out"] == 3 - aside and sum(found["set_aside"].values()) == aside
     history = load("mind-small", LENIENT).parts["train"].history
     if reason == "unknown_history":
@@ -94,12 +95,18 @@ def test_windows_files_are_read_alike(home, tmp_path):
     assert ledger(windows)["noted"] == {"bom": 1, "crlf": 1, "empty_history": 1}
 
 
+def test_blank_lines_are_no_rows(home, tmp_path):
+    """An empty line at the end or in between is noted, and is neither a row nor bad."""
+    found = ledger(prepare("mind-small", load_dataset("mind-small"), write(tmp_path / "in", train=[ROWS[0], "", ROWS[1], ""])))
+    assert found["rows_in"] == found["rows_out"] == 2 and found["noted"]["blank"] == 2
+
+
 def test_too_many_bad_rows_are_an_error(home, tmp_path):
     """More than 0.1 % bad rows: the first three are shown, and nothing is left behind."""
     source = write(tmp_path / "in", train=[*ROWS, *(ODD["columns"][0] for _ in range(4))])
     with pytest.raises(NrmsError) as error:
         prepare("mind-small", load_dataset("mind-small"), source)
-    assert "4 of 6 rows (66.67%)" in str(error.value) and str(error.value).count("\n") == 3 and "row 3" in str(error.value)
+    assert "4 of 6 rows (66.67%)" in str(error.value) and str(error.value).count("\n") == 3 and "line 3" in str(error.value)
     assert not list(home.glob("data/*"))
 
 

@@ -134,7 +134,7 @@ def test_any_text_model(kind, more, tmp_path, tiny_model):
     sizes = more if kind == "distilbert" else sizes | more
     config = AutoConfig.for_model(kind, **(sizes | {"vocab_size": 2000}))
     AutoModel.from_config(config).save_pretrained(tmp_path)
-    tiny_model.items.tokenizer.save_pretrained(tmp_path)
+    tiny_model.items.encoders["text"].tokenizer.save_pretrained(tmp_path)
     encoder = (
         TextEncoder.from_pretrained(str(tmp_path), dim=8, pooling="attention", query_dim=4, title_tokens=12, dropout=0.0)
         .bind(["", "one", "a longer title"])

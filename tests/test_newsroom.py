@@ -58,6 +58,26 @@ def test_difficulty_is_fixed(world):
     assert 0.70 < auc(test, truth["history"]) < ceiling
 
 
+def test_small_worlds_show_only_what_is_published(tmp_path):
+    """In the smallest world too nobody clicks tomorrow's news, and every utility is a number."""
+    world = World(news=50, users=50, train=60, dev=20)
+    rng = np.random.default_rng(0)
+    stories, (tastes, _) = newsroom.draw_stories(world, rng), newsroom.draw_readers(world, rng)
+    _, time, story = newsroom.draw_histories(world, stories, tastes, rng)
+    assert (stories.published[story] <= time).all() and np.isfinite(newsroom.freshness(world, stories, story, time)).all()
+
+
+@pytest.mark.slow
+def test_the_shape_of_mind_small(tmp_path):
+    """newsroom-large as shipped: the ceilings where they are promised, at full size."""
+    world = load_dataset("newsroom-large").world
+    newsroom.generate(world, tmp_path / "raw")
+    convert(tmp_path / "raw", tmp_path, 0.0)
+    test, truth = read_impressions(tmp_path / "dev.parquet"), pq.read_table(tmp_path / "raw" / "truth.parquet")
+    text, fresh = (truth[name].combine_chunks().flatten().to_numpy() for name in ("text", "freshness"))
+    assert (len(test), world.news) == (73_000, 51_000) and abs(auc(test, text + fresh) - 0.85) <= 0.02 and abs(auc(test, text) - 0.80) <= 0.02
+
+
 def test_shape_follows_mind(world):
     """Means and medians of lengths and clicks within 15 % of MIND-small's, a third of the dev day's news unseen in training."""
     test, train, _, _, _ = world

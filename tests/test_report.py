@@ -12,15 +12,15 @@ import pytest
 
 from nrms import ROOT, pipeline, report
 from nrms.metrics import METRICS
-from nrms.runtime import Run, run_folder, write_json
+from nrms.runtime import Run, process_started, run_folder, write_json
 
 COLUMNS = "dataset,exp,kind,seeds,status,auc,auc_low,auc_high,mrr,ndcg5,ndcg10,params,trainable,minutes,peak_mb"
 
 
-def fake(exp, seed, auc, kind="model", n=200, dataset="made-up"):
+def fake(exp, seed, auc, kind="model", n=200, dataset="made-up", family="a"):
     """A finished run whose impressions have these AUCs, in an order of its own."""
     run = Run(run_folder(dataset, exp, seed))
-    run.begin(kind=kind, params=10, trainable=5, minutes=1.5, peak_mb=100)
+    run.begin(kind=kind, family=family, params=10, trainable=5, minutes=1.5, peak_mb=100)
     order = np.random.default_rng(seed).permutation(n)
     rows = {"impression": pa.array([str(i) for i in order])} | {name: pa.array(np.asarray(auc, float)[order]) for name in METRICS}
     pq.write_table(pa.table(rows), run.folder / "rows.parquet")
@@ -37,7 +37,7 @@ def runs(home):
     fake("ceiling_text", 0, base + 0.3, "ceiling")
     fake("exp4", 0, base + 0.1)
     fake("exp4", 1, base + 0.2)
-    Run(run_folder("made-up", "exp4", 2)).begin(kind="model")
+    Run(run_folder("made-up", "exp4", 2)).begin(kind="model", family="a")
     Run(run_folder("made-up", "exp4", 2)).update(pid=2**22 + 1)
     Run(run_folder("made-up", "exp4", 3)).begin(kind="model")
     Run(run_folder("made-up", "exp4", 3)).update(status="failed", error="the <cat> sat on it")
@@ -68,22 +68,40 @@ def test_index_page(runs, home):
 def test_empty_report(home):
     """Without runs there is a page that says how to make one, and a leaderboard with a header."""
     board, index = report.write()
-    assert board.read_text().strip() == COLUMNS and "python -m nrms demo" in index.read_text()
+    assert report.comparison("newsroom").empty
+    assert board.read_text().startswith(COLUMNS) and len(board.read_text().splitlines()) == 1 and "python -m nrms demo" in index.read_text()
 
 
 def test_sentence_is_computed(runs, home):
-    """The answer names the figures of the files, and does not claim what an interval does not carry."""
-    assert f"AUC {runs.mean() + 0.15:.3f}" in report.answer("made-up", "exp4") and "excludes 0" in report.answer("made-up", "exp4")
+    """The answer names the figures of one run, and does not claim what an interval does not carry."""
+    answer = report.answer(Run(run_folder("made-up", "exp4", 0)))
+    assert f"AUC {runs.mean() + 0.1:.3f}" in answer and "excludes 0" in answer and "seed 0" in answer
     fake("exp9", 0, runs + np.random.default_rng(1).normal(0, 0.3, 200))
-    assert "includes 0, so this may be chance" in report.answer("made-up", "exp9")
-    assert "no finished run" in report.answer("made-up", "exp1")
+    assert "includes 0, so this may be chance" in report.answer(Run(run_folder("made-up", "exp9", 0)))
+    assert "not finished; its status is dead" in report.answer(Run(run_folder("made-up", "exp4", 2)))
+
+
+def test_only_seeds_of_one_family_are_averaged(runs, home):
+    """A seed that ran with other values is a row of its own."""
+    fake("exp4", 5, runs, family="b")
+    board = report.leaderboard("made-up")
+    assert set(board[(board.exp == "exp4") & (board.status == "done")].seeds) == {"0 1", "5"}
+
+
+def test_results_on_other_data_are_stale(runs, home):
+    """A run on data that have been prepared anew since is shown as such, without numbers."""
+    write_json(home / "data" / "made-up" / "manifest.json", {"tables": {"x": "new"}})
+    Run(run_folder("made-up", "exp4", 0)).update(data={"x": "old"})
+    Run(run_folder("made-up", "exp4", 1)).update(data={"x": "new"})
+    board = report.leaderboard("made-up").set_index("seeds")
+    assert board.status["0"].tolist()[0] == "stale" and np.isnan(board.auc["0"].tolist()[0]) and board.status["1"] == "done"
 
 
 def test_pipeline_runs_skips_and_reports(home):
     """`run` executes the notebooks into run folders with HTML; again, it has nothing to do; a failing run is said, shown and survived."""
     say = []
     assert pipeline.run([4], "newsroom-tiny", [0], say=say.append, epochs=1) == 0
-    folder = run_folder("newsroom-tiny", "exp4", 0)
+    folder = run_folder("newsroom-tiny", "exp4-epochs1", 0)
     assert {"train.ipynb", "train.html", "eval.ipynb", "eval.html", "run.json", "metrics.json", "rows.parquet", "history.jsonl"} <= {
         p.name for p in folder.iterdir()
     }
@@ -93,8 +111,13 @@ def test_pipeline_runs_skips_and_reports(home):
     assert (folder / "run.json").stat().st_mtime_ns == began and any("nothing changed" in line for line in say)
     assert pipeline.run([4], "newsroom-tiny", [0], say=say.append, epochs=1, name="broken", bert="/no/such/folder") == 1
     assert any("FAILED" in line and "-p bert FOLDER" in line for line in say)
+    Run(folder).update(status="running", pid=1, process_started=process_started(1))
+    assert pipeline.run([4], "newsroom-tiny", [0], say=say.append, force=True, epochs=1) == 1 and "busy" in say[-3]
+    assert Run(folder).status == "running" and (folder / "checkpoint" / "best.safetensors").exists(), "another process's run is left alone"
+    Run(folder).update(status="done")
+    report.write()
     board = pd.read_csv(home / "reports" / "leaderboard.csv")
-    assert board.set_index("exp").status["broken"] == "failed" and board.set_index("exp").status["exp4"] == "done"
+    assert board.set_index("exp").status["broken"] == "failed" and board.set_index("exp").status["exp4-epochs1"] == "done"
 
 
 def test_report_command(runs, home):

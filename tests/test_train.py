@@ -10,7 +10,7 @@ from nrms import NrmsError
 from nrms import train as training
 from nrms.config import resolve
 from nrms.evaluate import evaluate, evaluate_references
-from nrms.runtime import Run, data_folder, load_checkpoint, run_folder, save_checkpoint
+from nrms.runtime import Run, data_folder, load_checkpoint, process_started, run_folder, save_checkpoint
 from nrms.train import Movement, check_first_loss, check_movement, learning_rate, train
 
 
@@ -60,19 +60,40 @@ def test_a_trained_run_is_left_alone(place):
     """The same values train once; a changed value or `force` trains again."""
     first = train(small()).record["trained"], train(small()).record["started"]
     assert (train(small()).record["trained"], train(small()).record["started"]) == first
-    record = train(small(lr=1e-3)).record
-    assert record["config"]["lr"] == 1e-3
+    assert train(small(lr=1e-3)).record["config"]["lr"] == 1e-3
+    assert train(small(), force=True).record["started"] >= first[1]
+    assert train(small(name="exp4", lr=1e-3)).record["config"]["lr"] == 1e-3
+
+
+def test_bf16_computes_and_fp32_is_stored(place):
+    """With bf16 autocast a run trains and evaluates, and its weights stay fp32. Another precision in the same process is no trouble."""
+    for precision in ("fp32", "bf16"):
+        run = train(small(precision=precision, name=precision))
+        assert run.record["precision"] == precision and {v.dtype for v in weights(run).values()} == {torch.float32}
+    assert not all(torch.equal(v, weights(run)[k]) for k, v in weights(train(small(precision="fp32", name="fp32"))).items())
+    assert evaluate(small(precision="bf16", name="bf16")).status == "done"
+
+
+def test_a_gpu_that_is_not_there_is_said(place):
+    """`device: cuda` without one is an error, not a slow run."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(NrmsError, match="no GPU"):
+        train(resolve(4, "newsroom-tiny", device="cuda"))
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains(place):
+    """On a GPU the default precision trains and evaluates."""
+    train(resolve(4, "newsroom-tiny", device="cuda", epochs=1))
+    assert evaluate(resolve(4, "newsroom-tiny", device="cuda", epochs=1)).status == "done"
 
 
 def test_the_log_has_everything(place):
     """Each line: step, loss parts, gradient norm, learning rate and movement by group, items encoded, speed."""
     run = train(small())
     line = json.loads((run.folder / "history.jsonl").read_text().splitlines()[-1])
-    assert (
-        line["loss"].keys() == {"listwise"}
-        and line["groups"].keys() == {"encoder", "head"}
-        and line["valid_auc"] == pytest.approx(run.record["best_auc"], abs=0.2)
-    )
+    assert line["loss"].keys() == {"listwise"} and line["groups"].keys() == {"encoder", "head"} and 0 < line["valid_auc"] <= run.record["best_auc"]
     assert all(0 < g["update_ratio"] < 1 and g["moved"] > 0.9 and g["lr"] > 0 for g in line["groups"].values())
     assert line["encoded"] > 0 and line["samples_per_second"] > 0 and line["gradient_norm"] > 0
     assert {"params", "trainable", "minutes", "peak_mb", "versions", "hardware", "commit", "hash", "data"} <= run.record.keys()
@@ -113,9 +134,12 @@ def test_a_live_run_is_not_disturbed(place):
     """A run that another process is busy with is refused; one whose process is gone goes on."""
     run = Run(run_folder("newsroom-tiny", "busy", 0))
     run.begin()
-    run.update(pid=1)
+    assert run.status == "running"
+    run.update(pid=1, process_started=process_started(1))
     with pytest.raises(NrmsError, match="process 1"):
         train(small(name="busy"))
+    run.update(process_started=0.0)  # the number has gone to another process since
+    assert run.status == "dead"
     run.update(pid=2**22 + 1)
     assert run.status == "dead" and train(small(name="busy")).status == "trained"
 

@@ -131,11 +131,11 @@ def write_titles(sub: np.ndarray, tone: np.ndarray, people: list[str], person: n
 
 
 def write_abstracts(sub: np.ndarray, tone: np.ndarray, rng: np.random.Generator) -> list[str]:
-    """One short sentence per story with two more words of its sub-category; one story in twenty has none, as in MIND."""
+    """One short sentence per story with more words of its sub-category and tone; one story in twenty has none, as in MIND."""
     nouns = [subs.split() for category in TOPICS.values() for subs in category.values()]
-    tones = list(TONES)
-    draws = rng.integers(0, 1 << 30, (len(sub), 3)).tolist()
+    verbs, adjectives = ([words[i].split() for words in TONES.values()] for i in (0, 1))
+    draws = rng.integers(0, 1 << 30, (len(sub), 5)).tolist()
     return [
-        "" if c % 20 == 0 else f"A story of {tones[m]} about {nouns[s][a % 8]} and {nouns[s][b % 8]} in {SUBCATEGORIES[s][1]}."
-        for s, m, (a, b, c) in zip(sub.tolist(), tone.tolist(), draws, strict=True)
+        "" if e % 20 == 0 else f"What {verbs[m][c % 5]} here is {adjectives[m][d % 5]}: more about {nouns[s][a % 8]} and {nouns[s][b % 8]}."
+        for s, m, (a, b, c, d, e) in zip(sub.tolist(), tone.tolist(), draws, strict=True)
     ]

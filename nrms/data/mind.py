@@ -41,12 +41,13 @@ REASONS = {
     # noted: the row is kept as it is
     "bom": "a byte order mark before the first row",
     "crlf": "Windows line ends",
+    "blank": "a line without anything; not counted as a row",
     "empty_title": "a title without text",
     "conflict": "an id that another part's news.tsv has with other text; the first is kept",
     "empty_history": "a history without clicks",
     "one_class": "all candidates clicked, or none: no metric can be computed, so evaluation skips it",
 }
-REPAIRED, NOTED = {"unknown_history"}, {"bom", "crlf", "empty_title", "conflict", "empty_history", "one_class"}
+REPAIRED, NOTED = {"unknown_history"}, {"bom", "crlf", "blank", "empty_title", "conflict", "empty_history", "one_class"}
 
 
 @dataclass
@@ -138,7 +139,7 @@ def read_blocks(stream: IO[bytes]) -> Iterator[tuple[list[bytes], bool]]:
 
 @dataclass
 class Rows:
-    """The rows of a block that are still sound: their text, their row numbers in the file, their columns."""
+    """The rows of a block that are still sound: their text, their line numbers in the file, their columns."""
 
     ledger: Ledger
     lines: pa.Array
@@ -153,7 +154,7 @@ class Rows:
         if reason not in NOTED:
             for i in np.flatnonzero(found)[: max(3 - len(self.ledger.examples), 0)]:
                 text = self.lines[int(i)].as_py().decode("utf-8", "replace")
-                self.ledger.examples.append(f"{self.ledger.file}, row {self.numbers[i]}, {REASONS[reason]}: {text[:160]!r}")
+                self.ledger.examples.append(f"{self.ledger.file}, line {self.numbers[i]}, {REASONS[reason]}: {text[:160]!r}")
 
     def drop(self, reason: str, found: np.ndarray) -> None:
         """Counts these rows and leaves them out from here on."""
@@ -165,16 +166,19 @@ class Rows:
 
 def read_rows(member: Member, ledger: Ledger, width: int) -> Iterator[Rows]:
     """The rows of a file that have `width` columns of sound text, block by block."""
+    line = 1
     with member.open() as stream:
         for raw, bom in read_blocks(stream):
-            rows = Rows(ledger, pa.array(raw, pa.binary()), ledger.rows_in + 1 + np.arange(len(raw)))
-            ledger.rows_in += len(raw)
+            rows = Rows(ledger, pa.array(raw, pa.binary()), line + np.arange(len(raw)))
+            line += len(raw)
             if bom:
                 ledger.counts["bom"] += 1
             windows = flags(pc.ends_with(rows.lines, pattern=b"\r"))
             rows.count("crlf", windows)
             if windows.any():
                 rows.lines = pa.array([line.removesuffix(b"\r") for line in raw], pa.binary())
+            rows.drop("blank", flags(pc.equal(pc.binary_length(rows.lines), 0)))
+            ledger.rows_in += len(rows.numbers)
             rows.drop("nul", flags(pc.match_substring(rows.lines, b"\0")))
             try:
                 text = rows.lines.cast(pa.string())
@@ -243,15 +247,15 @@ def read_behaviors(member: Member, labelled: bool, news: pa.Array, ledger: Ledge
     for rows in read_rows(member, ledger, 5):
         rows.drop("id", flags(pc.equal(pc.utf8_trim_whitespace(rows.columns[0]), "")))
         rows.drop("duplicate", repeats(rows.columns[0], seen))
-        rows.drop("time", flags(pc.is_null(pc.strptime(rows.columns[2], format=TIME, unit="s", error_is_null=True))))
+        rows.drop("time", wrong_times(rows.columns[2]))
         rows.drop("candidates", flags(pc.equal(pc.utf8_trim_whitespace(rows.columns[4]), "")))
 
-        shown, owner = split(rows.columns[4])
+        shown, owner = words_of(rows.columns[4])
         if labelled:
             marks = pc.utf8_slice_codeunits(shown, -2)
             bad = any_of(~flags(pc.is_in(marks, pa.array(["-0", "-1"]))), owner, len(rows.numbers))
             rows.drop("label", bad)
-            shown, owner = split(rows.columns[4])
+            shown, owner = words_of(rows.columns[4])
             clicked = flags(pc.equal(pc.utf8_slice_codeunits(shown, -1), "1"))
             shown = pc.utf8_slice_codeunits(shown, 0, -2)
         number = pc.index_in(shown, value_set=news)
@@ -260,7 +264,7 @@ def read_behaviors(member: Member, labelled: bool, news: pa.Array, ledger: Ledge
         number, clicked = number.filter(pa.array(~lost[owner])), clicked[~lost[owner]] if labelled else None
         size = np.bincount(owner, minlength=len(lost))[~lost]
 
-        read, reader = split(rows.columns[3])
+        read, reader = words_of(rows.columns[3])
         past = pc.index_in(read, value_set=news)
         unknown = flags(pc.is_null(past))
         rows.count("unknown_history", any_of(unknown, reader, len(rows.numbers)))
@@ -275,7 +279,14 @@ def read_behaviors(member: Member, labelled: bool, news: pa.Array, ledger: Ledge
         yield pa.table([*rows.columns[:2], time, lists(past.drop_null(), length), lists(number, size), labels], schema=IMPRESSIONS_SCHEMA)
 
 
-def split(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+def wrong_times(column: pa.Array) -> np.ndarray:
+    """True where a text is no time of the form TIME, or names a day that its month does not have."""
+    time = pc.strptime(column, format=TIME, unit="s", error_is_null=True)
+    day = pc.list_element(pc.split_pattern(pc.if_else(pc.is_null(time), "0/0/", column), "/"), 1)
+    return flags(pc.fill_null(pc.not_equal(pc.cast(pc.utf8_trim_whitespace(day), pa.int64()), pc.day(time)), True))
+
+
+def words_of(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     """The space-separated words of every row in one array, and the row of each."""
     words = pc.split_pattern(column, " ")
     owner, flat = pc.list_parent_indices(words).to_numpy(), pc.list_flatten(words)

@@ -27,7 +27,6 @@ from nrms.runtime import progress
 
 DAY = 86_400
 START = int(np.datetime64("2019-10-12T00:00:00", "s").astype(int))  # MIND's own first day
-WEEKS = 5  # four weeks of history, then a week whose last day is the dev part
 FACTS, APPEAL = 8, 2  # width of a story's text factors, and of its picture's
 MEAN_TASTE = 0.15  # share of the variance of taste that all readers have in common
 WINDOW = 2 * DAY  # a story is shown for two days; so a third of the dev day's stories are new that day
@@ -70,6 +69,7 @@ def draw_stories(world: World, rng: np.random.Generator) -> Stories:
     n, subs, tones, people = world.news, len(grammar.SUBCATEGORIES), len(grammar.TONES), 10 * 12
     category = np.arange(subs) // 4
     published = START + np.sort(np.where(rng.random(n) < 0.5, rng.random(n) * 28, 28 - 2 + rng.random(n) * 9) * DAY).astype(np.int64)
+    published[0] = START  # so that there is always something to show
     exposure = np.exp(1.1 * rng.normal(size=n))
     sub, tone = rng.integers(subs, size=n), rng.integers(tones, size=n)
     person = category[sub] * 12 + rng.integers(12, size=n)  # twelve people for each category
@@ -99,11 +99,13 @@ def freshness(world: World, stories: Stories, story: np.ndarray, time: np.ndarra
 
 
 def draw_shown(stories: Stories, time: np.ndarray, count: np.ndarray, rng) -> np.ndarray:
-    """For each of the times, `count` stories of the two days before it, with repeats, by exposure; flat."""
+    """For each of the times, `count` stories of the two days before it, with repeats, by exposure; flat. The latest, where two days hold none."""
     upto = np.concatenate([[0.0], np.cumsum(stories.exposure)])
-    low, high = (upto[np.searchsorted(stories.published, t)] for t in (time - WINDOW, time))
+    begin, end = (np.searchsorted(stories.published, t) for t in (time - WINDOW, time))
+    begin = np.minimum(begin, end - 1)
+    low, high = upto[begin], upto[end]
     place = np.repeat(low, count) + rng.random(count.sum()) * np.repeat(high - low, count)
-    return np.clip(np.searchsorted(upto, place, side="right") - 1, 0, len(stories.published) - 1)
+    return np.clip(np.searchsorted(upto, place, side="right") - 1, np.repeat(begin, count), np.repeat(end - 1, count))
 
 
 def draw_utility(world: World, stories: Stories, tastes: np.ndarray, user: np.ndarray, time: np.ndarray, story: np.ndarray, rng) -> np.ndarray:

@@ -33,7 +33,11 @@ class Tables:
 
 def key_of(data: Dataset) -> str:
     """Changes when a generated world would come out different: its parameters, or the code that draws it."""
-    code = b"".join(Path(module.__file__).read_bytes() for module in (newsroom, grammar, scenes, mind, tables, images)) if data.source == "newsroom" else b""
+    code = (
+        b"".join(Path(module.__file__).read_bytes() for module in (newsroom, grammar, scenes, mind, tables, images))
+        if data.source == "newsroom"
+        else b""
+    )
     return hashlib.sha256(repr((FORMAT, data.world, data.image_size)).encode() + code).hexdigest()[:12]
 
 

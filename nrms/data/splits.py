@@ -24,8 +24,11 @@ def split_by_time(parts: dict[str, Impressions], valid_share: float) -> Split:
     """
     if "dev" not in parts:
         raise NrmsError("This data set has no dev part, so there is nothing to test on: its source needs a folder whose name contains `dev`.")
+    for name in ("train", "dev"):
+        if not len(parts[name]):
+            raise NrmsError(f"The {name} part of this data set has no impressions.")
     time = parts["train"].time
-    boundary = np.sort(time)[int((1 - valid_share) * len(time))] if len(time) else 0
+    boundary = np.sort(time)[int((1 - valid_share) * len(time))]
     before = time < boundary
     if not before.any():
         raise NrmsError("The train part cannot be split by time: too few impressions, or all at the same time.")

@@ -20,15 +20,14 @@ from transformers.utils import logging as transformers_logging
 
 from nrms import NrmsError
 
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
-
 
 def load_pretrained(auto, name: str, role: str, **options):
     """`auto.from_pretrained(name)`; `name` is a local folder or a hub id, `id@revision` pins one. Custom code is never run.
 
     Raises NrmsError when it is neither on disk nor to be had, or not a model.
     """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     path, _, revision = name.partition("@")
     try:
         return auto.from_pretrained(path, revision=revision or None, trust_remote_code=False, **options)
@@ -52,7 +51,7 @@ class Pool(nn.Module):
         if self.how == "cls":
             return x[:, 0]
         logit = self.query(torch.tanh(self.project(x))).squeeze(-1) if self.how == "attention" else torch.zeros_like(x[..., 0])
-        weight = logit.masked_fill(~mask, torch.finfo(x.dtype).min).softmax(-1)  # (U, T)
+        weight = logit.masked_fill(~mask, torch.finfo(logit.dtype).min).softmax(-1)  # (U, T)
         return torch.einsum("ut,utw->uw", weight, x)
 
 
@@ -93,12 +92,18 @@ class TextEncoder(Encoder):
 
     @classmethod
     def from_pretrained(cls, name: str, **options) -> "TextEncoder":
-        """The encoder around the Hugging Face model `name`. Raises NrmsError if there is none."""
+        """The encoder around the Hugging Face model `name`. Raises NrmsError if there is none, or if it is not an encoder."""
         tokenizer = load_pretrained(AutoTokenizer, name, "bert")
-        return cls(load_pretrained(AutoModel, name, "bert", dtype=torch.float32, attn_implementation="sdpa"), tokenizer, **options)
+        model = load_pretrained(AutoModel, name, "bert", dtype=torch.float32)
+        if model.config.is_encoder_decoder:
+            raise NrmsError(f"The model {name!r} for `bert` is an encoder with a decoder; give one that is an encoder alone, such as BERT.")
+        return cls(model, tokenizer, **options)
 
     def bind(self, titles: Sequence[str]) -> "TextEncoder":
         """Tokenises all titles, row 0 included; from now on item i means titles[i]. Returns self."""
+        most = getattr(self.model.config, "max_position_embeddings", self.title_tokens)
+        if self.title_tokens > most:
+            raise NrmsError(f"title_tokens is {self.title_tokens}, but the text model reads at most {most} tokens.")
         tokens = self.tokenizer(list(titles), truncation=True, max_length=self.title_tokens, return_attention_mask=False)["input_ids"]
         device = self.project.weight.device
         length = torch.tensor([len(t) for t in tokens])
@@ -142,7 +147,7 @@ class ImageEncoder(Encoder):
 
     @classmethod
     def from_pretrained(cls, name: str, **options) -> "ImageEncoder":
-        """The encoder around the Hugging Face model `name`, with the mean and deviation its pixels were trained with. Raises NrmsError if there is none."""
+        """The encoder around the Hugging Face model `name`, with the mean and deviation of its pixels. Raises NrmsError if there is none."""
         path, _, revision = name.partition("@")
         model = load_pretrained(AutoModel, name, "vit", dtype=torch.float32)
         model = getattr(model, "vision_model", model)  # of CLIP
@@ -171,7 +176,8 @@ class ImageEncoder(Encoder):
         return torch.ones(len(self.pixels), dtype=torch.int64, device=self.mean.device)
 
     def trunk(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        raw = torch.from_numpy(np.ascontiguousarray(self.pixels[self.order[items.cpu().numpy()]])).to(items.device, non_blocking=True)  # (U, S, S, 3)
+        rows = self.order[items.cpu().numpy()]
+        raw = torch.from_numpy(self.pixels[rows]).to(items.device, non_blocking=True)  # (U, S, S, 3)
         raw[~self.present[items]] = 255
         x = (raw.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
         if isinstance(self.size, int) and x.shape[-1] != self.size:
@@ -219,12 +225,18 @@ class ItemTower(nn.Module):
         vectors, present = [], []
         for encoder in self.encoders.values():
             has = encoder.present[items]
-            blank = getattr(self.fusion, "blank", False)
-            found = encoder(items if blank else items[has])
-            where = has.nonzero()[:, 0]
-            vectors.append(found if blank or len(where) == len(items) else found.new_zeros(len(items), found.shape[1]).index_copy(0, where, found))
+            vectors.append(encoder(items) if has.all() or self.fusion.wants_blank else self.encode_some(encoder, items, has))
             present.append(has)
         return self.fusion(torch.stack(vectors, 1), torch.stack(present, 1))
+
+    @staticmethod
+    def encode_some(encoder: nn.Module, items: torch.Tensor, has: torch.Tensor) -> torch.Tensor:
+        """Vectors (U, D) of the items that the encoder has content for, zeros for the others, which are not encoded."""
+        zeros = encoder.project.weight.new_zeros(len(items), encoder.project.out_features)
+        if not has.any():
+            return zeros
+        found = encoder(items[has])
+        return zeros.to(found.dtype).index_copy(0, has.nonzero()[:, 0], found)
 
     def groups(self) -> list[nn.Parameter]:
         """Trainable weights that came pre-trained."""

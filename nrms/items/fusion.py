@@ -1,40 +1,47 @@
 """How do the vectors of a news's modalities become one? Fusions that know what is missing.
 
-vectors (U, M, D), present (U, M) -> (U, D). Modality 0 (text, or text read together with the picture) is always present; what stands at an absent place never
-matters, and an item whose only modality is the first keeps that vector as it is. `hadamard_blank`, the original's product with the vector of a blank
-picture, breaks that rule on purpose: it is there to show the harm.
+vectors (U, M, D), present (U, M) -> (U, D). The first modality is the one that every news has, its text. What stands at an absent place never
+matters, and a news that has nothing but its text keeps that vector, but for what the gate learns to add in the place of a picture.
+`hadamard_blank`, the original's product with the vector of a blank picture, breaks that rule on purpose: it is there to show the harm.
 """
 
 import torch
 from torch import nn
 
 
-class Single(nn.Module):
-    """One modality: its vector as it is."""
+class Fusion(nn.Module):
+    """What all fusions share: their arguments, and whether an absent modality must be encoded as blank content."""
+
+    wants_blank = False
 
     def __init__(self, *, dim: int, modalities: int, dropout: float):
         super().__init__()
+        self.dim, self.modalities, self.dropout = dim, modalities, dropout
+        self.build()
+
+    def build(self) -> None:
+        """Makes the weights, if there are any."""
+
+
+class Single(Fusion):
+    """One modality: its vector as it is."""
 
     def forward(self, vectors: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         return vectors[:, 0]
 
 
-class Sum(nn.Module):
+class Sum(Fusion):
     """The sum of what is present."""
-
-    def __init__(self, *, dim: int, modalities: int, dropout: float):
-        super().__init__()
 
     def forward(self, vectors: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         return torch.where(present[..., None], vectors, 0).sum(1)
 
 
-class Concat(nn.Module):
+class Concat(Fusion):
     """t + present * W [t; v]: a linear map of both, added where both are there."""
 
-    def __init__(self, *, dim: int, modalities: int, dropout: float):
-        super().__init__()
-        self.map = nn.Linear(modalities * dim, dim)
+    def build(self) -> None:
+        self.map = nn.Linear(self.modalities * self.dim, self.dim)
 
     def forward(self, vectors: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         full = present.all(1, keepdim=True)
@@ -42,41 +49,34 @@ class Concat(nn.Module):
         return vectors[:, 0] + torch.where(full, mixed, 0)
 
 
-class Hadamard(nn.Module):
+class Hadamard(Fusion):
     """t * (1 + v) where there is a picture: a residual product."""
-
-    def __init__(self, *, dim: int, modalities: int, dropout: float):
-        super().__init__()
 
     def forward(self, vectors: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         factors = 1 + torch.where(present[:, 1:, None], vectors[:, 1:], 0)
         return vectors[:, 0] * factors.prod(1)
 
 
-class HadamardBlank(nn.Module):
+class HadamardBlank(Fusion):
     """t * v everywhere, as the original: a news without a picture is multiplied by the vector of a blank one, which its encoder must supply."""
 
-    blank = True
-
-    def __init__(self, *, dim: int, modalities: int, dropout: float):
-        super().__init__()
+    wants_blank = True
 
     def forward(self, vectors: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         return vectors.prod(1)
 
 
-class Gate(nn.Module):
+class Gate(Fusion):
     """t + sum over other modalities of sigmoid(W [t; v]) * P v, with a learned vector in the place of a missing v that starts at zero.
 
     Modality dropout: in training a present modality other than the first is taken for missing with probability `dropout`.
     """
 
-    def __init__(self, *, dim: int, modalities: int, dropout: float):
-        super().__init__()
-        self.dropout = dropout
-        self.gate = nn.ModuleList(nn.Linear(2 * dim, dim) for _ in range(modalities - 1))
-        self.value = nn.ModuleList(nn.Linear(dim, dim) for _ in range(modalities - 1))
-        self.missing = nn.Parameter(torch.zeros(modalities - 1, dim))
+    def build(self) -> None:
+        others = self.modalities - 1
+        self.gate = nn.ModuleList(nn.Linear(2 * self.dim, self.dim) for _ in range(others))
+        self.value = nn.ModuleList(nn.Linear(self.dim, self.dim) for _ in range(others))
+        self.missing = nn.Parameter(torch.zeros(others, self.dim))
 
     def forward(self, vectors: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         text, fused = vectors[:, 0], vectors[:, 0]
@@ -89,12 +89,11 @@ class Gate(nn.Module):
         return fused
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Fusion):
     """t + attention of t over what is present, itself included; the output map starts at zero."""
 
-    def __init__(self, *, dim: int, modalities: int, dropout: float):
-        super().__init__()
-        self.attend = nn.MultiheadAttention(dim, 1, batch_first=True)
+    def build(self) -> None:
+        self.attend = nn.MultiheadAttention(self.dim, 1, batch_first=True)
         nn.init.zeros_(self.attend.out_proj.weight)
 
     def forward(self, vectors: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
@@ -103,4 +102,12 @@ class CrossAttention(nn.Module):
         return (text + torch.where(present[:, 1:].any(1)[:, None, None], seen, 0))[:, 0]
 
 
-FUSIONS = {"single": Single, "sum": Sum, "concat": Concat, "hadamard": Hadamard, "hadamard_blank": HadamardBlank, "gate": Gate, "cross_attention": CrossAttention}
+FUSIONS = {
+    "single": Single,
+    "sum": Sum,
+    "concat": Concat,
+    "hadamard": Hadamard,
+    "hadamard_blank": HadamardBlank,
+    "gate": Gate,
+    "cross_attention": CrossAttention,
+}

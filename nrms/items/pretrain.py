@@ -1,7 +1,7 @@
-"""What stands behind the roles `bert` and `vit` where no big model can be had? Small ones, pre-trained here on the data set's own titles and pictures.
+"""What stands behind the roles `bert` and `vit` where no big model can be had? Small ones, pre-trained here on the data set's own texts and pictures.
 
-Masked words (Devlin et al. 2019); the class of a picture and the colours of its hidden patches (as in MAE, He et al. 2022). Without any click, so that
-"frozen" and "fine-tuned" mean on the demo world what they mean on real data.
+Masked words (Devlin et al. 2019); the class of a picture and the colours of its hidden patches (as in MAE, He et al. 2022). Without any click, so
+that "frozen" and "fine-tuned" mean on the demo world what they mean on real data.
 Saved in the ordinary save_pretrained form, under a name that changes with the texts and the recipe: a stale one is never used.
 """
 
@@ -26,12 +26,12 @@ TEXT = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 128,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 40,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
 VISION = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "patch_size": 16}
-RECIPE = {"vocabulary": 20_000, "shown": 20_000, "batch": 128, "lr": 3e-3, "masked": 0.3, "seed": 0}  # `shown`: texts seen in all, repeats counted
+RECIPE = {"vocabulary": 8000, "shown": 20_000, "batch": 128, "lr": 3e-3, "masked": 0.3, "seed": 0}  # `shown`: texts seen in all, repeats counted
 
 
 def train_tokenizer(texts: Sequence[str]) -> BertTokenizerFast:
@@ -48,6 +48,7 @@ def word_vectors(ids: Sequence[Sequence[int]], size: int, dim: int) -> torch.Ten
     """Vectors (size, dim) of tokens that stand near in the same company: SVD of their positive pointwise mutual information.
 
     Levy and Goldberg, NIPS 2014. A start from which a small Transformer learns in seconds what would otherwise take it hours.
+    Zeros for too few texts.
     """
     owner = np.repeat(np.arange(len(ids)), [len(i) for i in ids])
     there = sparse.csr_matrix((np.ones(len(owner)), (owner, np.concatenate(ids))), shape=(len(ids), size))
@@ -56,6 +57,8 @@ def word_vectors(ids: Sequence[Sequence[int]], size: int, dim: int) -> torch.Ten
     count = np.asarray(there.sum(0)).ravel()
     information = np.log(pairs.data * len(ids) / (count[pairs.row] * count[pairs.col]))
     kept = (information > 0) & (pairs.row != pairs.col)
+    if kept.sum() < 4 * dim or size < 2:  # too few texts to say
+        return torch.zeros(size, dim)
     matrix = sparse.csr_matrix((information[kept], (pairs.row[kept], pairs.col[kept])), shape=(size, size))
     vectors, strength, _ = svds(matrix, k=min(dim, size - 1), v0=np.ones(size))
     result = np.zeros((size, dim))
@@ -95,12 +98,14 @@ def text_model(texts: Sequence[str], cache: Path) -> Path:
         steps = RECIPE["shown"] // RECIPE["batch"] + 1
         optimizer = torch.optim.AdamW(model.parameters(), lr=RECIPE["lr"])
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RECIPE["lr"], total_steps=steps)
-        for _ in progress(range(steps), "pre-training bert on titles"):
+        for _ in progress(range(steps), "pre-training bert on texts"):
             rows = torch.randint(len(ids), (RECIPE["batch"],), generator=rng)
             rows = rows[seen[rows].sum(1).argsort()]
             width = int(seen[rows].sum(1).max())
             inputs, labels = mask_words(ids[rows, :width], special[rows, :width], tokenizer, RECIPE["masked"], rng)
-            loss = model(input_ids=inputs, attention_mask=seen[rows, :width], labels=labels).loss
+            states = model.bert(input_ids=inputs, attention_mask=seen[rows, :width]).last_hidden_state
+            guessed = labels != -100
+            loss = F.cross_entropy(model.cls(states[guessed]), labels[guessed])  # scores over the vocabulary only where a word is asked for
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -128,8 +133,14 @@ def vision_model(pixels: np.ndarray, present: np.ndarray, labels: Sequence[str],
     colours = F.avg_pool2d(x, patch).flatten(2).transpose(1, 2)  # (P, patches, 3)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RECIPE["seed"])
-        model = ViTModel(ViTConfig(image_size=size, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **VISION), add_pooling_layer=False, use_mask_token=True)
-        heads = torch.nn.ModuleDict({"label": torch.nn.Linear(VISION["hidden_size"], len(names)), "colour": torch.nn.Linear(VISION["hidden_size"], 3)})
+        model = ViTModel(
+            ViTConfig(image_size=size, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **VISION),
+            add_pooling_layer=False,
+            use_mask_token=True,
+        )
+        heads = torch.nn.ModuleDict(
+            {"label": torch.nn.Linear(VISION["hidden_size"], len(names)), "colour": torch.nn.Linear(VISION["hidden_size"], 3)}
+        )
         rng = torch.Generator().manual_seed(RECIPE["seed"])
         steps = RECIPE["shown"] // RECIPE["batch"] + 1
         optimizer = torch.optim.AdamW([*model.parameters(), *heads.parameters()], lr=RECIPE["lr"])
@@ -146,7 +157,12 @@ def vision_model(pixels: np.ndarray, present: np.ndarray, labels: Sequence[str],
     with atomic_folder(folder) as part:
         model.embeddings.mask_token = None
         model.save_pretrained(part)
-        facts = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": size, "width": size}, "image_processor_type": "ViTImageProcessor"}
+        facts = {
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+            "size": {"height": size, "width": size},
+            "image_processor_type": "ViTImageProcessor",
+        }
         (part / "preprocessor_config.json").write_text(json.dumps(facts) + "\n")
         (part / "pretraining.json").write_text(json.dumps({"recipe": RECIPE, "pictures": len(rows), "steps": steps, "last_loss": loss.item()}) + "\n")
     return folder

@@ -39,8 +39,10 @@ class AdditiveAttention(nn.Module):
         self.query = nn.Linear(query_dim, 1, bias=False)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        logit = self.query(torch.tanh(self.project(x))).squeeze(-1).masked_fill(~mask, torch.finfo(x.dtype).min)  # (B, L)
-        weight = logit.softmax(-1) * mask  # the product makes an all-masked row zero instead of uniform
+        logit = self.query(torch.tanh(self.project(x))).squeeze(-1)  # (B, L)
+        weight = (
+            logit.masked_fill(~mask, torch.finfo(logit.dtype).min).softmax(-1) * mask
+        )  # the product makes an all-masked row zero instead of uniform
         return torch.einsum("bl,bld->bd", weight.to(x.dtype), x)
 
 
