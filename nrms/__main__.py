@@ -13,7 +13,7 @@ from typing import Any
 
 from nrms import NrmsError
 
-DEMO = (4,)
+DEMO = (2, 3, 4)
 
 
 def parse_value(text: str) -> Any:

@@ -89,7 +89,8 @@ def build_encoder(modality: str, config: Config, tables: Tables) -> nn.Module:
     if config.tuning == "full":
         return encoder
     features = cached(encoder, tables.content, tables.folder / "features", modality)
-    return Frozen(features, encoder.present, dim=config.dim, dropout=config.dropout)
+    used = torch.arange(len(features)) > 0 if FUSIONS[config.fusion].wants_blank else encoder.present
+    return Frozen(features, encoder.present, used, dim=config.dim, dropout=config.dropout)
 
 
 def build(config: Config, tables: Tables) -> Recommender:

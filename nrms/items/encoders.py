@@ -188,12 +188,15 @@ class ImageEncoder(Encoder):
 
 
 class Frozen(nn.Module):
-    """In the place of an encoder that is not trained: its pooled vectors, made once, standardised by dimension, and a projection."""
+    """In the place of an encoder that is not trained: its pooled vectors, made once, and a projection.
 
-    def __init__(self, features: np.ndarray, present: torch.Tensor, *, dim: int, dropout: float):
+    Each dimension is standardised over the items that are `used` (N + 1,): those with content, or all where blanks take part.
+    """
+
+    def __init__(self, features: np.ndarray, present: torch.Tensor, used: torch.Tensor, *, dim: int, dropout: float):
         super().__init__()
         table = torch.from_numpy(np.array(features, np.float32))
-        known = table[present.cpu()]
+        known = table[used.cpu()]
         self.register_buffer("table", (table - known.mean(0)) / known.std(0).clamp_min(1e-6), persistent=False)  # (N + 1, W)
         self.register_buffer("present", present.clone(), persistent=False)
         self.dropout, self.project = nn.Dropout(dropout), projection(table.shape[1], dim)
@@ -225,18 +228,17 @@ class ItemTower(nn.Module):
         vectors, present = [], []
         for encoder in self.encoders.values():
             has = encoder.present[items]
-            vectors.append(encoder(items) if has.all() or self.fusion.wants_blank else self.encode_some(encoder, items, has))
+            vectors.append(encoder(items) if has.all() else self.encode_some(encoder, items, has))
             present.append(has)
         return self.fusion(torch.stack(vectors, 1), torch.stack(present, 1))
 
-    @staticmethod
-    def encode_some(encoder: nn.Module, items: torch.Tensor, has: torch.Tensor) -> torch.Tensor:
-        """Vectors (U, D) of the items that the encoder has content for, zeros for the others, which are not encoded."""
-        zeros = encoder.project.weight.new_zeros(len(items), encoder.project.out_features)
+    def encode_some(self, encoder: nn.Module, items: torch.Tensor, has: torch.Tensor) -> torch.Tensor:
+        """Vectors (U, D): items that the encoder has content for get theirs, the others zeros, or that of blank content, encoded once for all."""
+        rest = encoder(items[~has][:1]) if self.fusion.wants_blank else encoder.project.weight.new_zeros(1, encoder.project.out_features)
         if not has.any():
-            return zeros
+            return rest.expand(len(items), -1)
         found = encoder(items[has])
-        return zeros.to(found.dtype).index_copy(0, has.nonzero()[:, 0], found)
+        return rest.to(found.dtype).repeat(len(items), 1).index_copy(0, has.nonzero()[:, 0], found)
 
     def groups(self) -> list[nn.Parameter]:
         """Trainable weights that came pre-trained."""
