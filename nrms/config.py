@@ -247,6 +247,9 @@ def from_notebook(namespace: Mapping[str, Any]) -> dict[str, Any]:
     papermill injects whatever it is given, known or not, in such a cell, and only warns; so the first call of every notebook collects all of it and
     hands it to `resolve`, which refuses what it does not know.
     """
+    if len(namespace["In"]) < 2:  # executed without a history of cells, as nbval does: nothing but the parameters can have been set
+        plain = (str, int, float, list, dict, type(None))
+        return {k: v for k, v in namespace.items() if isinstance(v, plain) and not k.startswith("_") and k not in ("In", "Out")}
     names: dict[str, None] = {}
     for cell in namespace["In"]:
         try:

@@ -69,6 +69,9 @@ def test_from_notebook_collects_what_was_set():
     cells = ["", "exp = 3  # a comment", "# Parameters\nexp = 4\nexpp = 3\nname = None", "config = resolve(exp)\nrow = 7", "%matplotlib inline"]
     namespace = {"In": cells, "exp": 4, "expp": 3, "name": None, "config": object(), "row": 7}
     assert from_notebook(namespace) == {"exp": 4, "expp": 3, "name": None}
+    assert from_notebook({"In": [""], "Out": {}, "exp": 4, "expp": 3, "resolve": resolve, "_dh": []}) == {"exp": 4, "expp": 3}, (
+        "without a history of cells"
+    )
 
 
 def test_trials_have_folders_of_their_own():
