@@ -186,7 +186,7 @@ def sentence(row: pd.Series) -> str:
         text += f", {row.difference:+.3f} against the best baseline, {row.baseline} "
         text += f"({row.difference_low:+.3f} to {row.difference_high:+.3f}, p {p_value(row.p)}; {sure})"
     if pd.notna(row.earned):
-        text += f". That is {row.earned:.0%} of what titles can earn over chance (text ceiling)"
+        text += f". That is {row.earned:.0%} of what the true taste for titles alone earns over chance (ceiling_text)"
     return text + "."
 
 
@@ -233,8 +233,8 @@ def definitions() -> str:
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:110rem;padding:0 1rem;color:#1a1a1a;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}.wrap{overflow-x:auto}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}
+table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
+th,td{padding:.25rem .45rem;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}
 th{background:#f4f4f4;text-align:right}td:nth-child(-n+3),th:nth-child(-n+3){text-align:left;white-space:normal}
 tr.baseline,tr.ceiling{color:#666}tr.failed td,tr.dead td,tr.stale td{background:#fff0f0}small{color:#666}ul{padding-left:1.2rem}
 @media(prefers-color-scheme:dark){body{background:#161616;color:#ddd}th{background:#262626}th,td{border-color:#383838}
@@ -251,7 +251,7 @@ def render_row(row: pd.Series, folder: Path) -> str:
     pages = [(s, n, folder / row.exp / f"seed{s}" / f"{n}.html") for s in row.seeds.split() for n in ("train", "eval")]
     links = " ".join(f'<a href="{page.relative_to(home() / "reports")}">{n} {s}</a>' for s, n, page in pages if page.exists())
     model = row.kind == "model"
-    cells = cell(html.escape(row.exp), links) + cell(html.escape(row.inputs), "" if model else row.kind)
+    cells = cell(html.escape(row.exp), links) + cell(html.escape(row.inputs) if model else row.kind)
     cells += cell(html.escape(row.status), html.escape(row.error)) + cell(row.seeds if model else "")
     cells += "".join(cell(number(row.get(m)), interval_text(row, m)) for m in SHOWN)
     gain = pd.notna(row.difference)

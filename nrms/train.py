@@ -87,6 +87,14 @@ def check_movement(movement: dict[str, dict[str, float]], optimizer: torch.optim
             )
 
 
+def log_line(state: dict, loss: float, norm: float, moved: dict[str, dict[str, float]], optimizer: torch.optim.Optimizer) -> dict:
+    """One line of history.jsonl: counts so far (step, encoded items, samples, seconds), loss by part, gradient norm, rate and movement by group."""
+    counts = {k: state[k] for k in ("step", "encoded", "samples", "seconds")}
+    groups = {g["name"]: {"lr": g["lr"], **moved[g["name"]]} for g in optimizer.param_groups}
+    rate = state["samples"] / state["seconds"]
+    return {**counts, "loss": {"listwise": loss}, "gradient_norm": norm, "groups": groups, "samples_per_second": rate}
+
+
 def pack(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Weights, optimizer state and random state as tensors by name."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
@@ -207,19 +215,10 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
                 if not checked and state["step"] > min(rising, steps - 1):
                     check_movement(moved, optimizer)
                     checked = True
-                groups = {g["name"]: {"lr": g["lr"], **moved[g["name"]]} for g in optimizer.param_groups}
-                rate = state["samples"] / state["seconds"]
-                line = {"loss": {"listwise": loss.item()}, "gradient_norm": float(norm), "groups": groups, "samples_per_second": rate}
+                line = log_line(state, loss.item(), float(norm), moved, optimizer)
                 if i in stops:
                     line["valid_auc"] = validate(accelerator.unwrap_model(model), split.valid, config.history)
-                run.log(
-                    step=state["step"],
-                    epoch=state["step"] / len(sampler),
-                    encoded=state["encoded"],
-                    samples=state["samples"],
-                    seconds=state["seconds"],
-                    **line,
-                )
+                run.log(epoch=state["step"] / len(sampler), **line)
             if i in stops:
                 if line["valid_auc"] > state["best_auc"]:
                     state |= {"best_auc": line["valid_auc"], "best_step": state["step"]}
