@@ -1,7 +1,8 @@
 """The command line: `python -m nrms COMMAND`. A thin face; everything it does can be called from Python.
 
 demo                                   the main job on the demo world, from nothing to reports/index.html
-prepare DATASET [--from F] [--images G]  a MIND folder or zip (or the demo world) into data/DATASET
+prepare DATASET [--from F] [--images G [--cards] [--ids T]]
+                                       a MIND folder or zip (or the demo world), with pictures or IM-MIND cards, into data/DATASET
 run EXP... --dataset D --seeds 0 1     experiments, executed as notebooks into reports/D/EXP/seedK
 report                                 rebuilds reports/leaderboard.csv and reports/index.html
 """
@@ -33,6 +34,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     prepare = commands.add_parser("prepare", help="make a data set ready")
     prepare.add_argument("dataset", help="name of a file in params/data")
     prepare.add_argument("--images", type=Path, help="folder of <news id>.jpg, .png or .webp")
+    prepare.add_argument("--cards", action="store_true", help="the pictures are IM-MIND cards: the cover is cut out of each")
+    prepare.add_argument("--ids", type=Path, help="names of pictures: a table (news id, name), or a folder or zip with MIND-large's news.tsv")
     prepare.add_argument("--from", dest="source", type=Path, help="MIND folder or zip")
     run = commands.add_parser("run", help="run experiments")
     run.add_argument("exps", nargs="+", metavar="EXP", help="4, exp4, or the name of any file in params")
@@ -56,6 +59,10 @@ def show_data_report(manifest: dict) -> None:
 
 
 def show_pictures(found: dict) -> None:
+    if found["matched"]:
+        total, lost = sum(found["matched"].values()), found["matched"]["nothing"]
+        how = ", ".join(f"{n:,} by {key}" for key, n in found["matched"].items() if key != "nothing" and n)
+        print(f"ids: {total - lost:,} of {total:,} news matched ({(total - lost) / total:.1%}): {how}")
     bad = "".join(f", {n:,} {reason}" for reason, n in found["bad"].items())
     print(f"pictures: {found['found']:,} found, {found['missing']:,} news without{bad}, {found['unknown']:,} of no known news")
 
@@ -73,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         from nrms.data.prepare import prepare
         from nrms.runtime import data_folder, home
 
-        manifest = prepare(args.dataset, data, args.source, args.images)
+        manifest = prepare(args.dataset, data, args.source, args.images, are_cards=args.cards, ids=args.ids)
         show_data_report(manifest)
         if "images" in manifest:
             show_pictures(manifest["images"])

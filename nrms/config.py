@@ -22,7 +22,7 @@ from nrms import ROOT, NrmsError
 
 PARAMS = ROOT / "params"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
-ROLES = ("bert", "vit")
+ROLES = ("bert", "vit", "blip")
 REFERENCES = ("random", "popularity", "recency", "content", "ceiling", "ceiling_text", "ceiling_image", "ceiling_history")  # rows of every table
 
 
@@ -55,6 +55,10 @@ class Dataset(Strict):
     vit: str = Field(
         "google/vit-base-patch16-224", description="vision model: likewise; `local` is pre-trained on this data set's pictures and sub-categories"
     )
+    blip: str = Field(
+        "Salesforce/blip-itm-base-coco",
+        description="model that matches pictures with texts, BLIP or CLIP: likewise; `local` goes on from the local bert and vit",
+    )
     image_size: int = Field(224, ge=16, description="S, side of the stored pictures in pixels")
     valid_share: float = Field(0.1, gt=0, lt=1, description="share of the train impressions, the latest, held out for validation")
     max_bad: float = Field(0.001, ge=0, le=1, description="prepare stops above this share of bad rows")
@@ -67,26 +71,41 @@ class Experiment(Strict):
 
     question: str = Field("", description="what this experiment is to answer; opens its report")
     # items
-    text: str | None = Field("bert", description="text encoder: the role `bert`, a hub id or a local folder; null for none")
-    image: str | None = Field(None, description="image encoder: the role `vit`, a hub id or a local folder; null for none")
+    text: str | None = Field("bert", description="text encoder: the role `bert`, a hub id or a local folder; null for none; `blip`: its text side")
+    image: str | None = Field(None, description="image encoder: the role `vit`, a hub id or a local folder; null for none; `blip`: its vision side")
+    joint: str | None = Field(None, description="one encoder of text and image together, in place of both: `blip`, a hub id or a local folder")
     shuffle_images: bool = Field(False, description="a control: pictures change places among the news that have one")
-    fusion: Literal["single", "sum", "concat", "hadamard", "hadamard_blank", "gate", "cross_attention"] = Field(
+    fusion: Literal["single", "sum", "concat", "hadamard", "hadamard_blank", "gate", "cross_attention", "late"] = Field(
         "single", description="text and image -> one vector"
     )
     modality_dropout: float = Field(0.1, ge=0, lt=1, description="share of pictures hidden from the gate in training")
-    tuning: Literal["full", "frozen"] = Field("full", description="pre-trained weights: all trained, or none and their vectors cached")
-    pooling: Literal["attention", "mean", "cls"] = Field(
-        "attention", description="states of tokens or patches (T, .) -> one vector; frozen needs mean or cls"
+    tuning: Literal["frozen", "top", "full", "lora", "adapter", "side"] = Field(
+        "full", description="what of the pre-trained weights learns; nrms/items/tuning.py has the list"
+    )
+    image_tuning: Literal["frozen", "top", "full", "lora", "adapter", "side"] | None = Field(
+        None, description="the same for the image encoder, where it differs"
+    )
+    tuned_layers: int | None = Field(None, ge=1, description="layers, counted from the top, that top, lora and adapter touch; null: all")
+    tuned_modules: str | None = Field(None, description="ends of the names of linear modules that lora or adapter touch, a regular expression")
+    rank: int = Field(8, ge=1, description="rank of LoRA, width of the bottlenecks of adapter and side")
+    pooling: Literal["attention", "mean", "cls", "projected"] = Field(
+        "attention",
+        description="states of tokens or patches (T, .) -> one vector; not attention if frozen; projected: the vector BLIP or CLIP compares",
     )
     title_tokens: int = Field(30, ge=3, description="tokens of a title that are read, special tokens included")
     # users and scorer
-    users: Literal["nrms"] = "nrms"
+    users: Literal["nrms", "pointwise", "pointwise_unmasked"] = Field(
+        "nrms", description="pointwise: a Transformer over history and one candidate, as the original's, with its missing masks or as it was"
+    )
     dim: int = Field(256, ge=4, description="D, width of item and user vectors")
     heads: int = Field(16, ge=1, description="H, attention heads of the user encoder; divides dim")
     query_dim: int = Field(200, ge=1, description="width of additive attention")
     dropout: float = Field(0.1, ge=0, lt=1)
     history: int = Field(50, ge=1, description="L, most recent clicks that are read")
     # objective
+    objective: Literal["listwise", "pointwise"] = Field(
+        "listwise", description="listwise: which of 1 + K was clicked; pointwise: click or not, each alone, clicks weighed 25 times"
+    )
     negatives: int = Field(4, ge=1, description="K, shown but not clicked news per click, from the same impression")
     # training
     epochs: int = Field(3, ge=1)
@@ -114,7 +133,10 @@ class Config(Experiment):
     @property
     def modalities(self) -> list[str]:
         """What of a news is read, first what every news has."""
-        return [m for m in ("text", "image") if getattr(self, m)]
+        return [m for m in ("joint", "text", "image") if getattr(self, m)]
+
+    def tuning_of(self, modality: str) -> str:
+        return (self.image_tuning if modality == "image" else None) or self.tuning
 
     @property
     def hash(self) -> str:
@@ -215,22 +237,44 @@ def resolve(exp: object = 4, dataset: str = "newsroom-tiny", seed: int = 0, name
         "given": given,
         "data": data,
     }
-    for key in ("text", "image"):
+    for key in ("text", "image", "joint"):
         name = own.get(key)
         if isinstance(name, str) and not Path(name).exists() and difflib.get_close_matches(name, ROLES, n=1, cutoff=0.7) not in ([], [name]):
             raise NrmsError(f"`{key}` is {name!r}, which is no role and no folder{nearest(name, ROLES)}")
     if identity["name"] in REFERENCES:
         raise NrmsError(f"The run name `{identity['name']}` is that of a baseline or ceiling; choose another.")
     config = validate(Config, data.training | experiment | own | identity, "the given parameters")
+    check_together(config)
+    return config
+
+
+def check_together(config: Config) -> None:
+    """Raises NrmsError for values that are each valid but do not go together."""
+    if config.joint and (config.text or config.image):
+        raise NrmsError("joint reads text and image with one encoder: with it, text and image must be null.")
     if (config.fusion == "single") != (len(config.modalities) == 1):
         raise NrmsError(
-            f"fusion is {config.fusion}, but {exp} has {len(config.modalities)} of text and image: `single` goes with one, the others with two."
+            f"fusion is {config.fusion}, but {config.exp} has {len(config.modalities)} encoders of text and image: "
+            "`single` goes with one, the others with two."
         )
-    if config.tuning == "frozen" and config.pooling == "attention":
-        raise NrmsError("tuning is frozen, but pooling is attention, which learns: give pooling mean or cls, whose vectors can be kept.")
+    tunings = {config.tuning_of(m) for m in config.modalities}
+    for how in ("frozen", "side"):
+        if how in tunings and config.pooling == "attention":
+            raise NrmsError(f"tuning is {how}, but pooling is attention, which learns: give mean, cls or projected, whose vectors can be kept.")
+    if "side" in tunings and (config.joint or config.pooling == "projected"):
+        raise NrmsError("tuning side reads the layers of one encoder of text or image: give neither joint nor pooling projected.")
+    if ("top" in tunings) > (config.tuned_layers is not None) or (config.tuned_layers and not tunings & {"top", "lora", "adapter"}):
+        raise NrmsError(f"tuned_layers is {config.tuned_layers}: tuning top needs a number, lora and adapter can have one, the others none.")
+    if config.tuned_modules and not tunings & {"lora", "adapter"}:
+        raise NrmsError("tuned_modules goes with tuning lora or adapter.")
+    if config.image_tuning and not config.image:
+        raise NrmsError("image_tuning needs an image encoder: `image` is null.")
+    if config.shuffle_images and not config.image:
+        raise NrmsError("shuffle_images needs an image encoder: `image` is null.")
+    if config.fusion == "late" and config.users != "nrms":
+        raise NrmsError(f"fusion late blends scores of user vectors, which users {config.users} does not have: give users nrms.")
     if config.dim % config.heads:
         raise NrmsError(f"heads is {config.heads} and does not divide dim, {config.dim}.")
-    return config
 
 
 def default_name(exp: str, given: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """How do the results look? One function, one figure; all read run folders or plain arrays, in one style that colour-blind readers can tell apart."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -35,8 +34,8 @@ def learning_curves(run: Run) -> Figure:
     """Loss with that of equal scores, validation AUC with the kept step, and update-to-weight ratios, over clicks seen."""
     log, record = read_log(run), run.record
     figure, (left, middle, right) = canvas(3, (13, 3.4))
-    left.plot(log["samples"], log["loss.listwise"], color=BLUE)
-    left.axhline(math.log(1 + record["config"]["negatives"]), color=GREY, ls=":", label="log(1 + K), chance")
+    left.plot(log["samples"], log[f"loss.{record['config']['objective']}"], color=BLUE)
+    left.axhline(record["chance"], color=GREY, ls=":", label="chance: equal scores, first batch")
     left.set(title="training loss", xlabel="clicks seen", ylabel="nats")
     valid = log.dropna(subset=["valid_auc"]) if "valid_auc" in log else log.iloc[:0]
     middle.plot(valid["samples"], valid["valid_auc"], "o-", color=BLUE)

@@ -1,9 +1,12 @@
 """How do items and users meet? The one contract: an item tower, a user encoder, a scorer.
 
-    items(ids (U,)) -> (U, D)     users(history (B, L, D), mask (B, L)) -> (B, D)     score(user, candidates) -> (B, C)
+    items(ids (U,)) -> (U, D)     users(history (B, L, D), mask (B, L)) -> state     users.score(state, candidates (B, C, D)) -> (B, C)
 
 Losses are not here, nor is any file but the pre-trained weights that a role names.
 """
+
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,18 +14,24 @@ from torch import nn
 from torch.nn import functional as F
 
 from nrms import NrmsError
-from nrms.config import Config
+from nrms.config import ROLES, Config
 from nrms.data.batches import Batch
 from nrms.data.prepare import Tables
 from nrms.data.tables import Impressions
 from nrms.items import pretrain
-from nrms.items.encoders import Frozen, ImageEncoder, ItemTower, TextEncoder
-from nrms.items.features import cached
+from nrms.items.encoders import Encoder, Frozen, ImageEncoder, JointEncoder, TextEncoder
+from nrms.items.features import cached, cached_layers, cached_states
 from nrms.items.fusion import FUSIONS
+from nrms.items.side import Side
+from nrms.items.tower import ItemTower
+from nrms.items.tuning import prefix, rest_on, tune
 from nrms.runtime import progress
 from nrms.users.attention import NRMSUsers
+from nrms.users.blend import Blend
+from nrms.users.pointwise import Pointwise, PointwiseUnmasked
 
-USERS = {"nrms": NRMSUsers}
+USERS = {"nrms": NRMSUsers, "pointwise": Pointwise, "pointwise_unmasked": PointwiseUnmasked}
+NUMBERS = 1 << 26  # of user states gathered at a time: bounds memory whatever the length of slates
 
 
 class Recommender(nn.Module):
@@ -41,12 +50,7 @@ class Recommender(nn.Module):
             vectors = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])
         gathered = F.embedding(place, vectors)  # (B, L + C, D); unlike vectors[place], its gradient is the same in every run
         history, candidates = gathered.split([batch.history.shape[1], batch.candidates.shape[1]], 1)  # (B, L, D), (B, C, D)
-        return self.score(self.users(history, batch.history_mask), candidates), len(ids) - padding
-
-    @staticmethod
-    def score(user: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """(B, D) x (B, C, D) -> (B, C): the dot product over sqrt(D), so that untrained scores are of order one whatever D."""
-        return torch.einsum("bd,bcd->bc", user, items) * user.shape[-1] ** -0.5
+        return self.users.score(self.users(history, batch.history_mask), candidates), len(ids) - padding
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable weights by learning-rate group: `encoder` came pre-trained, `head` is new."""
@@ -57,14 +61,21 @@ class Recommender(nn.Module):
 
 def find_role(name: str, config: Config, tables: Tables) -> str:
     """What an encoder name of an experiment file means for this data set: a role is looked up there, `local` is pre-trained if need be."""
-    role, name = name, getattr(config.data, name) if name in ("bert", "vit") else name
-    cache = tables.folder / "models"
-    if name != "local":
-        return name
+    meant = getattr(config.data, name) if name in ROLES else name
+    return str(local_model(name, tables)) if meant == "local" else meant
+
+
+def local_model(role: str, tables: Tables) -> Path:
+    """The folder of the small model behind `role`, pre-trained now unless that was done for these news before."""
+    news, pixels, cache = tables.news, tables.pixels, tables.folder / "models"
     if role == "bert":
-        texts = [f"{title} {abstract}".strip() for title, abstract in zip(tables.news.title[1:], tables.news.abstract[1:], strict=True)]
-        return str(pretrain.text_model(texts, cache))
-    return str(pretrain.vision_model(tables.pixels.values, tables.pixels.present, tables.news.subcategory, tables.content, cache))
+        return pretrain.text_model([f"{title} {abstract}".strip() for title, abstract in zip(news.title[1:], news.abstract[1:], strict=True)], cache)
+    if pixels is None or not pixels.present.any():
+        raise NrmsError(f"The role `{role}` is to be pre-trained on the pictures of {tables.manifest['dataset']}, which has none.")
+    if role == "vit":
+        return pretrain.vision_model(pixels.values, pixels.present, news.subcategory, tables.content, cache)
+    bert, vit = local_model("bert", tables), local_model("vit", tables)
+    return pretrain.joint_model(bert, vit, news.title, pixels.values, pixels.present, tables.content, cache)
 
 
 def shuffled(present: np.ndarray) -> np.ndarray:
@@ -74,32 +85,56 @@ def shuffled(present: np.ndarray) -> np.ndarray:
     return order
 
 
-def build_encoder(modality: str, config: Config, tables: Tables) -> nn.Module:
-    """The encoder of one modality, bound to its content: trainable, or frozen and looked up."""
+def build_encoder(modality: str, config: Config, tables: Tables) -> Encoder:
+    """The encoder of one modality as it came pre-trained, bound to its content."""
     options = {"dim": config.dim, "pooling": config.pooling, "query_dim": config.query_dim, "dropout": config.dropout}
-    name = find_role(getattr(config, modality), config, tables) if modality == "text" or tables.pixels else ""
-    if modality == "text":
-        encoder = TextEncoder.from_pretrained(name, title_tokens=config.title_tokens, **options).bind(tables.news.title)
-    elif tables.pixels is None:
+    role = getattr(config, modality)
+    if modality != "text" and tables.pixels is None:
         raise NrmsError(
             f"{config.exp} reads pictures, but {config.dataset} was prepared without: give `--images FOLDER` to `python -m nrms prepare`."
         )
+    name, named = find_role(role, config, tables), {"role": role if role in ROLES else modality}
+    if modality == "text":
+        encoder = TextEncoder.from_pretrained(name, **named, title_tokens=config.title_tokens, **options).bind(tables.news.title)
+    elif modality == "image":
+        encoder = ImageEncoder.from_pretrained(name, **named, **options).bind(tables.pixels.values, tables.pixels.present)
     else:
-        encoder = ImageEncoder.from_pretrained(name, **options).bind(tables.pixels.values, tables.pixels.present)
-    if config.tuning == "full":
-        return encoder
-    features = cached(encoder, tables.content, tables.folder / "features", modality)
-    used = torch.arange(len(features)) > 0 if FUSIONS[config.fusion].wants_blank else encoder.present
-    return Frozen(features, encoder.present, used, dim=config.dim, dropout=config.dropout)
+        encoder = JointEncoder.from_pretrained(name, **named, title_tokens=config.title_tokens, **options)
+        encoder.bind(tables.news.title, tables.pixels.values, tables.pixels.present)
+    return encoder
+
+
+def tuned(encoder: Encoder, modality: str, config: Config, tables: Tables) -> nn.Module:
+    """`encoder` as the experiment tunes it; or, where no part of it has to run any more, what stands in its place."""
+    how, cache = config.tuning_of(modality), (tables.content, tables.folder / "features", modality)
+    used = torch.arange(len(encoder.present)) > 0 if FUSIONS[config.fusion].wants_blank else encoder.present
+    sizes = {"dim": config.dim, "dropout": config.dropout}
+    if how == "frozen":
+        return Frozen(cached(encoder, *cache), encoder.present, used, **sizes)
+    if how == "side":
+        return Side([cached_layers(encoder, *cache)], encoder.present, used, rank=config.rank, **sizes)
+    below = prefix(encoder, config.tuned_layers)
+    states = cached_states(encoder, below, *cache) if below else None
+    encoder.report = tune(encoder, how, layers=config.tuned_layers, modules=config.tuned_modules, rank=config.rank)
+    if states is not None:
+        rest_on(encoder, states, below)
+    return encoder
 
 
 def build(config: Config, tables: Tables) -> Recommender:
     """The recommender that `config` describes, bound to the news of `tables`, with fresh weights from torch's seed."""
-    encoders = {modality: build_encoder(modality, config, tables) for modality in config.modalities}
+    plain = {modality: build_encoder(modality, config, tables) for modality in config.modalities}
+    encoders = {modality: tuned(encoder, modality, config, tables) for modality, encoder in plain.items()}
+    if len(plain) > 1 and all(isinstance(e, Side) for e in encoders.values()):  # IISAN's third chain, across both
+        layers = [cached_layers(plain[m], tables.content, tables.folder / "features", m) for m in plain]
+        both = torch.stack([e.present for e in plain.values()]).all(0)
+        encoders["both"] = Side(layers, both, both, dim=config.dim, rank=config.rank, dropout=config.dropout)
     if config.shuffle_images:
         encoders["image"].shuffle(shuffled(tables.pixels.present))
     fusion = FUSIONS[config.fusion](dim=config.dim, modalities=len(encoders), dropout=config.modality_dropout)
-    users = USERS[config.users](dim=config.dim, heads=config.heads, query_dim=config.query_dim, dropout=config.dropout)
+    names = ("dim", "heads", "query_dim", "dropout", "history")
+    make = partial(USERS[config.users], **{name: getattr(config, name) for name in names})
+    users = Blend(make, len(encoders)) if config.fusion == "late" else make()
     return Recommender(ItemTower(encoders, fusion), users)
 
 
@@ -124,8 +159,9 @@ def score_impressions(model: Recommender, impressions: Impressions, history: int
         users = model.users(vectors[past.long()], mask)  # (B, D)
         at = impressions.candidates.index(part)
         owner = np.repeat(np.arange(len(part)), impressions.candidates.lengths[part])
-        for begin in range(0, len(at), 1 << 18):  # bounds memory whatever the length of slates
-            piece = slice(begin, begin + (1 << 18))
+        size = max(1, NUMBERS // users[0].numel())
+        for begin in range(0, len(at), size):
+            piece = slice(begin, begin + size)
             items = vectors[torch.from_numpy(impressions.candidates.values[at[piece]]).to(vectors.device).long()]
-            flat[at[piece]] = model.score(users[owner[piece]], items[:, None])[:, 0].float().cpu().numpy()
+            flat[at[piece]] = model.users.score(users[owner[piece]], items[:, None])[:, 0].float().cpu().numpy()
     return flat

@@ -20,7 +20,7 @@ from nrms.data.prepare import Tables, load
 from nrms.data.splits import split_by_time
 from nrms.data.tables import Impressions
 from nrms.metrics import rank_metrics
-from nrms.objectives import listwise, listwise_at_chance
+from nrms.objectives import OBJECTIVES, at_chance
 from nrms.recommender import Recommender, build, score_impressions
 from nrms.runtime import Run, load_checkpoint, now, peak_mb, progress, run_folder, save_checkpoint, seed_everything
 
@@ -92,7 +92,7 @@ def log_line(state: dict, loss: float, norm: float, moved: dict[str, dict[str, f
     counts = {k: state[k] for k in ("step", "encoded", "samples", "seconds")}
     groups = {g["name"]: {"lr": g["lr"], **moved[g["name"]]} for g in optimizer.param_groups}
     rate = state["samples"] / state["seconds"]
-    return {**counts, "loss": {"listwise": loss}, "gradient_norm": norm, "groups": groups, "samples_per_second": rate}
+    return {**counts, "loss": {state["objective"]: loss}, "gradient_norm": norm, "groups": groups, "samples_per_second": rate}
 
 
 def pack(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -136,7 +136,8 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
         [{"params": group, "name": name, "peak": rates[name], "lr": rates[name]} for name, group in groups.items() if group],
         weight_decay=config.weight_decay,
     )
-    facts = {"params": sum(p.numel() for p in model.parameters()), "trainable": sum(p.numel() for g in groups.values() for p in g)}
+    tuning = {name: str(e.report) for name, e in model.items.encoders.items() if hasattr(e, "report")}
+    facts = {"tuning": tuning, "params": sum(p.numel() for p in model.parameters()), "trainable": sum(p.numel() for g in groups.values() for p in g)}
     run.update(precision="bf16" if bf16 else "fp32", device=str(accelerator.device), **facts)
     return *accelerator.prepare(model, optimizer), accelerator
 
@@ -177,7 +178,8 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
         raise NrmsError("There is nothing to train on: no train impression has a click.")
     steps, rising = config.epochs * len(sampler), round(config.warmup * config.epochs * len(sampler))
     stops = {round(len(sampler) * i / config.validations) for i in range(1, config.validations + 1)}  # steps of an epoch after which to validate
-    state = {"step": 0, "best_auc": -1.0, "best_step": 0, "encoded": 0, "samples": 0, "seconds": 0.0}
+    encodes = any(e.encodes for e in model.items.encoders.values())
+    state = {"objective": config.objective, "step": 0, "best_auc": -1.0, "best_step": 0, "encoded": 0, "samples": 0, "seconds": 0.0}
     best, last = (run.folder / "checkpoint" / f"{name}.safetensors" for name in ("best", "last"))
     if last.exists():
         tensors, state = load_checkpoint(last)
@@ -194,9 +196,10 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
                 group["lr"] = group["peak"] * learning_rate(state["step"], steps, config.warmup)
             batch = batch.to(accelerator.device)
             scores, encoded = model(batch)
-            loss = listwise(scores, batch.candidate_mask, batch.clicked)
+            loss = OBJECTIVES[config.objective](scores, batch.candidate_mask, batch.clicked)
             if state["step"] == 0:
-                check_first_loss(loss.item(), listwise_at_chance(batch.candidate_mask))
+                state["chance"] = at_chance(config.objective, batch.candidate_mask, batch.clicked)
+                check_first_loss(loss.item(), state["chance"])
             if not torch.isfinite(loss):
                 raise NrmsError(f"Training was stopped at step {state['step']}: the loss is {loss.item()}; try a smaller learning rate.")
             optimizer.zero_grad()
@@ -206,7 +209,7 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
             logged = state["step"] % max(1, steps // LOGS) == 0 or i in stops
             movement = Movement({g["name"]: g["params"] for g in optimizer.param_groups}) if logged else None
             optimizer.step()
-            state["encoded"] += encoded
+            state["encoded"] += encoded * encodes
             state["samples"] += len(batch)
             state["seconds"] = time.perf_counter() - clock
             bar.update()
@@ -228,5 +231,6 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
                 bar.set_postfix_str(f"loss {loss.item():.3f}, valid AUC {line['valid_auc']:.3f}")
     bar.close()
     last.unlink()
-    facts = {k: state[k] for k in ("best_auc", "best_step", "encoded", "samples")}
+    facts = {k: state[k] for k in ("best_auc", "best_step", "chance", "samples")}
+    facts["encoded"] = state["encoded"] or len(tables.news) - 1  # frozen: each once, in whatever run came first
     run.update(status="trained", error=None, trained=now(), steps=steps, minutes=state["seconds"] / 60, peak_mb=peak_mb(), **facts)

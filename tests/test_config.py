@@ -30,7 +30,7 @@ def test_precedence():
         ({"epochs": 2.5}, "`epochs`"),
         ({"epochs": True}, "type bool"),
         ({"epochs": "3"}, "type str"),
-        ({"pooling": "max"}, "'attention', 'mean' or 'cls'"),
+        ({"pooling": "max"}, "'attention', 'mean', 'cls' or 'projected'"),
         ({"epochs": 0}, "greater than or equal to 1"),
         ({"heads": 5}, "does not divide dim"),
         ({"exp": 99}, "There is no experiment `exp99`"),

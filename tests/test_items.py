@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModel
 
 from nrms import NrmsError
-from nrms.config import resolve
+from nrms.config import PARAMS, resolve
 from nrms.data import images
 from nrms.items.encoders import ImageEncoder
 from nrms.items.features import cached
@@ -24,11 +24,11 @@ def fuse(name, dim=8):
 
 @pytest.mark.parametrize("name", TWO)
 def test_fusion_shapes_and_gradients(name):
-    """(U, 2, D) and presence -> (U, D), finite, with finite gradients, for any mix of present and absent."""
+    """(U, 2, D) and presence -> (U, D), wider for `late`; finite, with finite gradients, for any mix of present and absent."""
     vectors, present = torch.randn(5, 2, 8, requires_grad=True), torch.tensor([[True, i % 2 == 0] for i in range(5)])
     fused = fuse(name)(vectors, present)
     fused.sum().backward()
-    assert fused.shape == (5, 8) and torch.isfinite(fused).all() and torch.isfinite(vectors.grad).all()
+    assert fused.shape == (5, fuse(name).width) and torch.isfinite(fused).all() and torch.isfinite(vectors.grad).all()
 
 
 @pytest.mark.parametrize("name", [n for n in TWO if n != "hadamard_blank"])
@@ -38,7 +38,11 @@ def test_a_missing_picture_leaves_the_text_intact(name):
     other = vectors.clone()
     other[:, 1] = 1e3 * torch.randn(3, 8)
     absent, fusion = torch.tensor([[True, False]] * 3), fuse(name)
-    assert torch.allclose(fusion(vectors, absent), vectors[:, 0]) and torch.equal(fusion(vectors, absent), fusion(other, absent))
+    fused = fusion(vectors, absent)
+    assert torch.allclose(fused[:, :8], vectors[:, 0]) and torch.equal(fused, fusion(other, absent))
+    if name == "late":
+        assert not fused[:, 8:16].any() and (fused[:, 16:] == absent).all()
+        return
     if name != "cross_attention":  # whose output starts at zero
         assert not torch.allclose(fusion(vectors, torch.ones(3, 2, dtype=torch.bool)), vectors[:, 0])
 
@@ -97,14 +101,14 @@ def test_any_vision_model(kind, pooling, tmp_path):
     assert torch.allclose(twin(torch.tensor([1, 2])), both, atol=1e-6)
 
 
-@pytest.mark.parametrize("exp", ["exp2", "exp3", "exp2_gate", "exp3_gate", "text_frozen", "image_only", "shuffled_images"])
+@pytest.mark.parametrize("exp", sorted(p.stem for p in PARAMS.glob("*.yaml")))
 def test_experiments_build_and_name_what_trains(exp, tiny):
     """Each experiment builds on the demo world; frozen ones train no pre-trained weight; each group has what it should."""
     config = resolve(exp, "newsroom-tiny")
     model = build(config, tiny).eval()
     items = torch.arange(1, 30)
-    assert model.items(items).shape == (29, config.dim) and torch.isfinite(model.items(items)).all()
-    assert bool(model.groups()["encoder"]) == (config.tuning == "full")
+    assert model.items(items).shape == (29, model.items.fusion.width) and torch.isfinite(model.items(items)).all()
+    assert bool(model.groups()["encoder"]) == (config.tuning in ("full", "top"))
     alone = torch.cat([model.items(items[i : i + 1]) for i in range(29)])
     assert torch.allclose(model.items(items), alone, atol=1e-5)
 

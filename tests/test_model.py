@@ -13,8 +13,9 @@ from nrms import NrmsError
 from nrms.data.batches import Batch
 from nrms.items.encoders import Pool, TextEncoder
 from nrms.items.pretrain import word_vectors
-from nrms.objectives import listwise, listwise_at_chance
+from nrms.objectives import OBJECTIVES, at_chance, listwise, pointwise
 from nrms.recommender import USERS, encode_items, score_impressions
+from nrms.users.blend import Blend
 
 D = 16
 
@@ -28,40 +29,85 @@ def batch_of(histories, candidates):
     return Batch(history, mask, shown, torch.ones_like(shown, dtype=torch.bool), torch.zeros_like(shown, dtype=torch.bool))
 
 
-@pytest.fixture(params=sorted(USERS))
+MASKED = sorted(set(USERS) - {"pointwise_unmasked"})  # which is there to show the harm
+CANDIDATES = torch.randn(1, 3, D, generator=torch.Generator().manual_seed(0))
+
+
+def encoder_of(name, seed=0):
+    torch.manual_seed(seed)
+    if name == "late":
+        return Blend(lambda: encoder_of("nrms"), 2).eval()
+    return USERS[name](dim=D, heads=4, query_dim=8, dropout=0.1, history=20).eval()
+
+
+def ranked(encoder, history, mask):
+    """Scores (B, 3) of the same three candidates for all rows."""
+    form = late if isinstance(encoder, Blend) else torch.Tensor.contiguous
+    return encoder.score(encoder(form(history), mask), form(CANDIDATES).expand(len(history), -1, -1))
+
+
+def late(x):
+    """Items with two modalities, both there."""
+    return torch.cat([x, x.flip(-1), torch.ones(*x.shape[:-1], 2)], -1)
+
+
+@pytest.fixture(params=[*MASKED, "late"])
 def users(request):
-    torch.manual_seed(0)
-    return USERS[request.param](dim=D, heads=4, query_dim=8, dropout=0.1).eval()
+    return encoder_of(request.param)
 
 
 @settings(max_examples=30, deadline=None)
 @given(length=st.integers(0, 6), extra=st.integers(0, 5), seed=st.integers(0, 9))
 def test_padding_changes_no_user(length, extra, seed):
-    """More masked places, whatever stands there, and the user vector is the same."""
-    for cls in USERS.values():
-        torch.manual_seed(seed)
-        encoder, history = cls(dim=D, heads=4, query_dim=8, dropout=0.1).eval(), torch.randn(1, length, D)
+    """More masked places, whatever stands there, and the scores are the same."""
+    for name in (*MASKED, "late"):
+        encoder, history = encoder_of(name, seed), torch.randn(1, length, D)
         padded = torch.cat([history, 100 * torch.randn(1, extra + 1, D)], 1)
         mask = torch.arange(length + extra + 1)[None] < length
         short = torch.cat([history, torch.zeros(1, 1, D)], 1), torch.arange(length + 1)[None] < length
-        assert torch.allclose(encoder(padded, mask), encoder(*short), atol=1e-5)
+        assert torch.allclose(ranked(encoder, padded, mask), ranked(encoder, *short), atol=1e-5)
+
+
+def test_the_original_ranker_reads_padding():
+    """Without masks, what stands at masked places changes scores; with masks it does not (defects 2 and 3)."""
+    history, mask = torch.randn(1, 6, D), torch.tensor([[True, True, False, False, False, False]])
+    other = torch.where(mask[..., None], history, torch.randn(1, 6, D))
+    for name, same in (("pointwise", True), ("pointwise_unmasked", False)):
+        encoder = encoder_of(name)
+        assert torch.allclose(ranked(encoder, history, mask), ranked(encoder, other, mask), atol=1e-5) == same
+
+
+def test_blended_scores_by_hand():
+    """Late: the sum of weighted dot products, of the modalities that the candidate has; a click without a picture is masked for pictures."""
+    encoder = encoder_of("late")
+    with torch.no_grad():
+        encoder.weight.copy_(torch.tensor([1.0, 2.0]))
+    text, image = torch.randn(1, 3, D), torch.randn(1, 3, D)
+    has = torch.tensor([[True, False, True]])
+    history = torch.cat([text, torch.where(has[..., None], image, 0), torch.ones(1, 3, 1), has[..., None].float()], -1)
+    mask = torch.tensor([[True, True, False]])
+    a, b = (user(v, m)[0] for user, v, m in zip(encoder.users, (text, image), (mask, mask & has), strict=True))
+    expected = [a @ text[0, i] + (2 * b @ image[0, i] if has[0, i] else 0) for i in range(3)]
+    scores = encoder.score(encoder(history, mask), history)[0] * history.shape[-1] ** 0.5
+    assert torch.allclose(scores, torch.stack(expected), atol=1e-4)
 
 
 def test_users_do_not_see_each_other(users):
     """Changing one user's history changes no other user's vector; nor does leaving them out."""
     history, mask = torch.randn(3, 5, D), torch.ones(3, 5, dtype=torch.bool)
-    before = users(history, mask)
+    before = ranked(users, history, mask)
     history[1] = torch.randn(5, D)
-    assert torch.equal(before[[0, 2]], users(history, mask)[[0, 2]])
-    assert torch.allclose(before[:1], users(history[:1], mask[:1]), atol=1e-6)
+    assert torch.equal(before[[0, 2]], ranked(users, history, mask)[[0, 2]])
+    assert torch.allclose(before[:1], ranked(users, history[:1], mask[:1]), atol=1e-6)
 
 
 def test_empty_history_is_finite_and_learns(users):
-    """A user without clicks has a finite vector, and its gradient is finite and not zero."""
+    """A user without clicks has finite scores, and gradients are finite; those of NRMS reach the newcomer's vector."""
     history, mask = torch.randn(2, 4, D, requires_grad=True), torch.tensor([[False] * 4, [True] * 4])
-    users(history, mask).sum().backward()
-    assert torch.isfinite(users(history, mask)).all()
-    assert all(torch.isfinite(p.grad).all() for p in users.parameters()) and users.newcomer.grad.abs().sum() > 0
+    scores = ranked(users, history, mask)
+    scores.square().sum().backward()
+    assert torch.isfinite(scores).all() and all(torch.isfinite(p.grad).all() for p in users.parameters())
+    assert all(p.grad.abs().sum() > 0 for n, p in users.named_parameters() if "newcomer" in n)
     assert not history.grad[0].any(), "what is masked gets no gradient"
 
 
@@ -160,14 +206,23 @@ def test_padding_row_of_the_item_table_is_zero(model):
 def test_loss_by_hand():
     """Equal scores give log(number of candidates); a masked place does not count; a sure hit costs nothing."""
     mask, clicked = torch.tensor([[True, True, True], [True, True, False]]), torch.tensor([[True, False, False]] * 2)
-    assert listwise(torch.zeros(2, 3), mask, clicked).item() == pytest.approx((np.log(3) + np.log(2)) / 2) == pytest.approx(listwise_at_chance(mask))
+    expected = pytest.approx((np.log(3) + np.log(2)) / 2)
+    assert listwise(torch.zeros(2, 3), mask, clicked).item() == expected == at_chance("listwise", mask, clicked)
     assert listwise(torch.tensor([[50.0, 0, 0], [50.0, 0, 99]]), mask, clicked).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_loss_pulls_the_click_up():
+def test_pointwise_loss_by_hand():
+    """One click and one pass: (25 log(1 + exp(-s)) + log(1 + exp(t))) / 26; log 2 at chance; masked places do not count."""
+    scores, mask, clicked = torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[True, True, False]]), torch.tensor([[True, False, False]])
+    assert pointwise(scores, mask, clicked).item() == pytest.approx((25 * np.log1p(np.exp(-1)) + np.log1p(np.exp(2))) / 26)
+    assert at_chance("pointwise", mask, clicked) == pytest.approx(np.log(2))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_loss_pulls_the_click_up(objective):
     """The gradient raises the clicked score, lowers the others, and leaves masked ones alone."""
     scores = torch.zeros(1, 3, requires_grad=True)
-    listwise(scores, torch.tensor([[True, True, False]]), torch.tensor([[True, False, False]])).backward()
+    objective(scores, torch.tensor([[True, True, False]]), torch.tensor([[True, False, False]])).backward()
     assert scores.grad[0, 0] < 0 < scores.grad[0, 1] and scores.grad[0, 2] == 0
 
 

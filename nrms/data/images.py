@@ -1,4 +1,4 @@
-"""Which news has a picture, and what are its pixels? A folder of <news id>.jpg|png|webp -> one memory-mapped array.
+"""Which news has a picture, and what are its pixels? A folder of <name>.jpg|png|webp -> one memory-mapped array.
 
 Files come from the internet: formats are limited, the size is checked before anything is decoded, and every picture is decoded whole once. A file
 that cannot be used is counted by reason and treated as no picture.
@@ -7,7 +7,7 @@ that cannot be used is counted by reason and treated as no picture.
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ REASONS = {
     "format": "not a JPEG, PNG or WebP, whatever its name says",
     "size": f"more than {PIXELS:,} pixels, or none",
     "broken": "cut off or damaged",
+    "card": "no IM-MIND card of 610 x 195 pixels",
+    "blank": "a card whose cover is white: it had none",
 }
 
 
@@ -35,8 +37,11 @@ class Pixels:
     present: np.ndarray  # (N + 1,) bool
 
 
-def decode(path: Path, size: int) -> np.ndarray | str:
-    """A picture as (size, size, 3) uint8, upright, stretched to a square; or the reason (a key of REASONS) why it cannot be used."""
+def decode(path: Path, size: int, cut: Callable[[Image.Image], Image.Image | str] | None = None) -> np.ndarray | str:
+    """A picture as (size, size, 3) uint8, upright, stretched to a square; or the reason (a key of REASONS) why it cannot be used.
+
+    cut: takes the part that matters out of the whole, or says why there is none.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
@@ -45,6 +50,10 @@ def decode(path: Path, size: int) -> np.ndarray | str:
                     return "size"
                 image.load()
                 upright = ImageOps.exif_transpose(image)
+                if cut is not None:
+                    upright = cut(upright)
+                    if isinstance(upright, str):
+                        return upright
                 if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
                     upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
                 return np.asarray(upright.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
@@ -56,11 +65,21 @@ def decode(path: Path, size: int) -> np.ndarray | str:
         return "broken"
 
 
-def write_store(source: Path, ids: Sequence[str], size: int, target: Path) -> dict:
+def write_store(
+    source: Path,
+    ids: Sequence[str],
+    size: int,
+    target: Path,
+    *,
+    names: Mapping[str, str] | None = None,
+    cut: Callable[[Image.Image], Image.Image | str] | None = None,
+) -> dict:
     """Decodes the picture of every news (row 0, padding, has none) from the folder `source` into target (a .npy of (N + 1, size, size, 3) uint8).
 
-    Returns {found, missing, bad: {reason: count}}; found counts usable pictures. Raises NrmsError if there is no such folder.
+    names: what the pictures of news are called; by default by the news ids. cut: as in `decode`.
+    Returns {found, missing, bad: {reason: count}, unknown}; found counts usable pictures. Raises NrmsError if there is no such folder.
     """
+    names = {name: name for name in ids} if names is None else names
     if not source.is_dir():
         raise NrmsError(f"There is no folder {source} with pictures; `--images` takes a folder of <news id>.jpg, .png or .webp files.")
     files = {p.stem: p for p in sorted(source.iterdir()) if p.suffix.lower() in SUFFIXES and p.is_file()}
@@ -68,8 +87,8 @@ def write_store(source: Path, ids: Sequence[str], size: int, target: Path) -> di
     with atomic(target) as part:
         store = np.lib.format.open_memmap(part, "w+", np.uint8, (len(ids), size, size, 3))
         for i, name in enumerate(progress(ids, "decoding pictures")):
-            if i and name in files:
-                pixels = decode(files[name], size)
+            if i and names.get(name) in files:
+                pixels = decode(files[names[name]], size, cut)
                 if isinstance(pixels, str):
                     bad[pixels] += 1
                 else:
@@ -79,7 +98,7 @@ def write_store(source: Path, ids: Sequence[str], size: int, target: Path) -> di
     with atomic(target.with_suffix(".present.npy")) as part, part.open("wb") as file:
         np.save(file, present)
     found = int(present.sum())
-    return {"found": found, "missing": len(ids) - 1 - found - sum(bad.values()), "bad": dict(bad), "unknown": len(set(files) - set(map(str, ids)))}
+    return {"found": found, "missing": len(ids) - 1 - found - sum(bad.values()), "bad": dict(bad), "unknown": len(set(files) - set(names.values()))}
 
 
 def read_store(path: Path) -> Pixels | None:

@@ -88,8 +88,8 @@ class Member:
     open: Callable[[], IO[bytes]]
 
 
-def find_members(source: Path) -> dict[str, dict[str, Member]]:
-    """{part: {"news.tsv": member, "behaviors.tsv": member}} of a folder or zip; a part is told by `train`, `dev` or `test` in the path."""
+def list_members(source: Path) -> list[Member]:
+    """Every news.tsv and behaviors.tsv of a folder or zip, zips inside the folder included."""
     if not source.exists():
         raise NrmsError(f"There is no file or folder {source}; `--from` takes a MIND folder or zip.")
     members: list[Member] = []
@@ -106,8 +106,13 @@ def find_members(source: Path) -> dict[str, dict[str, Member]]:
             for name in names:
                 if name.rsplit("/", 1)[-1] in ("news.tsv", "behaviors.tsv"):
                     members.append(Member(f"{shown}/{name}", lambda path=path, name=name: zipfile.ZipFile(path).open(name)))
+    return members
+
+
+def find_members(source: Path) -> dict[str, dict[str, Member]]:
+    """{part: {"news.tsv": member, "behaviors.tsv": member}} of a folder or zip; a part is told by `train`, `dev` or `test` in the path."""
     found: dict[str, dict[str, Member]] = {}
-    for member in members:
+    for member in list_members(source):
         *folders, base = member.name.split("/")
         parts = [part for folder in reversed(folders) for part, pattern in PARTS.items() if re.search(pattern, folder.lower())]
         if not parts:
@@ -232,6 +237,14 @@ def read_all_news(members: dict[str, Member], most: float) -> tuple[pa.Table, li
             blocks.append(pa.table([c.filter(new) for c in rows.columns[:6]], schema=NEWS_SCHEMA))
         ledger.check(most)
     return pa.concat_tables(blocks), ledgers
+
+
+def read_news_of(source: Path) -> pa.Table:
+    """The news of every news.tsv in a folder or zip, row 0 padding, whatever parts they belong to; bad rows are left out."""
+    members = {m.name: m for m in list_members(source) if m.name.rsplit("/", 1)[-1] == "news.tsv"}
+    if not members:
+        raise NrmsError(f"{source} holds no news.tsv.")
+    return read_all_news(members, most=1.0)[0]
 
 
 def has_labels(member: Member) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nrms import NrmsError
 from nrms.config import Dataset
-from nrms.data import grammar, images, mind, newsroom, scenes, tables
+from nrms.data import cards, grammar, images, mind, newsroom, scenes, tables
 from nrms.runtime import atomic_folder, data_folder, now, read_json, write_json
 
 FORMAT = 2  # of the tables; a data set of another format is prepared anew
@@ -41,18 +41,21 @@ def key_of(data: Dataset) -> str:
     return hashlib.sha256(repr((FORMAT, data.world, data.image_size)).encode() + code).hexdigest()[:12]
 
 
-def prepare(name: str, data: Dataset, source: Path | None = None, pictures: Path | None = None) -> dict:
+def prepare(
+    name: str, data: Dataset, source: Path | None = None, pictures: Path | None = None, *, are_cards: bool = False, ids: Path | None = None
+) -> dict:
     """Makes data/<name> from a MIND folder or zip, or generates it, and returns its manifest. An existing one is replaced at the very end.
 
-    pictures: a folder of <news id>.jpg, .png or .webp files.
-
-
+    pictures: a folder of <news id>.jpg, .png or .webp files. are_cards: they are IM-MIND cards. ids: where they are named by other ids, a table
+    of both, or a folder or zip with the news.tsv files that have those ids.
     Raises NrmsError if a source is missing, not wanted, or too bad.
     """
     if data.source == "mind" and source is None:
         raise NrmsError(f"The data set {name} comes from a MIND folder or zip: `python -m nrms prepare {name} --from FOLDER`.")
     if data.source == "newsroom" and (source is not None or data.world is None):
         raise NrmsError(f"The data set {name} is generated: leave out `--from`, and let params/data/{name}.yaml say `world:`.")
+    if pictures is None and (are_cards or ids):
+        raise NrmsError("`--cards` and `--ids` say what the pictures are: give their folder too, `--images FOLDER`.")
     with atomic_folder(data_folder(name)) as folder:
         if data.source == "newsroom":
             source = folder / "raw"
@@ -61,8 +64,10 @@ def prepare(name: str, data: Dataset, source: Path | None = None, pictures: Path
         facts = mind.convert(source, folder, data.max_bad)
         manifest = {"dataset": name, "format": FORMAT, "key": key_of(data), "made": now(), "source": data.source, **facts}
         if pictures is not None:
-            ids = tables.read_news(folder / "news.parquet").id
-            manifest["images"] = images.write_store(pictures, ids, data.image_size, folder / "images.npy")
+            news = tables.read_news(folder / "news.parquet")
+            names, matched = cards.names_of_pictures(news, ids) if ids else (None, {})
+            options = {"names": names, "cut": cards.cover if are_cards else None}
+            manifest["images"] = images.write_store(pictures, news.id, data.image_size, folder / "images.npy", **options) | {"matched": matched}
             manifest["images"]["sha256"] = images.fingerprint(folder / "images.npy")
         manifest["tables"] = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*.parquet"))}
         write_json(folder / "manifest.json", manifest)

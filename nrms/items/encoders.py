@@ -1,46 +1,30 @@
 """How does the content of a news become a vector? An encoder holds the content of all N items and encodes those it is asked for.
 
-    trunk(ids (U,)) -> states (U, T, W), mask (U, T)     what came pre-trained: any Hugging Face text or vision model, by hub id or local folder
+    trunk(items (U,)) -> states (U, T, W), mask (U, T)   what came pre-trained: any Hugging Face text or vision model, by hub id or local folder
     pool(states, mask) -> (U, W)                         additive attention (best in PLM-NR, Wu et al. 2021, fig. 4), mean, or the first token
     project -> (U, D)
 
 `Frozen` stands in the place of an encoder that is not trained: it looks its pooled vectors up and only projects them.
 """
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
-from transformers.utils import logging as transformers_logging
 
 from nrms import NrmsError
-
-
-def load_pretrained(auto, name: str, role: str, **options):
-    """`auto.from_pretrained(name)`; `name` is a local folder or a hub id, `id@revision` pins one. Custom code is never run.
-
-    Raises NrmsError when it is neither on disk nor to be had, or not a model.
-    """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    path, _, revision = name.partition("@")
-    try:
-        return auto.from_pretrained(path, revision=revision or None, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise NrmsError(
-            f"The model {name!r} for `{role}` is no local folder, not in the local cache, and cannot be downloaded now. Give a folder written by "
-            f"save_pretrained, for example `-p {role} FOLDER`, or fetch it once with a network: `hf download {path}`. ({reason})"
-        ) from None
+from nrms.items.content import Pictures, Titles
+from nrms.items.pretrained import joint_states, load_pretrained, load_tower, matching_model
 
 
 class Pool(nn.Module):
-    """States (U, T, W), mask (U, T) -> (U, W): `attention` learns the weights, `mean` takes all alike, `cls` takes the first."""
+    """States (U, T, W), mask (U, T) -> (U, W).
+
+    `attention` learns the weights, `mean` takes all alike, `cls` takes the first, `projected` the only one there is.
+    """
 
     def __init__(self, how: str, *, dim: int, query_dim: int):
         super().__init__()
@@ -48,11 +32,11 @@ class Pool(nn.Module):
         self.project, self.query = (nn.Linear(dim, query_dim), nn.Linear(query_dim, 1, bias=False)) if how == "attention" else (None, None)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        if self.how == "cls":
+        if self.how in ("cls", "projected"):
             return x[:, 0]
         logit = self.query(torch.tanh(self.project(x))).squeeze(-1) if self.how == "attention" else torch.zeros_like(x[..., 0])
         weight = logit.masked_fill(~mask, torch.finfo(logit.dtype).min).softmax(-1)  # (U, T)
-        return torch.einsum("ut,utw->uw", weight, x)
+        return torch.einsum("ut,utw->uw", weight.to(x.dtype), x)
 
 
 def projection(width: int, dim: int) -> nn.Linear:
@@ -64,9 +48,12 @@ def projection(width: int, dim: int) -> nn.Linear:
 
 
 class Encoder(nn.Module):
-    """Item numbers (U,) -> vectors (U, D). Number 0 is padding, and an item without content is absent: neither may be asked for."""
+    """Item numbers (U,) -> vectors (U, D). Number 0 is padding, and an item without content is absent: neither may be asked for.
 
-    has_blank = False  # True where absent items may be asked for after all, and are blank
+    But for blank pictures, where `content.has_blank`.
+    """
+
+    encodes = True  # False where nothing but a table is looked up
 
     def __init__(self, model: nn.Module, *, width: int, dim: int, pooling: str, query_dim: int, dropout: float):
         super().__init__()
@@ -74,6 +61,36 @@ class Encoder(nn.Module):
         if getattr(model, "pooler", None) is not None and any(True for _ in model.pooler.parameters()):
             model.pooler = None  # BERT's and ViT's pooler is not used: it would count as weights that do not move
         self.dropout, self.project = nn.Dropout(dropout), projection(width, dim)
+
+    @property
+    def present(self) -> torch.Tensor:
+        """(N + 1,) True for items with content."""
+        return self.content.present
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        return self.content.lengths
+
+    def put(self, content: nn.Module) -> "Encoder":
+        """From now on item i means row i of `content`. Returns self."""
+        self.content = content.to(self.project.weight.device)
+        return self
+
+    def shuffle(self, order: np.ndarray) -> None:
+        """From now on item i has the content of item order[i]."""
+        self.content.shuffle(order)
+
+    def states(self, items: torch.Tensor, **options) -> tuple[tuple[torch.Tensor, ...] | torch.Tensor, torch.Tensor]:
+        """Last hidden states (U, T, W) and mask (U, T); with output_hidden_states=True the tuple of all layers' states."""
+        given, mask = self.content(items)
+        out = self.model(**given, **options)
+        last = out.last_hidden_state
+        last = last.flatten(2).transpose(1, 2) if last.dim() == 4 else last  # of ResNet (U, W, h, w)
+        mask = torch.ones(last.shape[:2], dtype=torch.bool, device=last.device) if mask is None else mask[:, : last.shape[1]]
+        return out.hidden_states if options else last, mask
+
+    def trunk(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.states(items)
 
     def features(self, items: torch.Tensor) -> torch.Tensor:
         """What the pre-trained part says of these items, pooled: (U, W)."""
@@ -83,108 +100,110 @@ class Encoder(nn.Module):
         return self.project(self.dropout(self.features(items)))
 
 
+def width_of(model: nn.Module) -> int:
+    return getattr(model.config, "hidden_size", None) or model.config.hidden_sizes[-1]
+
+
+def check_length(config, title_tokens: int) -> None:
+    most = getattr(config, "max_position_embeddings", title_tokens)
+    if title_tokens > most:
+        raise NrmsError(f"title_tokens is {title_tokens}, but the text model reads at most {most} tokens.")
+
+
+def picture_facts(name: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of the pixels that a model was trained on: the numbers alone, for building a processor would need torchvision."""
+    path, _, revision = name.partition("@")
+    try:
+        facts, _ = ImageProcessingMixin.get_image_processor_dict(path, revision=revision or None)
+    except (OSError, ValueError):
+        facts = {}
+    return facts.get("image_mean") or [0.5] * 3, facts.get("image_std") or [0.5] * 3
+
+
 class TextEncoder(Encoder):
-    """Titles."""
+    """Titles, read by any encoder of texts, or by the text side of BLIP or CLIP."""
 
     def __init__(self, model: nn.Module, tokenizer, *, title_tokens: int, **options):
-        super().__init__(model, width=model.config.hidden_size, **options)
+        super().__init__(model, width=width_of(model), **options)
         self.tokenizer, self.title_tokens = tokenizer, title_tokens
 
     @classmethod
-    def from_pretrained(cls, name: str, **options) -> "TextEncoder":
+    def from_pretrained(cls, name: str, *, role: str = "bert", **options) -> "TextEncoder":
         """The encoder around the Hugging Face model `name`. Raises NrmsError if there is none, or if it is not an encoder."""
-        tokenizer = load_pretrained(AutoTokenizer, name, "bert")
-        model = load_pretrained(AutoModel, name, "bert", dtype=torch.float32)
-        if model.config.is_encoder_decoder:
-            raise NrmsError(f"The model {name!r} for `bert` is an encoder with a decoder; give one that is an encoder alone, such as BERT.")
+        tokenizer = load_pretrained(AutoTokenizer, name, role)
+        model = load_tower(name, role, "text", projected=options["pooling"] == "projected")
         return cls(model, tokenizer, **options)
 
     def bind(self, titles: Sequence[str]) -> "TextEncoder":
         """Tokenises all titles, row 0 included; from now on item i means titles[i]. Returns self."""
-        most = getattr(self.model.config, "max_position_embeddings", self.title_tokens)
-        if self.title_tokens > most:
-            raise NrmsError(f"title_tokens is {self.title_tokens}, but the text model reads at most {most} tokens.")
-        tokens = self.tokenizer(list(titles), truncation=True, max_length=self.title_tokens, return_attention_mask=False)["input_ids"]
-        device = self.project.weight.device
-        length = torch.tensor([len(t) for t in tokens])
-        self.register_buffer("tokens", torch.tensor([i for t in tokens for i in t], dtype=torch.int32, device=device), persistent=False)
-        self.register_buffer("offsets", torch.cat([torch.zeros(1, dtype=torch.int64), length.cumsum(0)]).to(device), persistent=False)
-        self.register_buffer("present", torch.arange(len(length), device=device) > 0, persistent=False)
-        return self
-
-    @property
-    def preprocessing(self) -> tuple:
-        """What, besides weights and content, decides the vectors."""
-        return (self.title_tokens, hashlib.sha256(self.tokens.cpu().numpy().tobytes()).hexdigest())
-
-    @property
-    def lengths(self) -> torch.Tensor:
-        """Tokens of every item (N + 1,): items of like length are best encoded together."""
-        return self.offsets.diff()
-
-    def trunk(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        begin, size = self.offsets[items], self.lengths[items]  # (U,)
-        column = torch.arange(int(size.max()), device=items.device)
-        mask = column < size[:, None]  # (U, T)
-        tokens = torch.where(mask, self.tokens[torch.where(mask, begin[:, None] + column, 0)], self.tokenizer.pad_token_id or 0)
-        return self.model(input_ids=tokens.long(), attention_mask=mask.long()).last_hidden_state, mask
+        check_length(self.model.config, self.title_tokens)
+        return self.put(Titles(titles, self.tokenizer, self.title_tokens))
 
 
 class ImageEncoder(Encoder):
-    """Pictures. Any vision model whose last hidden state is (U, T, W), as of ViT, DINOv2, Swin and CLIP, or (U, W, h, w), as of ResNet.
-
-    An item without a picture that is asked for all the same is a blank white one.
-    """
-
-    has_blank = True
+    """Pictures, read by any vision model: ViT, DINOv2, Swin, ResNet, the vision side of CLIP or BLIP, ..."""
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], **options):
-        sizes = model.config
-        super().__init__(model, width=getattr(sizes, "hidden_size", None) or sizes.hidden_sizes[-1], **options)
-        self.size = getattr(sizes, "image_size", None)
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        super().__init__(model, width=width_of(model), **options)
+        self.mean, self.std = mean, std
 
     @classmethod
-    def from_pretrained(cls, name: str, **options) -> "ImageEncoder":
+    def from_pretrained(cls, name: str, *, role: str = "vit", **options) -> "ImageEncoder":
         """The encoder around the Hugging Face model `name`, with the mean and deviation of its pixels. Raises NrmsError if there is none."""
-        path, _, revision = name.partition("@")
-        model = load_pretrained(AutoModel, name, "vit", dtype=torch.float32)
-        model = getattr(model, "vision_model", model)  # of CLIP
-        try:  # the numbers alone: building a processor would need torchvision
-            facts, _ = ImageProcessingMixin.get_image_processor_dict(path, revision=revision or None)
-        except (OSError, ValueError):
-            facts = {}
-        return cls(model, facts.get("image_mean") or [0.5] * 3, facts.get("image_std") or [0.5] * 3, **options)
+        model = load_tower(name, role, "vision", projected=options["pooling"] == "projected")
+        return cls(model, *picture_facts(name), **options)
 
     def bind(self, pixels: np.ndarray, present: np.ndarray) -> "ImageEncoder":
         """From now on item i means pixels[i] (S, S, 3) uint8 where present[i]. Pixels stay on disk, memory-mapped. Returns self."""
-        self.pixels, self.order = pixels, np.arange(len(pixels))
-        self.register_buffer("present", torch.from_numpy(present).to(self.mean.device), persistent=False)
-        return self
+        return self.put(Pictures(pixels, present, self.mean, self.std, getattr(self.model.config, "image_size", None)))
 
-    def shuffle(self, order: np.ndarray) -> None:
-        """From now on item i has the picture of item order[i]."""
-        self.order = order
+
+class Both(nn.Module):
+    """Titles, and pictures where there are some."""
+
+    has_blank = False
+
+    def __init__(self, titles: Titles, pictures: Pictures):
+        super().__init__()
+        self.titles, self.pictures, self.facts = titles, pictures, (titles.facts, pictures.facts)
 
     @property
-    def preprocessing(self) -> tuple:
-        return (self.mean.flatten().tolist(), self.std.flatten().tolist(), self.size)
+    def present(self) -> torch.Tensor:
+        return self.titles.present
 
     @property
     def lengths(self) -> torch.Tensor:
-        return torch.ones(len(self.pixels), dtype=torch.int64, device=self.mean.device)
+        return self.titles.lengths
+
+
+class JointEncoder(Encoder):
+    """Titles and pictures together, read by BLIP or CLIP; a news without a picture takes the path for text alone.
+
+    BLIP (Li et al. 2022): the states of the title's tokens after they have attended to the picture. CLIP (Radford et al. 2021), whose towers
+    never meet: two states, the projected title and the projected picture.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer, mean: Sequence[float], std: Sequence[float], *, title_tokens: int, **options):
+        width = model.config.text_config.hidden_size if model.config.model_type == "blip" else model.config.projection_dim
+        super().__init__(model, width=width, **options)
+        self.tokenizer, self.title_tokens, self.mean, self.std = tokenizer, title_tokens, mean, std
+
+    @classmethod
+    def from_pretrained(cls, name: str, *, role: str = "blip", **options) -> "JointEncoder":
+        """The encoder around the BLIP or CLIP model `name`. Raises NrmsError if there is none."""
+        return cls(matching_model(name, role), load_pretrained(AutoTokenizer, name, role), *picture_facts(name), **options)
+
+    def bind(self, titles: Sequence[str], pixels: np.ndarray, present: np.ndarray) -> "JointEncoder":
+        """From now on item i means titles[i] and, where present[i], pixels[i] (S, S, 3) uint8. Returns self."""
+        check_length(self.model.config.text_config, self.title_tokens)
+        size = self.model.config.vision_config.image_size
+        return self.put(Both(Titles(titles, self.tokenizer, self.title_tokens), Pictures(pixels, present, self.mean, self.std, size)))
 
     def trunk(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = self.order[items.cpu().numpy()]
-        raw = torch.from_numpy(self.pixels[rows]).to(items.device, non_blocking=True)  # (U, S, S, 3)
-        raw[~self.present[items]] = 255
-        x = (raw.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        if isinstance(self.size, int) and x.shape[-1] != self.size:
-            x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True)
-        states = self.model(pixel_values=x).last_hidden_state
-        states = states.flatten(2).transpose(1, 2) if states.dim() == 4 else states  # (U, T, W)
-        return states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        text, mask = self.content.titles(items)
+        has = self.content.pictures.present[items]
+        pictures = self.content.pictures(items[has])[0]["pixel_values"] if has.any() else None
+        return joint_states(self.model, text, mask, pictures, has)
 
 
 class Frozen(nn.Module):
@@ -193,13 +212,13 @@ class Frozen(nn.Module):
     Each dimension is standardised over the items that are `used` (N + 1,): those with content, or all where blanks take part.
     """
 
+    encodes = False
+
     def __init__(self, features: np.ndarray, present: torch.Tensor, used: torch.Tensor, *, dim: int, dropout: float):
         super().__init__()
-        table = torch.from_numpy(np.array(features, np.float32))
-        known = table[used.cpu()]
-        self.register_buffer("table", (table - known.mean(0)) / known.std(0).clamp_min(1e-6), persistent=False)  # (N + 1, W)
+        self.register_buffer("table", standardise(features, used), persistent=False)  # (N + 1, W)
         self.register_buffer("present", present.clone(), persistent=False)
-        self.dropout, self.project = nn.Dropout(dropout), projection(table.shape[1], dim)
+        self.dropout, self.project = nn.Dropout(dropout), projection(self.table.shape[-1], dim)
 
     def shuffle(self, order: np.ndarray) -> None:
         """From now on item i has the features of item order[i]."""
@@ -213,33 +232,15 @@ class Frozen(nn.Module):
         return self.project(self.dropout(self.table[items]))
 
 
-class ItemTower(nn.Module):
-    """Item numbers (U,) -> (U, D): each modality's encoder sees the items that have it, then their vectors are fused."""
+def standardise(features: np.ndarray, used: torch.Tensor) -> torch.Tensor:
+    """Features (N + 1, ..., W) as float32, each dimension with mean 0 and the same deviation over the items that are `used`.
 
-    def __init__(self, encoders: dict[str, nn.Module], fusion: nn.Module):
-        super().__init__()
-        self.encoders, self.fusion = nn.ModuleDict(encoders), fusion
-
-    @property
-    def lengths(self) -> torch.Tensor:
-        return next(iter(self.encoders.values())).lengths
-
-    def forward(self, items: torch.Tensor) -> torch.Tensor:
-        vectors, present = [], []
-        for encoder in self.encoders.values():
-            has = encoder.present[items]
-            vectors.append(encoder(items) if has.all() else self.encode_some(encoder, items, has))
-            present.append(has)
-        return self.fusion(torch.stack(vectors, 1), torch.stack(present, 1))
-
-    def encode_some(self, encoder: nn.Module, items: torch.Tensor, has: torch.Tensor) -> torch.Tensor:
-        """Vectors (U, D): items that the encoder has content for get theirs, the others zeros, or that of blank content, encoded once for all."""
-        rest = encoder(items[~has][:1]) if self.fusion.wants_blank else encoder.project.weight.new_zeros(1, encoder.project.out_features)
-        if not has.any():
-            return rest.expand(len(items), -1)
-        found = encoder(items[has])
-        return rest.to(found.dtype).repeat(len(items), 1).index_copy(0, has.nonzero()[:, 0], found)
-
-    def groups(self) -> list[nn.Parameter]:
-        """Trainable weights that came pre-trained."""
-        return [p for e in self.encoders.values() if hasattr(e, "model") for p in e.model.parameters() if p.requires_grad]
+    That deviation is 1 where dimensions are independent and less where they say the same, as in narrow pre-trained spaces: so much that the dot
+    product of two items has a deviation of sqrt(W), and untrained scores are of order one.
+    """
+    table = torch.from_numpy(np.array(features, np.float32))
+    known = table[used.cpu()]
+    mean, deviation = known.mean(0), known.std(0).clamp_min(1e-6)
+    known = ((known - mean) / deviation).flatten(0, -2)
+    correlation = known.T @ known / len(known)
+    return (table - mean) / deviation * (known.shape[1] / correlation.square().sum()) ** 0.25

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from nrms.users.base import UserEncoder
+
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention (B, L, D) -> (B, L, D) over the unmasked places; eq. 3-4.
@@ -46,11 +48,11 @@ class AdditiveAttention(nn.Module):
         return torch.einsum("bl,bld->bd", weight.to(x.dtype), x)
 
 
-class NRMSUsers(nn.Module):
+class NRMSUsers(UserEncoder):
     """User encoder of NRMS: history (B, L, D), mask (B, L) -> (B, D). A user without clicks gets a learned vector."""
 
-    def __init__(self, *, dim: int, heads: int, query_dim: int, dropout: float):
-        super().__init__()
+    def __init__(self, *, dim: int, heads: int, query_dim: int, dropout: float, history: int):
+        super().__init__()  # `history`, the most places there can be, is not used: NRMS has no positions
         self.attend = SelfAttention(dim=dim, heads=heads)
         self.pool = AdditiveAttention(dim=dim, query_dim=query_dim)
         self.dropout = nn.Dropout(dropout)

@@ -1,0 +1,39 @@
+"""How does a news with several modalities become one vector? Each modality's encoder sees the items that have it, then their vectors are fused."""
+
+import torch
+from torch import nn
+
+from nrms.items.tuning import NEW
+
+
+class ItemTower(nn.Module):
+    """Item numbers (U,) -> (U, D): each modality's encoder sees the items that have it, then their vectors are fused."""
+
+    def __init__(self, encoders: dict[str, nn.Module], fusion: nn.Module):
+        super().__init__()
+        self.encoders, self.fusion = nn.ModuleDict(encoders), fusion
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        return next(iter(self.encoders.values())).lengths
+
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        vectors, present = [], []
+        for encoder in self.encoders.values():
+            has = encoder.present[items]
+            vectors.append(encoder(items) if has.all() else self.encode_some(encoder, items, has))
+            present.append(has)
+        return self.fusion(torch.stack(vectors, 1), torch.stack(present, 1))
+
+    def encode_some(self, encoder: nn.Module, items: torch.Tensor, has: torch.Tensor) -> torch.Tensor:
+        """Vectors (U, D): items that the encoder has content for get theirs, the others zeros, or that of blank content, encoded once for all."""
+        rest = encoder(items[~has][:1]) if self.fusion.wants_blank else encoder.project.weight.new_zeros(1, encoder.project.out_features)
+        if not has.any():
+            return rest.expand(len(items), -1)
+        found = encoder(items[has])
+        return rest.to(found.dtype).repeat(len(items), 1).index_copy(0, has.nonzero()[:, 0], found)
+
+    def groups(self) -> list[nn.Parameter]:
+        """Trainable weights that came pre-trained."""
+        models = [e.model for e in self.encoders.values() if e.encodes]
+        return [p for model in models for name, p in model.named_parameters() if p.requires_grad and not NEW.search(f".{name}")]
