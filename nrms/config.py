@@ -38,9 +38,9 @@ class World(Strict):
     train: int = Field(16000, ge=10, description="impressions of the train days")
     dev: int = Field(4000, ge=10, description="impressions of the dev day")
     image_share: float = Field(0.44, ge=0, le=1, description="share of news with a picture (MIND-small with IM-MIND: 0.44)")
-    text_weight: float = Field(1.5, ge=0)
-    image_weight: float = Field(1.3, ge=0)
-    freshness_weight: float = Field(0.6, ge=0)
+    text_weight: float = Field(1.7, ge=0)
+    image_weight: float = Field(1.6, ge=0)
+    freshness_weight: float = Field(0.9, ge=0)
     seed: int = Field(0, ge=0)
 
 

@@ -78,6 +78,16 @@ def test_the_shape_of_mind_small(tmp_path):
     assert (len(test), world.news) == (73_000, 51_000) and abs(auc(test, text + fresh) - 0.85) <= 0.02 and abs(auc(test, text) - 0.80) <= 0.02
 
 
+def test_to_have_a_picture_says_nothing(world):
+    """Stories with and without a picture are clicked alike: only what it shows matters."""
+    test, _, _, truth, drawn = world
+    if drawn.image_share == 0:
+        return
+    pictured = np.unique(test.candidates.values[truth["image"] != 0])
+    flag = np.isin(test.candidates.values, pictured)
+    assert 0.3 < flag.mean() < 0.6 and abs(auc(test, flag.astype(float)) - 0.5) < 0.02
+
+
 def test_shape_follows_mind(world):
     """Means and medians of lengths and clicks within 15 % of MIND-small's, a third of the dev day's news unseen in training."""
     test, train, _, _, _ = world

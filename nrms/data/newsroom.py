@@ -3,13 +3,15 @@
 The demo world: readers with a taste, stories with facts, and clicks drawn from a stated utility. For reader u, story i, at time t
 
     utility = text_weight * taste_u . facts_i                     (what the headline says)
-            + image_weight * eye_u . appeal_i * has_image_i       (what only the picture shows)
+            + image_weight * eye_u . appeal_i                     (what only the picture shows; noise where there is none)
             - freshness_weight * log(1 + age / 12 hours)
             + Gumbel noise
 
-and the n stories of a slate with the highest utility are clicked: exactly n draws from a softmax, without replacement.
+Where there is no picture its appeal is still felt, for a reason that nobody sees: else stories with pictures would vary more and be clicked more, and
+a model could learn that pictures are good without looking at any. As it is, to have a picture says nothing in itself.
+The n stories of a slate with the highest utility are clicked: exactly n draws from a softmax, without replacement.
 The world is written as an ordinary MIND folder (train/ and dev/ with news.tsv and behaviors.tsv, images/), plus truth.parquet: the terms of the
-utility for every dev candidate. What the true terms score is therefore the ceiling of what any model can reach.
+utility for every dev candidate that can be known. What these terms score is therefore the ceiling of what any model can reach.
 Shape follows MIND-small (see REAL_MIND). Deliberately absent: sessions, position bias, trends.
 """
 
@@ -49,7 +51,8 @@ class Stories:
     sub: np.ndarray
     tone: np.ndarray
     person: np.ndarray
-    factors: np.ndarray  # (n, FACTS + APPEAL), scaled by the weights of the utility; appeal is 0 where there is no picture
+    factors: np.ndarray  # (n, FACTS + APPEAL), scaled by the weights of the utility
+    shown: np.ndarray  # the same, but 0 for the appeal of stories without a picture
     appeal: np.ndarray  # (n, APPEAL) what a picture would show
     has_image: np.ndarray  # (n,) bool
 
@@ -83,8 +86,9 @@ def draw_stories(world: World, rng: np.random.Generator) -> Stories:
     facts = (facts - facts.mean(0)) / np.sqrt(((facts - facts.mean(0)) ** 2).sum(1).mean())
     appeal = rng.uniform(-1, 1, (n, APPEAL)) * np.sqrt(3)  # variance 1
     has_image = rng.random(n) < world.image_share
-    factors = np.hstack([world.text_weight * facts, world.image_weight * appeal / np.sqrt(APPEAL) * has_image[:, None]])
-    return Stories(published, exposure / exposure.sum(), sub, tone, person, factors.astype(np.float32), appeal, has_image)
+    factors = np.hstack([world.text_weight * facts, world.image_weight * appeal / np.sqrt(APPEAL)]).astype(np.float32)
+    shown = np.hstack([factors[:, :FACTS], factors[:, FACTS:] * has_image[:, None]])
+    return Stories(published, exposure / exposure.sum(), sub, tone, person, factors, shown, appeal, has_image)
 
 
 def draw_readers(world: World, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +179,7 @@ def read_tastes(stories: Stories, mean: np.ndarray, users: int, user: np.ndarray
     Gaussian prior; a click on i has likelihood softmax(taste . factors_i) over everything shown, and the log of its normaliser is
     taken to second order (mean and covariance of the shown factors), which makes the posterior Gaussian too.
     """
-    x, w = stories.factors.astype(np.float64), stories.exposure
+    x, w = stories.shown.astype(np.float64), stories.exposure
     shown = w @ x
     covariance = ((x - shown) * w[:, None]).T @ (x - shown)
     count = np.bincount(user, minlength=users)
@@ -190,7 +194,7 @@ def write_truth(path: Path, world: World, stories: Stories, dev: Slates, tastes:
     columns = {name: np.empty(len(row), np.float32) for name in ("text", "image", "freshness", "history")}
     for a in range(0, len(row), 1 << 20):
         part = slice(a, a + (1 << 20))
-        x, user = stories.factors[dev.story[part]], dev.user[row[part]]
+        x, user = stories.shown[dev.story[part]], dev.user[row[part]]
         columns["text"][part] = np.einsum("ij,ij->i", tastes[user, :FACTS], x[:, :FACTS])
         columns["image"][part] = np.einsum("ij,ij->i", tastes[user, FACTS:], x[:, FACTS:])
         columns["freshness"][part] = freshness(world, stories, dev.story[part], dev.time[row[part]])
