@@ -38,8 +38,8 @@ class World(Strict):
     train: int = Field(16000, ge=10, description="impressions of the train days")
     dev: int = Field(4000, ge=10, description="impressions of the dev day")
     image_share: float = Field(0.44, ge=0, le=1, description="share of news with a picture (MIND-small with IM-MIND: 0.44)")
-    text_weight: float = Field(1.7, ge=0)
-    image_weight: float = Field(1.6, ge=0)
+    text_weight: float = Field(1.65, ge=0)
+    image_weight: float = Field(1.3, ge=0)
     freshness_weight: float = Field(0.9, ge=0)
     seed: int = Field(0, ge=0)
 
@@ -64,6 +64,13 @@ class Dataset(Strict):
     max_bad: float = Field(0.001, ge=0, le=1, description="prepare stops above this share of bad rows")
     world: World | None = None
     training: dict[str, Any] = Field({}, description="experiment values that fit this data set's size, e.g. epochs")
+
+
+# values that say how weights are learned, not what they are: a checkpoint fits whatever they are
+LEARNING = (
+    *("question", "modality_dropout", "dropout", "objective", "negatives", "epochs", "batch_size", "lr", "encoder_lr", "weight_decay"),
+    *("warmup", "clip", "validations", "device", "precision"),
+)
 
 
 class Experiment(Strict):
@@ -128,6 +135,7 @@ class Config(Experiment):
     seed: int = Field(0, ge=0)
     name: str = Field(description="folder of the run under reports/<dataset>: the experiment's name, with a suffix when values are given by hand")
     given: dict[str, Any] = Field({}, description="the values given by hand")
+    checkpoint: str | None = Field(None, description="a best.safetensors to evaluate, trained elsewhere")
     data: Dataset
 
     @property
@@ -215,15 +223,19 @@ def load_dataset(dataset: str, **given: Any) -> Dataset:
     return validate(Dataset, values | given, "the given parameters") if given else data
 
 
-def resolve(exp: object = 4, dataset: str = "newsroom-tiny", seed: int = 0, name: str | None = None, **given: Any) -> Config:
+def resolve(
+    exp: object = 4, dataset: str = "newsroom-tiny", seed: int = 0, name: str | None = None, checkpoint: str | None = None, **given: Any
+) -> Config:
     """The experiment `exp` on `dataset`: files merged, `given` values on top, everything checked.
+
+    checkpoint: a best.safetensors that was trained elsewhere and is only to be evaluated; it gets a run folder of its own.
 
     Raises NrmsError for an unknown name, with the nearest valid one, and for a value of the wrong type.
     """
     fields, data_fields = Experiment.model_fields, Dataset.model_fields
     for key in given:
         if key not in fields and key not in data_fields:
-            raise NrmsError(f"`{key}` is not a parameter{nearest(key, {'exp', 'dataset', 'seed', 'name', *fields, *data_fields})}")
+            raise NrmsError(f"`{key}` is not a parameter{nearest(key, {'exp', 'dataset', 'seed', 'name', 'checkpoint', *fields, *data_fields})}")
     experiment = read_yaml(PARAMS, exp, "experiment")
     exp = f"exp{exp}" if str(exp).isdigit() else str(exp)
     validate(Experiment, experiment, f"params/{exp}.yaml")
@@ -233,7 +245,8 @@ def resolve(exp: object = 4, dataset: str = "newsroom-tiny", seed: int = 0, name
         "exp": exp,
         "dataset": dataset,
         "seed": seed,
-        "name": check_name(name or default_name(exp, given), "run name"),
+        "name": check_name(name or default_name(exp, given) + ("-checkpoint" if checkpoint else ""), "run name"),
+        "checkpoint": checkpoint,
         "given": given,
         "data": data,
     }

@@ -1,106 +1,27 @@
 """How well does a scorer rank the impressions of MIND? Score flat, judge per impression, save one row each.
 
 Every news is encoded once, every user once per impression, every candidate scored once; no padding to the longest slate.
-Beside the model stand scorers that learn nothing (random, popularity, recency, content) and, where the truth is known, the ceilings.
+A model comes from a run trained here, or from a checkpoint that somebody gave: then first of all it is checked that it fits.
 """
 
+import hashlib
 import time
-from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy import sparse
+import torch
 
 from nrms import NrmsError
-from nrms.config import Config
+from nrms.config import LEARNING, ROLES, Config, Experiment
 from nrms.data.prepare import Tables, load
 from nrms.data.splits import split_by_time
 from nrms.data.tables import Impressions, Split, unseen
 from nrms.metrics import rank_metrics, summarise
 from nrms.recommender import build, score_impressions
-from nrms.runtime import Run, atomic, load_checkpoint, now, peak_mb, progress, run_folder, write_json
-
-BASELINES = {
-    "random": "scores drawn at random",
-    "popularity": "clicks in the train part",
-    "recency": "the later first shown, the higher",
-    "content": "TF-IDF cosine of the title to the mean of the history's titles, nothing trained",
-}
-CEILINGS = {
-    "ceiling": "the true utility without its noise: no model can do better on average",
-    "ceiling_text": "the true taste for what titles say, alone",
-    "ceiling_image": "the true taste for what pictures show, alone",
-    "ceiling_history": "a nearly best reading of the history, given the true factors of all news, pictures and freshness included",
-}
-
-
-# what learns nothing -------------------------------------------------------------------------------------------------
-
-
-def score_popularity(split: Split, test: Impressions, size: int) -> np.ndarray:
-    train = [split.train, split.valid]
-    clicks = sum(np.bincount(part.candidates.values[part.clicked], minlength=size) for part in train)
-    return clicks[test.candidates.values].astype(np.float32)
-
-
-def score_recency(split: Split, test: Impressions, size: int) -> np.ndarray:
-    """A news is as new as the first impression that showed it or whose history holds it; no label is looked at."""
-    first = np.full(size, np.iinfo(np.int64).max)
-    for part in (split.train, split.valid, test):
-        np.minimum.at(first, part.candidates.values, np.repeat(part.time, part.candidates.lengths))
-    old = np.concatenate([split.train.history.values, split.valid.history.values])
-    first[old] = np.minimum(first[old], split.train.time.min())
-    return (first[test.candidates.values] - split.train.time.min()).astype(np.float64)
-
-
-def tfidf(titles: np.ndarray) -> sparse.csr_matrix:
-    """(N + 1, words) rows of unit length: words of lower-cased titles, weighed by log(N / news that have it)."""
-    number: dict[str, int] = {}
-    owner, word = [], []
-    for i, title in enumerate(titles):
-        for token in title.lower().split():
-            owner.append(i)
-            word.append(number.setdefault(token.strip(".,:;!?'\"()"), len(number)))
-    counts = sparse.csr_matrix((np.ones(len(word)), (owner, word)), shape=(len(titles), max(len(number), 1)))
-    seen = np.asarray((counts > 0).sum(0)).ravel()
-    weighed = counts @ sparse.diags(np.log(len(titles) / np.maximum(seen, 1)))
-    norm = np.sqrt(np.asarray(weighed.multiply(weighed).sum(1)).ravel())
-    return sparse.diags(1 / np.where(norm > 0, norm, 1)) @ weighed
-
-
-def score_content(titles: np.ndarray, test: Impressions, history: int, batch: int = 2000) -> np.ndarray:
-    words = tfidf(titles)
-    flat = np.empty(len(test.candidates.values), np.float32)
-    for part in progress(np.array_split(np.arange(len(test)), -(-len(test) // batch)), "content similarity"):
-        past, mask = test.history.pad(part, history)
-        row = np.nonzero(mask)[0]
-        mean = sparse.csr_matrix((np.ones(len(row)), (row, past[mask])), shape=(len(part), len(titles))) @ words
-        at = test.candidates.index(part)
-        owner = np.repeat(np.arange(len(part)), test.candidates.lengths[part])
-        flat[at] = np.asarray(mean[owner].multiply(words[test.candidates.values[at]]).sum(1)).ravel()
-    return flat
-
-
-def references(tables: Tables, split: Split, history: int, seed: int) -> Iterator[tuple[str, str, np.ndarray]]:
-    """(name, kind, flat scores of the test candidates) of every baseline and, where truth.parquet is there, every ceiling."""
-    test, size = split.test, len(tables.news)
-    yield "random", "baseline", np.random.default_rng(seed).random(len(test.candidates.values)).astype(np.float32)
-    yield "popularity", "baseline", score_popularity(split, test, size)
-    yield "recency", "baseline", score_recency(split, test, size)
-    yield "content", "baseline", score_content(tables.news.title, test, history)
-    path = tables.folder / "raw" / "truth.parquet"
-    if path.exists():
-        truth = {
-            k: c.combine_chunks().flatten().to_numpy()
-            for k, c in zip(("text", "image", "freshness", "history"), pq.read_table(path).columns[1:], strict=True)
-        }
-        yield "ceiling", "ceiling", truth["text"] + truth["image"] + truth["freshness"]
-        for name in ("text", "image", "history"):
-            yield f"ceiling_{name}", "ceiling", truth[name]
-
-
-# judging and saving --------------------------------------------------------------------------------------------------
+from nrms.references import BASELINES, CEILINGS, references
+from nrms.runtime import Run, atomic, load_checkpoint, now, peak_mb, read_state, run_folder, write_json
 
 
 def slices(split: Split, size: int) -> dict[str, np.ndarray]:
@@ -120,9 +41,23 @@ def slices(split: Split, size: int) -> dict[str, np.ndarray]:
     }
 
 
-def judge(run: Run, test: Impressions, scores: np.ndarray, parts: dict[str, np.ndarray]) -> dict:
-    """Writes rows.parquet (one row per impression: id, user, sizes, metrics, scores) and metrics.json ({slice: {metric: ...}}) of a run."""
+def candidate_slices(tables: Tables, test: Impressions) -> dict[str, np.ndarray]:
+    """{name: bool per candidate}: candidates that are ranked among themselves, the others left out."""
+    if tables.pixels is None:
+        return {}
+    pictured = tables.pixels.present[test.candidates.values]
+    return {"candidates with a picture": pictured, "candidates without": ~pictured}
+
+
+def judge(run: Run, tables: Tables, split: Split, scores: np.ndarray) -> dict:
+    """Writes what flat `scores` of the test candidates reach: rows.parquet and metrics.json of a run.
+
+    rows.parquet: one row per impression, with id, user, sizes, metrics, scores, `in: <slice>` for slices of impressions and `auc: <slice>` for slices
+    of candidates. metrics.json: {slice: {metric: {mean, low, high, n, skipped}}}, which is returned too.
+    """
+    test = split.test
     rows = rank_metrics(scores, test.clicked, test.candidates.offsets)
+    parts = slices(split, len(tables.news))
     facts = {
         "impression": test.id,
         "user": test.user,
@@ -130,10 +65,16 @@ def judge(run: Run, test: Impressions, scores: np.ndarray, parts: dict[str, np.n
         "candidates": test.candidates.lengths.astype(np.int32),
         "clicks": np.bincount(test.candidates.rows[test.clicked], minlength=len(test)).astype(np.int32),
     }
+    result = {name: summarise(rows, where) for name, where in parts.items() if where.any()}
+    columns = facts | rows | {f"in: {name}": where for name, where in parts.items() if name != "all"}
+    for name, kept in candidate_slices(tables, test).items():
+        offsets = np.concatenate([[0], np.cumsum(kept)])[test.candidates.offsets]
+        among = rank_metrics(scores[kept], test.clicked[kept], offsets)
+        result[name] = summarise(among, parts["all"])
+        columns[f"auc: {name}"] = among["auc"]
     listed = pa.ListArray.from_arrays(pa.array(test.candidates.offsets, pa.int32()), pa.array(scores.astype(np.float32)))
     with atomic(run.folder / "rows.parquet") as part:
-        pq.write_table(pa.table(facts | rows | {"scores": listed}), part, compression="zstd")
-    result = {name: summarise(rows, where) for name, where in parts.items() if where.any()}
+        pq.write_table(pa.table(columns | {"scores": listed}), part, compression="zstd")
     write_json(run.folder / "metrics.json", result)
     return result
 
@@ -147,7 +88,6 @@ def evaluate_references(config: Config) -> list[Run]:
     tables = load(config.dataset, config.data)
     split = split_by_time(tables.parts, config.data.valid_share)
     identity = {"hash": f"{config.data.valid_share}-{config.history}", "family": "reference", "data": tables.manifest["tables"]}
-    parts = slices(split, len(tables.news))
     names = [*BASELINES, *(CEILINGS if (tables.folder / "raw" / "truth.parquet").exists() else ())]
     done = {
         name
@@ -158,38 +98,74 @@ def evaluate_references(config: Config) -> list[Run]:
     for name, kind, scores in scorers:
         run = reference_run(config, name)
         run.begin(kind=kind, about=(BASELINES | CEILINGS)[name], **identity)
-        judge(run, split.test, scores, parts)
+        judge(run, tables, split, scores)
         run.update(status="done")
     return [reference_run(config, name) for name in names]
 
 
-def evaluate(config: Config, *, force: bool = False) -> Run:
-    """Judges a trained run on the test part, once: a run that is done is left alone unless `force`.
+def check_fits(path: Path, state: dict, config: Config, tables: Tables) -> None:
+    """Raises NrmsError when the checkpoint with the header `state` was not trained as `config` has it, or on encoders that these data do not have."""
+    if "config" not in state:
+        raise NrmsError(f"{path} holds no finished model (it may be a last.safetensors, to go on from): give a best.safetensors.")
+    theirs = state["config"]
+    wrong = [k for k in Experiment.model_fields if k not in LEARNING and theirs.get(k, Experiment.model_fields[k].default) != getattr(config, k)]
+    if wrong:
+        says = ", ".join(f"{k} {theirs.get(k)!r}, here {getattr(config, k)!r}" for k in wrong)
+        give = " ".join(f"-p {k} {theirs.get(k)}" for k in wrong)
+        raise NrmsError(f"{path} does not fit {config.exp} on {config.dataset}. It was trained with {says}. Choose its experiment, or give: {give}")
+    for role in {getattr(config, m) for m in config.modalities} & set(ROLES):
+        locals_ = theirs["data"].get(role) == "local", getattr(config.data, role) == "local"
+        if any(locals_) and (not all(locals_) or state.get("content") != tables.content):
+            raise NrmsError(
+                f"{path} does not fit {config.dataset}: its `{role}` was {theirs['data'].get(role)!r} of {theirs['dataset']}, here it is "
+                f"{getattr(config.data, role)!r}. A model pre-trained on one data set's own content is another one elsewhere."
+            )
 
-    Raises NrmsError when the run is not trained with these values on this data.
+
+def load_weights(model: torch.nn.Module, path: Path) -> None:
+    """Puts the weights of a checkpoint into `model`. Raises NrmsError when names or shapes differ."""
+    tensors, _ = load_checkpoint(path)
+    own = model.state_dict()
+    wrong = sorted({k for k in own.keys() ^ tensors.keys()} | {k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape})
+    if wrong:
+        raise NrmsError(
+            f"{path} does not fit the model: {len(wrong)} of its tensors have another name or shape, {wrong[0]} among them. "
+            "The encoder behind a role may be another than the one it was trained with."
+        )
+    model.load_state_dict(tensors)
+
+
+def evaluate(config: Config, *, force: bool = False) -> Run:
+    """Judges on the test part the run that was trained for `config`, or `config.checkpoint`; what is done is left alone unless `force`.
+
+    Raises NrmsError when there is no such run, or when the checkpoint does not fit the experiment and the data.
     """
     run = Run(run_folder(config.dataset, config.name, config.seed))
     tables = load(config.dataset, config.data)
+    path = run.folder / "checkpoint" / "best.safetensors"
     fits = run.record.get("hash") == config.hash and run.record.get("data") == tables.manifest["tables"]
-    if run.status == "done" and fits and not force:
-        return run
-    if run.status not in ("trained", "done") or not fits:
+    if config.checkpoint:
+        path = Path(config.checkpoint)
+        state, digest = read_state(path), hashlib.sha256(path.read_bytes()).hexdigest()
+        check_fits(path, state, config, tables)
+        if not fits or run.record.get("sha256") != digest:
+            identity = {"config": config.model_dump(), "hash": config.hash, "family": config.family, "data": tables.manifest["tables"]}
+            known = {k: state[k] for k in ("best_auc", "best_step", "samples") if k in state}
+            device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
+            run.begin(kind="model", sha256=digest, device=device, **identity, **known)
+            run.update(status="trained")
+    elif run.status not in ("trained", "done") or not fits:
         raise NrmsError(
             f"{run.folder} holds no run trained with these values on these data (its status is {run.status}): train first, with "
-            f"notebooks/train.ipynb or "
-            f"`python -m nrms run {config.exp} --dataset {config.dataset} --seeds {config.seed}`."
+            f"notebooks/train.ipynb or `python -m nrms run {config.exp} --dataset {config.dataset} --seeds {config.seed}`."
         )
+    if run.status == "done" and not force:
+        return run
     began = time.perf_counter()
     split = split_by_time(tables.parts, config.data.valid_share)
     model = build(config, tables).to(run.record["device"])
-    tensors, _ = load_checkpoint(run.folder / "checkpoint" / "best.safetensors")
-    model.load_state_dict(tensors)
-    judge(run, split.test, score_impressions(model, split.test, config.history), slices(split, len(tables.news)))
-    run.update(
-        status="done",
-        error=None,
-        evaluated=now(),
-        evaluation_minutes=(time.perf_counter() - began) / 60,
-        peak_mb=max(run.record["peak_mb"], peak_mb()),
-    )
+    load_weights(model, path)
+    judge(run, tables, split, score_impressions(model, split.test, config.history))
+    memory = max(run.record.get("peak_mb", 0), peak_mb())
+    run.update(status="done", error=None, evaluated=now(), evaluation_minutes=(time.perf_counter() - began) / 60, peak_mb=memory)
     return run

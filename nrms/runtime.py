@@ -247,13 +247,20 @@ def save_checkpoint(path: Path, tensors: dict[str, Any], state: dict[str, Any]) 
         save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, part, {"state": json.dumps(state)})
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(tensors, state) of a file written by `save_checkpoint`. Raises NrmsError for anything else; never unpickles."""
+def read_state(path: Path) -> dict[str, Any]:
+    """The state of a file written by `save_checkpoint`, without its tensors. Raises NrmsError for anything else."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            names = file.keys()
-            return {k: file.get_tensor(k) for k in names}, json.loads((file.metadata() or {})["state"])
+            return json.loads((file.metadata() or {})["state"])
     except (SafetensorError, OSError, KeyError) as error:
         raise NrmsError(f"{path} is not a checkpoint of this project ({error}); give the path of a best.safetensors or last.safetensors.") from None
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(tensors, state) of a file written by `save_checkpoint`. Raises NrmsError for anything else; never unpickles."""
+    from safetensors.torch import load_file
+
+    state = read_state(path)
+    return load_file(path), state

@@ -225,7 +225,8 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
             if i in stops:
                 if line["valid_auc"] > state["best_auc"]:
                     state |= {"best_auc": line["valid_auc"], "best_step": state["step"]}
-                    save_checkpoint(best, accelerator.unwrap_model(model).state_dict(), {"config": config.model_dump(), **state})
+                    facts = {"config": config.model_dump(), "content": tables.content}
+                    save_checkpoint(best, accelerator.unwrap_model(model).state_dict(), facts | state)
                 state["seconds"] = time.perf_counter() - clock
                 save_checkpoint(last, pack(accelerator.unwrap_model(model), optimizer), state)
                 bar.set_postfix_str(f"loss {loss.item():.3f}, valid AUC {line['valid_auc']:.3f}")

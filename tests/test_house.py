@@ -10,7 +10,7 @@ from nrms import ROOT
 from nrms.config import PARAMS, Dataset, Experiment, load_dataset, resolve
 
 LAYER = {"config": 0, "runtime": 0, "metrics": 0, "objectives": 0, "data": 1, "items": 1, "users": 1, "report": 1, "figures": 1, "show": 1}
-LAYER |= {"recommender": 2, "train": 3, "evaluate": 3, "pipeline": 4, "__main__": 5}
+LAYER |= {"recommender": 2, "references": 2, "train": 3, "evaluate": 3, "pipeline": 4, "__main__": 5}
 FAMILY = {"figures": "report", "show": "report"}  # one thing in three files
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("data_prep", "train", "eval", "analysis")]
 
@@ -64,8 +64,8 @@ def test_notebooks_check_their_parameters_first(path):
     """Literals only in the parameters cell, every one a known parameter; the next cell checks them before anything heavy is imported."""
     first, second, *_ = cells(path, "code")
     assigned = ast.parse("".join(first["source"])).body
-    names = [ast.literal_eval(node.value) is not None and node.targets[0].id for node in assigned]
-    assert set(names) <= {"exp", "dataset", "seed", "name", *Experiment.model_fields, *Dataset.model_fields}
+    names = [node.targets[0].id for node in assigned if ast.literal_eval(node.value) is not NotImplemented]
+    assert set(names) <= {"exp", "dataset", "seed", "name", "checkpoint", *Experiment.model_fields, *Dataset.model_fields}
     lines = [line for line in "".join(second["source"]).splitlines() if line]
     check = "resolve" if "exp" in names else "load_dataset"
     assert lines[1] == f"config = {check}(**from_notebook(globals()))" and lines[0].startswith("from nrms.config import from_notebook")

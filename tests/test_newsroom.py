@@ -10,8 +10,8 @@ from nrms.config import World, load_dataset
 from nrms.data import newsroom
 from nrms.data.mind import convert
 from nrms.data.tables import read_impressions, read_news
-from nrms.evaluate import score_content
 from nrms.metrics import rank_metrics
+from nrms.references import score_content
 
 SMALL = World(news=200, users=100, train=300, dev=100)
 

@@ -3,12 +3,18 @@
 import json
 import shutil
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from nrms import NrmsError
 from nrms import train as training
 from nrms.config import resolve
+from nrms.data.prepare import load
+from nrms.data.splits import split_by_time
+from nrms.data.tables import ragged
 from nrms.evaluate import evaluate, evaluate_references
 from nrms.runtime import Run, data_folder, load_checkpoint, process_started, run_folder, save_checkpoint
 from nrms.train import Movement, check_first_loss, check_movement, learning_rate, train
@@ -162,6 +168,70 @@ def test_the_whole_way(place):
     means = {r.folder.parent.name: json.loads((r.folder / "metrics.json").read_text())["all"]["auc"]["mean"] for r in runs}
     assert abs(means["random"] - 0.5) < 0.05 and max(means, key=means.get) == "ceiling"
     assert next(iter(json.loads((run.folder / "metrics.json").read_text()))) == "all"
+
+
+def test_a_given_checkpoint_is_evaluated_without_training(place):
+    """The same numbers as the run it comes from, in a run folder of its own; done once; nothing is trained."""
+    run = evaluate_after_training()
+    given = small(checkpoint=str(run.folder / "checkpoint" / "best.safetensors"))
+    other = evaluate(given)
+    assert other.folder != run.folder and other.status == "done" and not (other.folder / "history.jsonl").exists()
+    assert (other.folder / "metrics.json").read_text() == (run.folder / "metrics.json").read_text()
+    stamp = (other.folder / "metrics.json").stat().st_mtime_ns
+    assert (evaluate(given).folder / "metrics.json").stat().st_mtime_ns == stamp
+
+
+def evaluate_after_training():
+    train(small())
+    return evaluate(small())
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"dim": 16}, "-p dim 32"),
+        ({"title_tokens": 9}, "trained with title_tokens 30, here 9"),
+        ({"pooling": "mean"}, "'attention', here 'mean'"),
+        ({"bert": "some/model"}, "its `bert` was 'local'"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(place, values, words):
+    """Another width, another reading, another encoder: one sentence with what to give, before any work."""
+    path = train(small()).folder / "checkpoint" / "best.safetensors"
+    with pytest.raises(NrmsError, match=words):
+        evaluate(small(checkpoint=str(path), **values))
+
+
+def test_a_checkpoint_of_other_news_is_refused(place, monkeypatch):
+    """A local encoder belongs to the news it was pre-trained on."""
+    path = train(small()).folder / "checkpoint" / "best.safetensors"
+    with pytest.raises(NrmsError, match="does not fit newsroom-tiny"):
+        evaluate(small(checkpoint=str(path), world=dict(small().data.world.model_dump(), seed=5)))
+
+
+def test_a_wrong_checkpoint_file_is_a_sentence(place, tmp_path):
+    """No file, a file of something else, a last.safetensors: each is refused with what to give."""
+    save_checkpoint(tmp_path / "last.safetensors", {"a": torch.ones(1)}, {"step": 3})
+    (tmp_path / "x.safetensors").write_text("no")
+    for name, words in (("none.safetensors", "not a checkpoint"), ("x.safetensors", "not a checkpoint"), ("last.safetensors", "best.safetensors")):
+        with pytest.raises(NrmsError, match=words):
+            evaluate(small(checkpoint=str(tmp_path / name)))
+
+
+def test_candidates_with_and_without_pictures_are_ranked_apart(place):
+    """Slices of candidates: metrics among those with a picture equal those of impressions cut down to them."""
+    run = evaluate_after_training()
+    tables = load("newsroom-tiny", small().data)
+    test = split_by_time(tables.parts, 0.1).test
+    rows = pq.read_table(run.folder / "rows.parquet")
+    scores, expected = ragged(rows["scores"]), []
+    for r in range(len(test)):
+        kept = tables.pixels.present[test.candidates[r]]
+        y = test.clicked[test.candidates.offsets[r] : test.candidates.offsets[r + 1]][kept]
+        expected.append(roc_auc_score(y, scores[r][kept]) if 0 < y.sum() < len(y) else np.nan)
+    assert np.allclose(rows["auc: candidates with a picture"].to_numpy(), expected, equal_nan=True)
+    found = json.loads((run.folder / "metrics.json").read_text())["candidates with a picture"]["auc"]
+    assert found["mean"] == pytest.approx(np.nanmean(expected)) and found["n"] + found["skipped"] == len(test)
 
 
 def test_checkpoints_are_never_pickles(tmp_path):

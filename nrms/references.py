@@ -1,0 +1,86 @@
+"""What do scorers reach that learn nothing, and, where the truth is known, scorers that know it? Baselines and ceilings, rows of every table."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow.parquet as pq
+from scipy import sparse
+
+from nrms.data.prepare import Tables
+from nrms.data.tables import Impressions, Split
+from nrms.runtime import progress
+
+BASELINES = {
+    "random": "scores drawn at random",
+    "popularity": "clicks in the train part",
+    "recency": "the later first shown, the higher",
+    "content": "TF-IDF cosine of the title to the mean of the history's titles, nothing trained",
+}
+CEILINGS = {
+    "ceiling": "the true utility without its noise: no model can do better on average",
+    "ceiling_text": "the true taste for what titles say, alone",
+    "ceiling_image": "the true taste for what pictures show, alone",
+    "ceiling_history": "a nearly best reading of the history, given the true factors of all news, pictures and freshness included",
+}
+
+
+def score_popularity(split: Split, test: Impressions, size: int) -> np.ndarray:
+    train = [split.train, split.valid]
+    clicks = sum(np.bincount(part.candidates.values[part.clicked], minlength=size) for part in train)
+    return clicks[test.candidates.values].astype(np.float32)
+
+
+def score_recency(split: Split, test: Impressions, size: int) -> np.ndarray:
+    """A news is as new as the first impression that showed it or whose history holds it; no label is looked at."""
+    first = np.full(size, np.iinfo(np.int64).max)
+    for part in (split.train, split.valid, test):
+        np.minimum.at(first, part.candidates.values, np.repeat(part.time, part.candidates.lengths))
+    old = np.concatenate([split.train.history.values, split.valid.history.values])
+    first[old] = np.minimum(first[old], split.train.time.min())
+    return (first[test.candidates.values] - split.train.time.min()).astype(np.float64)
+
+
+def tfidf(titles: np.ndarray) -> sparse.csr_matrix:
+    """(N + 1, words) rows of unit length: words of lower-cased titles, weighed by log(N / news that have it)."""
+    number: dict[str, int] = {}
+    owner, word = [], []
+    for i, title in enumerate(titles):
+        for token in title.lower().split():
+            owner.append(i)
+            word.append(number.setdefault(token.strip(".,:;!?'\"()"), len(number)))
+    counts = sparse.csr_matrix((np.ones(len(word)), (owner, word)), shape=(len(titles), max(len(number), 1)))
+    seen = np.asarray((counts > 0).sum(0)).ravel()
+    weighed = counts @ sparse.diags(np.log(len(titles) / np.maximum(seen, 1)))
+    norm = np.sqrt(np.asarray(weighed.multiply(weighed).sum(1)).ravel())
+    return sparse.diags(1 / np.where(norm > 0, norm, 1)) @ weighed
+
+
+def score_content(titles: np.ndarray, test: Impressions, history: int, batch: int = 2000) -> np.ndarray:
+    words = tfidf(titles)
+    flat = np.empty(len(test.candidates.values), np.float32)
+    for part in progress(np.array_split(np.arange(len(test)), -(-len(test) // batch)), "content similarity"):
+        past, mask = test.history.pad(part, history)
+        row = np.nonzero(mask)[0]
+        mean = sparse.csr_matrix((np.ones(len(row)), (row, past[mask])), shape=(len(part), len(titles))) @ words
+        at = test.candidates.index(part)
+        owner = np.repeat(np.arange(len(part)), test.candidates.lengths[part])
+        flat[at] = np.asarray(mean[owner].multiply(words[test.candidates.values[at]]).sum(1)).ravel()
+    return flat
+
+
+def references(tables: Tables, split: Split, history: int, seed: int) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(name, kind, flat scores of the test candidates) of every baseline and, where truth.parquet is there, every ceiling."""
+    test, size = split.test, len(tables.news)
+    yield "random", "baseline", np.random.default_rng(seed).random(len(test.candidates.values)).astype(np.float32)
+    yield "popularity", "baseline", score_popularity(split, test, size)
+    yield "recency", "baseline", score_recency(split, test, size)
+    yield "content", "baseline", score_content(tables.news.title, test, history)
+    path = tables.folder / "raw" / "truth.parquet"
+    if path.exists():
+        truth = {
+            k: c.combine_chunks().flatten().to_numpy()
+            for k, c in zip(("text", "image", "freshness", "history"), pq.read_table(path).columns[1:], strict=True)
+        }
+        yield "ceiling", "ceiling", truth["text"] + truth["image"] + truth["freshness"]
+        for name in ("text", "image", "history"):
+            yield f"ceiling_{name}", "ceiling", truth[name]
