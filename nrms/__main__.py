@@ -4,6 +4,7 @@ demo                                   the main job on the demo world, from noth
 prepare DATASET [--from F] [--images G [--cards] [--ids T]]
                                        a MIND folder or zip (or the demo world), with pictures or IM-MIND cards, into data/DATASET
 run EXP... --dataset D --seeds 0 1     experiments, executed as notebooks into reports/D/EXP/seedK
+evaluate EXP --checkpoint F --dataset D  weights that were trained elsewhere, on the test part of D
 report                                 rebuilds reports/leaderboard.csv and reports/index.html
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 
 from nrms import NrmsError
 
-DEMO = (2, 3, 4)
+DEMO = (1, 2, 3, 4)
 
 
 def parse_value(text: str) -> Any:
@@ -42,7 +43,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--dataset", default="newsroom")
     run.add_argument("--seeds", type=int, nargs="+", default=[0])
     run.add_argument("--force", action="store_true", help="also what is done already")
-    for command in (prepare, run):
+    judge = commands.add_parser("evaluate", help="evaluate weights that were trained elsewhere")
+    judge.add_argument("exp", metavar="EXP", help="the experiment they were trained for")
+    judge.add_argument("--checkpoint", type=Path, required=True, help="a best.safetensors")
+    judge.add_argument("--dataset", default="newsroom")
+    for command in (prepare, run, judge):
         command.add_argument(
             "-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a value in place of the files'"
         )
@@ -67,6 +72,20 @@ def show_pictures(found: dict) -> None:
     print(f"pictures: {found['found']:,} found, {found['missing']:,} news without{bad}, {found['unknown']:,} of no known news")
 
 
+def evaluate_given(args: argparse.Namespace, given: dict[str, Any]) -> int:
+    from nrms.config import resolve
+
+    config = resolve(args.exp, args.dataset, checkpoint=str(args.checkpoint), **given)
+    from nrms import report
+    from nrms.evaluate import evaluate, evaluate_references
+
+    run = evaluate(config)
+    evaluate_references(config)
+    report.write()
+    print(f"{report.comparison(config.dataset, run).to_string()}\n\n{report.answer(run).replace('**', '')}")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     given = {name: parse_value(value) for name, value in getattr(args, "given", [])}
@@ -86,6 +105,8 @@ def main(arguments: list[str] | None = None) -> int:
             show_pictures(manifest["images"])
         print(f"wrote {data_folder(args.dataset).relative_to(home())}")
         return 0
+    if args.command == "evaluate":
+        return evaluate_given(args, given)
     if args.command == "report":
         from nrms import report
         from nrms.runtime import home

@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from nrms.answers import Difference
 from nrms.metrics import METRICS
 from nrms.report import SHOWN, leaderboard
 from nrms.runtime import Run, read_json
@@ -66,6 +67,25 @@ def ranking(dataset: str, only: Run | None = None, metric: str = "auc") -> Figur
             ax.plot([], [], "o", color=color, label=kind)
     ax.set(yticks=range(len(board)), yticklabels=board["exp"], xlabel=f"{METRICS[metric][0]} with 95 % interval", title=dataset)
     ax.legend(loc="lower right")
+    return figure
+
+
+def differences(found: Sequence[Difference]) -> Figure:
+    """Planned comparisons with their intervals, question by question; filled where interval and corrected p agree that there is a difference."""
+    figure, (ax,) = canvas(1, (11, 0.36 * len(found) + 1.4))
+    for i, d in enumerate(found):
+        color = {"more": BLUE, "less": ORANGE, "unclear": GREY}[d.verdict]
+        ax.plot([d.low, d.high], [i, i], color=color, lw=3, alpha=0.5)
+        ax.plot(d.mean, i, "o", color=color, mfc="white" if d.verdict == "unclear" else color)
+        ax.plot(d.seeds, [i] * len(d.seeds), "|", color="black", ms=7)
+    for label, color in (("better", BLUE), ("worse", ORANGE), ("unclear", GREY)):
+        ax.plot([], [], "o", color=color, mfc="white" if label == "unclear" else color, label=label)
+    ax.plot([], [], "|", color="black", label="one seed", ls="none")
+    ax.axvline(0, color="black", lw=0.8)
+    names = [f"{d.exp} against {d.other}" for d in found]
+    ax.set(yticks=range(len(found)), yticklabels=names, xlabel="AUC difference, paired by impression, with 95 % interval")
+    ax.invert_yaxis()
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

@@ -56,10 +56,10 @@ class Entry:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """Metrics by impression, mean over seeds; index: impression id."""
-        tables = [
-            pq.read_table(run.folder / "rows.parquet", columns=["impression", *METRICS]).to_pandas().set_index("impression") for run in self.runs
-        ]
+        """Metrics by impression, mean over seeds, and the columns `in: <slice>` and `auc: <slice>`; index: impression id."""
+        paths = [run.folder / "rows.parquet" for run in self.runs]
+        columns = [c for c in pq.read_schema(paths[0]).names if c in ("impression", *METRICS) or ": " in c]
+        tables = [pq.read_table(path, columns=columns).to_pandas().set_index("impression").astype(float) for path in paths]
         return sum(table.reindex(tables[0].index) for table in tables) / len(tables)
 
     def mean(self, key: str) -> float:
@@ -98,8 +98,9 @@ DIFFERENCES = ["difference", "difference_low", "difference_high", "p", "earned",
 
 def inputs(config: dict) -> str:
     """What a model read, and the values that were given by hand."""
-    read = ["title"] * bool(config.get("text")) + ["image"] * bool(config.get("image"))
-    how = [config.get("fusion", ""), config.get("tuning", "")]
+    joint = bool(config.get("joint"))
+    read = ["title"] * (joint or bool(config.get("text"))) + ["image"] * (joint or bool(config.get("image")))
+    how = ["joint"] * joint + [config.get("fusion", ""), config.get("tuning", "")]
     return ", ".join(
         [" + ".join(read), *(word for word in how if word not in ("", "single", "full")), *(f"{k} {v}" for k, v in config.get("given", {}).items())]
     )
@@ -201,6 +202,16 @@ def comparison(dataset: str, only: Run | None = None) -> pd.DataFrame:
     return shown.set_index("experiment")
 
 
+def ledger(dataset: str) -> pd.DataFrame:
+    """What every finished experiment of a data set read, held and cost; means over seeds."""
+    board = leaderboard(dataset)
+    rows = board[(board["kind"] == "model") & (board["status"] == "done")]
+    shown = {"experiment": rows["exp"], "inputs": rows["inputs"]}
+    whole = {"parameters": "params", "trainable": "trainable", "clicks seen": "samples", "encoded": "encoded", "peak MB": "peak_mb"}
+    shown |= {label: rows[key].map(thousands) for label, key in whole.items()}
+    return pd.DataFrame(shown | {"minutes": rows["minutes"].map(lambda m: number(m, 1))}).set_index("experiment")
+
+
 def with_interval(row: pd.Series, name: str) -> str:
     return "" if pd.isna(row.get(name)) else f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
 
@@ -222,6 +233,8 @@ def definitions() -> str:
         "falls below chance where users prefer what is new; content (TF-IDF cosine to the history).",
         "- **ceilings** know the truth of a demo world: everything but the noise; taste for text alone; for images "
         "alone; a nearly best reading of the history. Only the first bounds every model.",
+        "- **clicks seen**: training rows, repeats by epoch counted; **encoded**: news that went through a pre-trained model while training, each "
+        "once where it is frozen.",
         "- **minutes**: training, without evaluation; **peak MB**: most memory the process held.",
         "- **dead**: a run whose process is gone; **stale**: done, but on data that have been prepared anew since.",
     ]
@@ -261,6 +274,7 @@ def render_row(row: pd.Series, folder: Path) -> str:
     cells += cell(f"{row.earned:.0%}" if model and pd.notna(row.earned) else "")
     cells += cell(number(row.get("n"), 0), f"{row.skipped:.0f} skipped" if row.get("skipped", 0) > 0 else "")
     cells += cell(thousands(row.params), f"{thousands(row.trainable)} trained" if model else "")
+    cells += cell(thousands(row.samples), f"{thousands(row.encoded)} encoded" if model else "")
     cells += cell(number(row.minutes, 1)) + cell(thousands(row.peak_mb))
     return f'<tr class="{row.kind} {row.status}" title="{html.escape(row.inputs)}">{cells}</tr>'
 
@@ -283,6 +297,7 @@ HEAD = [
     "earned",
     "n",
     "parameters",
+    "clicks seen",
     "minutes",
     "peak MB",
 ]

@@ -105,9 +105,9 @@ def batch_rows(news, batch, rows: int = 2) -> Styler:
 
 def tokens(model, title: str) -> str:
     """What the text encoder of a recommender reads of a title."""
-    if "text" not in model.items.encoders:
+    encoder = model.items.encoders["text"] if "text" in model.items.encoders else next(iter(model.items.encoders.values()))
+    if "text" not in model.items.encoders and "joint" not in model.items.encoders:
         return "This experiment reads no text."
-    encoder = model.items.encoders["text"]
     if not hasattr(encoder, "tokenizer"):
         return "The text encoder is frozen: its vectors were made once and are looked up."
     return " ".join(encoder.tokenizer.convert_ids_to_tokens(encoder.tokenizer(title)["input_ids"]))
@@ -117,6 +117,15 @@ def first_pictures(news, pixels, most: int = 6) -> dict[str, np.ndarray]:
     """The first pictures of a data set, (S, S, 3) uint8 by title; none where it was prepared without."""
     rows = np.flatnonzero(pixels.present)[:most] if pixels is not None else []
     return {news.title[i]: np.asarray(pixels.values[i]) for i in rows}
+
+
+def tuning(model) -> Styler:
+    """What of each encoder learns: the report of nrms.items.tuning, or what stands in the encoder's place."""
+    lines = {}
+    for name, encoder in model.items.encoders.items():
+        stands = {"Frozen": "frozen: its vectors were made once and are looked up", "Side": "side network on hidden states that were made once"}
+        lines[name] = str(getattr(encoder, "report", stands.get(type(encoder).__name__, "")))
+    return readable(pd.DataFrame({"what learns": lines}))
 
 
 def sizes(model) -> pd.DataFrame:

@@ -9,9 +9,10 @@ import pytest
 from nrms import ROOT
 from nrms.config import PARAMS, Dataset, Experiment, load_dataset, resolve
 
-LAYER = {"config": 0, "runtime": 0, "metrics": 0, "objectives": 0, "data": 1, "items": 1, "users": 1, "report": 1, "figures": 1, "show": 1}
+LAYER = dict.fromkeys(("config", "runtime", "metrics", "objectives"), 0)
+LAYER |= dict.fromkeys(("data", "items", "users", "report", "figures", "show", "original", "answers"), 1)
 LAYER |= {"recommender": 2, "references": 2, "train": 3, "evaluate": 3, "pipeline": 4, "__main__": 5}
-FAMILY = {"figures": "report", "show": "report"}  # one thing in three files
+FAMILY = {"figures": "report", "show": "report", "answers": "report", "original": "report"}  # one thing in five files
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("data_prep", "train", "eval", "analysis")]
 
 

@@ -1,0 +1,214 @@
+"""Which of our questions do the runs answer, and how? Planned comparisons of two experiments each -> differences, sentences.
+
+Every comparison is paired by impression, seeds averaged first; all p-values of a data set are corrected together (Holm).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from nrms.metrics import compare, holm
+from nrms.original import PUBLISHED
+from nrms.report import SHOWN, Entry, align, entries, p_value, with_interval
+from nrms.report import leaderboard as make_leaderboard
+from nrms.runtime import read_json
+
+FROZEN, TUNING, IMAGES = (
+    "Can a frozen pre-trained model serve as a news encoder?",
+    "What does fine-tuning add?",
+    "Do images add anything to text?",
+)
+BASELINE = "best baseline"
+QUESTIONS: dict[str, list[tuple[str, str, str]]] = {  # experiment, compared with, what differs
+    FROZEN: [
+        ("exp1", BASELINE, "BLIP reading title and picture together"),
+        ("exp1_gate", BASELINE, "BLIP's two projected vectors, gated"),
+        ("exp2", BASELINE, "BERT and ViT multiplied, blank picture where there is none"),
+        ("exp2_gate", BASELINE, "BERT and ViT, gated"),
+        ("text_frozen", BASELINE, "BERT, titles alone"),
+        ("exp1", "exp2_gate", "pre-trained together instead of apart"),
+        ("exp2_gate", "exp2", "a missing picture does no harm"),
+        ("exp2_pointwise", "exp2", "the original's ranker, its masks put in"),
+        ("exp2_pointwise_unmasked", "exp2", "the original's ranker as it was"),
+    ],
+    TUNING: [
+        ("exp4", "text_frozen", "titles alone"),
+        ("exp3", "exp2", "as the original has it"),
+        ("exp3_gate", "exp2_gate", "gated"),
+        ("exp3_lora", "exp2_gate", "low-rank updates only"),
+        ("exp3_side", "exp2_gate", "side networks only"),
+        ("exp3_side", "exp3_gate", "side networks instead of full tuning"),
+    ],
+    IMAGES: [
+        ("exp3", "exp4", "as the original has it: product, blank picture"),
+        ("exp3_gate", "exp4", "gated"),
+        ("exp3_late", "exp4", "scores blended"),
+        ("exp2_gate", "text_frozen", "frozen, gated"),
+        ("shuffled_images", "exp4", "control: pictures that changed places"),
+        ("exp3_gate", "shuffled_images", "pictures in their places against changed places"),
+        ("image_only", "random", "pictures alone"),
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One comparison: AUC of `exp` minus that of `other`, paired by impression."""
+
+    question: str
+    exp: str
+    other: str
+    about: str
+    mean: float
+    low: float
+    high: float
+    p: float  # corrected
+    n: int
+    seeds: tuple[float, ...]  # the difference of each seed that both have; empty against a baseline
+
+    @property
+    def verdict(self) -> str:
+        """more, less, or unclear: what the 95 % interval and the corrected p, at 0.05, allow to say."""
+        return "more" if self.low > 0 and self.p < 0.05 else "less" if self.high < 0 and self.p < 0.05 else "unclear"
+
+    def __str__(self) -> str:
+        says = {"more": "better", "less": "worse", "unclear": "no difference that these impressions can show"}[self.verdict]
+        text = f"{self.exp} against {self.other} ({self.about}): AUC {self.mean:+.3f} "
+        text += f"({self.low:+.3f} to {self.high:+.3f}, p {p_value(self.p)}): {says}"
+        same = sum(np.sign(s) == np.sign(self.mean) for s in self.seeds)
+        return text + (f"; same sign in {same} of {len(self.seeds)} seeds" if len(self.seeds) > 1 else "; one seed" if self.seeds else "")
+
+
+def finished(dataset: str) -> dict[str, Entry]:
+    """Finished entries by name, `best baseline` among them. Where a name has several (other values, other data), that with the most seeds."""
+    done = sorted((e for e in entries(dataset) if e.status == "done"), key=lambda e: len(e.seeds))
+    found = {e.exp: e for e in done}
+    baselines = [e for e in done if e.kind == "baseline"]
+    if baselines:
+        found[BASELINE] = max(baselines, key=lambda e: e.rows["auc"].mean())
+    return found
+
+
+def by_seed(a: Entry, b: Entry) -> tuple[float, ...]:
+    """Difference in mean AUC for each seed that both entries have."""
+
+    def means(e: Entry) -> dict[int, float]:
+        return {s: read_json(run.folder / "metrics.json")["all"]["auc"]["mean"] for s, run in zip(e.seeds, e.runs, strict=True)}
+
+    first, second = means(a), means(b)
+    return tuple(first[s] - second[s] for s in sorted(first.keys() & second.keys())) if "baseline" not in (a.kind, b.kind) else ()
+
+
+def differences(dataset: str) -> list[Difference]:
+    """All planned comparisons of which both sides are finished, in the order of QUESTIONS, with p corrected for their number."""
+    known, results = finished(dataset), []
+    for question, planned in QUESTIONS.items():
+        for exp, other, about in planned:
+            if exp in known and other in known:
+                found = compare(*align(known[exp], known[other]))
+                name = known[other].exp if other == BASELINE else other
+                results.append((question, exp, name, about, found, by_seed(known[exp], known[other])))
+    corrected = holm([found["p"] for *_, found, _ in results])
+    return [
+        Difference(question, exp, other, about, found["mean"], found["low"], found["high"], p, found["n"], seeds)
+        for (question, exp, other, about, found, seeds), p in zip(results, corrected, strict=True)
+    ]
+
+
+def answer(question: str, found: list[Difference]) -> str:
+    """A question with its answer in Markdown: a first sentence that follows from the comparisons, then each of them."""
+    own = [d for d in found if d.question == question]
+    if not own:
+        pairs = "; ".join(f"{exp} and {other}" for exp, other, _ in QUESTIONS[question][:3])
+        return f"**{question}** Not answered yet on this data set: run both of one of these: {pairs}."
+    lines = "\n".join(f"- {d}" for d in own)
+    return f"**{question}** {summary(question, own)}\n\n{lines}"
+
+
+def summary(question: str, own: list[Difference]) -> str:
+    """One sentence that follows from the verdicts of a question's main comparisons."""
+    if question == FROZEN:
+        main = [d for d in own if d.other in ("random", "popularity", "recency", "content")]
+        good = [d for d in main if d.verdict == "more"]
+        if not main:
+            return "The frozen encoders were compared with each other only."
+        best = max(main, key=lambda d: d.mean)
+        if good:
+            return f"Yes: {len(good)} of {len(main)} frozen encoders beat the best baseline, {best.other}; {best.exp} by most, {best.mean:+.3f}."
+        return f"Not shown: none of {len(main)} frozen encoders beats the best baseline, {best.other}; {best.exp} comes nearest, {best.mean:+.3f}."
+    if question == TUNING:
+        main = [d for d in own if (d.exp, d.other) in {("exp4", "text_frozen"), ("exp3", "exp2"), ("exp3_gate", "exp2_gate")}] or own
+        return f"{count(main, 'tuned encoders are better than the same ones frozen')}."
+    main = [d for d in own if d.other == "exp4" and d.exp != "shuffled_images"] or own
+    text = f"{count(main, 'ways of adding pictures are better than the same text alone')}."
+    control = next((d for d in own if d.exp == "shuffled_images"), None)
+    if control is not None:
+        helped = any(d.verdict == "more" for d in main)
+        text += {
+            "more": " But pictures that changed places help too, so part of it is not what the pictures show.",
+            "unclear": " Pictures that changed places are not seen to help, so it is what they show that counts." if helped else "",
+            "less": " Pictures that changed places do harm.",
+        }[control.verdict]
+    return text
+
+
+def count(main: list[Difference], what: str) -> str:
+    """`2 of 3 <what> (a +0.01, b +0.02); 1 worse (c -0.01)`."""
+
+    def named(verdict: str) -> str:
+        return ", ".join(f"{d.exp} {d.mean:+.3f}" for d in main if d.verdict == verdict)
+
+    more, less = named("more"), named("less")
+    number = sum(d.verdict == "more" for d in main)
+    return f"{number} of {len(main)} {what}" + (f" ({more})" if more else "") + (f"; worse: {less}" if less else "")
+
+
+def table(found: list[Difference]) -> pd.DataFrame:
+    """The comparisons as a table."""
+    lines = [
+        {
+            "experiment": d.exp,
+            "against": d.other,
+            "what differs": d.about,
+            "AUC difference": f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
+            "p": p_value(d.p),
+            "by seed": " ".join(f"{s:+.3f}" for s in d.seeds),
+            "n": f"{d.n:,}",
+        }
+        for d in found
+    ]
+    return pd.DataFrame(lines).set_index("experiment") if lines else pd.DataFrame()
+
+
+def by_slice(dataset: str, exp: str, other: str) -> pd.DataFrame:
+    """Paired AUC differences of two finished experiments in every slice that both have: mean, low, high, p (not corrected), n.
+
+    Empty where one of them is not finished.
+    """
+    known = finished(dataset)
+    if exp not in known or other not in known:
+        return pd.DataFrame()
+    a, b = known[exp].rows, known[other].rows.reindex(known[exp].rows.index)
+    lines = {"all": compare(a["auc"].to_numpy(), b["auc"].to_numpy())}
+    for column in a.columns.intersection(b.columns):
+        kind, _, name = column.partition(": ")
+        if kind == "in":
+            where = a[column].to_numpy() > 0.5
+            lines[name] = compare(a["auc"].to_numpy()[where], b["auc"].to_numpy()[where])
+        elif kind == "auc":
+            lines[name] = compare(a[column].to_numpy(), b[column].to_numpy())
+    return pd.DataFrame(lines).T.query("n > 1").astype({"n": int})
+
+
+def beside_the_original(dataset: str) -> pd.DataFrame:
+    """The original's published table (MIND-small) beside ours of the same name: other data, unless this is MIND-small."""
+    board = make_leaderboard(dataset)
+    rows = {}
+    for name, published in PUBLISHED.items():
+        own = board[(board["exp"] == name) & (board["status"] == "done")]
+        for metric, value in zip(SHOWN, published, strict=True):
+            rows.setdefault(name, {})[metric, "published"] = f"{value:.3f}"
+            rows[name][metric, f"here, {dataset}"] = with_interval(own.iloc[0], metric) if len(own) else "not run"
+    shown = pd.DataFrame(rows).T
+    return shown[[(m, c) for m in SHOWN for c in ("published", f"here, {dataset}")]]
