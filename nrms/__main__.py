@@ -76,12 +76,12 @@ def evaluate_given(args: argparse.Namespace, given: dict[str, Any]) -> int:
     from nrms.config import resolve
 
     config = resolve(args.exp, args.dataset, checkpoint=str(args.checkpoint), **given)
-    from nrms import report
+    from nrms import page, report
     from nrms.evaluate import evaluate, evaluate_references
 
     run = evaluate(config)
     evaluate_references(config)
-    report.write()
+    page.write()
     print(f"{report.comparison(config.dataset, run).to_string()}\n\n{report.answer(run).replace('**', '')}")
     return 0
 
@@ -108,10 +108,10 @@ def main(arguments: list[str] | None = None) -> int:
     if args.command == "evaluate":
         return evaluate_given(args, given)
     if args.command == "report":
-        from nrms import report
+        from nrms import page
         from nrms.runtime import home
 
-        for path in report.write():
+        for path in page.write():
             print(f"wrote {path.relative_to(home())}")
         return 0
     from nrms import pipeline, report

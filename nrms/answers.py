@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from nrms.metrics import compare, holm
+from nrms.metrics import METRICS, compare, holm
 from nrms.original import PUBLISHED
 from nrms.report import SHOWN, Entry, align, entries, p_value, with_interval
 from nrms.report import leaderboard as make_leaderboard
@@ -208,7 +208,7 @@ def beside_the_original(dataset: str) -> pd.DataFrame:
     for name, published in PUBLISHED.items():
         own = board[(board["exp"] == name) & (board["status"] == "done")]
         for metric, value in zip(SHOWN, published, strict=True):
-            rows.setdefault(name, {})[metric, "published"] = f"{value:.3f}"
-            rows[name][metric, f"here, {dataset}"] = with_interval(own.iloc[0], metric) if len(own) else "not run"
+            rows.setdefault(name, {})[METRICS[metric][0], "published"] = f"{value:.3f}"
+            rows[name][METRICS[metric][0], f"here, {dataset}"] = with_interval(own.iloc[0], metric) if len(own) else "not run"
     shown = pd.DataFrame(rows).T
-    return shown[[(m, c) for m in SHOWN for c in ("published", f"here, {dataset}")]]
+    return shown[[(METRICS[m][0], c) for m in SHOWN for c in ("published", f"here, {dataset}")]]

@@ -163,7 +163,7 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
         return run
     began = time.perf_counter()
     split = split_by_time(tables.parts, config.data.valid_share)
-    model = build(config, tables).to(run.record["device"])
+    model = build(config, tables, run.record["device"])
     load_weights(model, path)
     judge(run, tables, split, score_impressions(model, split.test, config.history))
     memory = max(run.record.get("peak_mb", 0), peak_mb())

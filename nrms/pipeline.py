@@ -149,8 +149,8 @@ def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bo
         except NrmsError as error:
             failures += 1
             say(f"FAILED  {error}")
-    from nrms import report
+    from nrms import page
 
-    for path in report.write():
+    for path in page.write():
         say(f"wrote   {path.relative_to(home())}")
     return failures

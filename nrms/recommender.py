@@ -108,7 +108,7 @@ def tuned(encoder: Encoder, modality: str, config: Config, tables: Tables) -> nn
     """`encoder` as the experiment tunes it; or, where no part of it has to run any more, what stands in its place."""
     how, cache = config.tuning_of(modality), (tables.content, tables.folder / "features", modality)
     used = torch.arange(len(encoder.present)) > 0 if FUSIONS[config.fusion].wants_blank else encoder.present
-    sizes = {"dim": config.dim, "dropout": config.dropout}
+    sizes = {"dim": config.dim, "dropout": config.dropout, "made_by": sum(p.numel() for p in encoder.model.parameters())}
     if how == "frozen":
         return Frozen(cached(encoder, *cache), encoder.present, used, **sizes)
     if how == "side":
@@ -121,9 +121,12 @@ def tuned(encoder: Encoder, modality: str, config: Config, tables: Tables) -> nn
     return encoder
 
 
-def build(config: Config, tables: Tables) -> Recommender:
-    """The recommender that `config` describes, bound to the news of `tables`, with fresh weights from torch's seed."""
-    plain = {modality: build_encoder(modality, config, tables) for modality in config.modalities}
+def build(config: Config, tables: Tables, device: torch.device | str = "cpu") -> Recommender:
+    """The recommender that `config` describes, on `device`, bound to the news of `tables`, with fresh weights from torch's seed.
+
+    What is frozen is encoded now, there, unless that was done before.
+    """
+    plain = {modality: build_encoder(modality, config, tables).to(device) for modality in config.modalities}
     encoders = {modality: tuned(encoder, modality, config, tables) for modality, encoder in plain.items()}
     if len(plain) > 1 and all(isinstance(e, Side) for e in encoders.values()):  # IISAN's third chain, across both
         layers = [cached_layers(plain[m], tables.content, tables.folder / "features", m) for m in plain]
@@ -135,7 +138,7 @@ def build(config: Config, tables: Tables) -> Recommender:
     names = ("dim", "heads", "query_dim", "dropout", "history")
     make = partial(USERS[config.users], **{name: getattr(config, name) for name in names})
     users = Blend(make, len(encoders)) if config.fusion == "late" else make()
-    return Recommender(ItemTower(encoders, fusion), users)
+    return Recommender(ItemTower(encoders, fusion), users).to(device)
 
 
 @torch.inference_mode()

@@ -129,7 +129,7 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
     AcceleratorState._reset_state(True)  # it is global: without this a second run in one kernel could not choose another precision
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=config.device == "cpu")
     seed_everything(config.seed)
-    model = build(config, tables)
+    model = build(config, tables, accelerator.device)
     groups = model.groups()
     rates = {"encoder": config.encoder_lr, "head": config.lr}
     optimizer = torch.optim.AdamW(
@@ -137,7 +137,11 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
         weight_decay=config.weight_decay,
     )
     tuning = {name: str(e.report) for name, e in model.items.encoders.items() if hasattr(e, "report")}
-    facts = {"tuning": tuning, "params": sum(p.numel() for p in model.parameters()), "trainable": sum(p.numel() for g in groups.values() for p in g)}
+    facts = {
+        "tuning": tuning,
+        "params": sum(p.numel() for p in model.parameters()) + sum(e.made_by for e in model.items.encoders.values()),
+        "trainable": sum(p.numel() for g in groups.values() for p in g),
+    }
     run.update(precision="bf16" if bf16 else "fp32", device=str(accelerator.device), **facts)
     return *accelerator.prepare(model, optimizer), accelerator
 

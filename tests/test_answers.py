@@ -67,8 +67,8 @@ def test_worse_and_unclear_are_said(home):
 def test_the_original_beside_ours(runs):
     """The published rows, ours where there are some, `not run` where there are none."""
     table = answers.beside_the_original("made-up")
-    assert table.loc["exp4", ("auc", "published")] == "0.689" and table.loc["exp1", ("auc", "here, made-up")] == "not run"
-    assert table.loc["exp4", ("auc", "here, made-up")].startswith(f"{answers.finished('made-up')['exp4'].rows['auc'].mean():.3f} [")
+    assert table.loc["exp4", ("AUC", "published")] == "0.689" and table.loc["exp1", ("AUC", "here, made-up")] == "not run"
+    assert table.loc["exp4", ("AUC", "here, made-up")].startswith(f"{answers.finished('made-up')['exp4'].rows['auc'].mean():.3f} [")
 
 
 def test_misreading_by_hand():

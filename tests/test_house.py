@@ -10,9 +10,9 @@ from nrms import ROOT
 from nrms.config import PARAMS, Dataset, Experiment, load_dataset, resolve
 
 LAYER = dict.fromkeys(("config", "runtime", "metrics", "objectives"), 0)
-LAYER |= dict.fromkeys(("data", "items", "users", "report", "figures", "show", "original", "answers"), 1)
+LAYER |= dict.fromkeys(("data", "items", "users", "report", "page", "figures", "show", "original", "answers"), 1)
 LAYER |= {"recommender": 2, "references": 2, "train": 3, "evaluate": 3, "pipeline": 4, "__main__": 5}
-FAMILY = {"figures": "report", "show": "report", "answers": "report", "original": "report"}  # one thing in five files
+FAMILY = dict.fromkeys(("page", "figures", "show", "original", "answers"), "report")  # one thing in six files
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("data_prep", "train", "eval", "analysis")]
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nrms import ROOT, pipeline, report
+from nrms import ROOT, page, pipeline, report
 from nrms.metrics import METRICS
 from nrms.runtime import Run, process_started, run_folder, write_json
 
@@ -46,7 +46,7 @@ def runs(home):
 
 def test_leaderboard(runs, home):
     """Seeds are averaged by impression; the difference is paired with the best baseline; failed and dead runs are rows."""
-    path, _ = report.write()
+    path, _ = page.write()
     board = pd.read_csv(path, dtype={"seeds": str})
     assert path.read_text().startswith(COLUMNS)
     done = board[(board.exp == "exp4") & (board.status == "done")].iloc[0]
@@ -59,15 +59,14 @@ def test_leaderboard(runs, home):
 
 def test_index_page(runs, home):
     """The page shows every row, escapes what it quotes, defines its numbers and asks nothing of the network."""
-    _, path = report.write()
-    page = path.read_text()
-    assert page.count("<tr") == 1 + 6 and "the &lt;cat&gt; sat on it" in page and "http" not in page
-    assert all(label in page for label, _ in METRICS.values() if "first" not in label) and "What the numbers mean" in page
+    text = page.write()[1].read_text()
+    assert text.count("<tr") == 1 + 6 and "the &lt;cat&gt; sat on it" in text and "http" not in text
+    assert all(label in text for label, _ in METRICS.values() if "first" not in label) and "What the numbers mean" in text
 
 
 def test_empty_report(home):
     """Without runs there is a page that says how to make one, and a leaderboard with a header."""
-    board, index = report.write()
+    board, index = page.write()
     assert report.comparison("newsroom").empty
     assert board.read_text().startswith(COLUMNS) and len(board.read_text().splitlines()) == 1 and "python -m nrms demo" in index.read_text()
 
@@ -115,7 +114,7 @@ def test_pipeline_runs_skips_and_reports(home):
     assert pipeline.run([4], "newsroom-tiny", [0], say=say.append, force=True, epochs=1) == 1 and "busy" in say[-3]
     assert Run(folder).status == "running" and (folder / "checkpoint" / "best.safetensors").exists(), "another process's run is left alone"
     Run(folder).update(status="done")
-    report.write()
+    page.write()
     board = pd.read_csv(home / "reports" / "leaderboard.csv")
     assert board.set_index("exp").status["broken"] == "failed" and board.set_index("exp").status["exp4-epochs1"] == "done"
 

@@ -54,6 +54,7 @@ class Encoder(nn.Module):
     """
 
     encodes = True  # False where nothing but a table is looked up
+    made_by = 0  # parameters of frozen parts that are not here any more
 
     def __init__(self, model: nn.Module, *, width: int, dim: int, pooling: str, query_dim: int, dropout: float):
         super().__init__()
@@ -209,13 +210,15 @@ class JointEncoder(Encoder):
 class Frozen(nn.Module):
     """In the place of an encoder that is not trained: its pooled vectors, made once, and a projection.
 
-    Each dimension is standardised over the items that are `used` (N + 1,): those with content, or all where blanks take part.
+    made_by: how many parameters made the features, for the record. Each dimension is standardised over the items that are `used` (N + 1,): those with
+    content, or all where blanks take part.
     """
 
     encodes = False
 
-    def __init__(self, features: np.ndarray, present: torch.Tensor, used: torch.Tensor, *, dim: int, dropout: float):
+    def __init__(self, features: np.ndarray, present: torch.Tensor, used: torch.Tensor, *, dim: int, dropout: float, made_by: int = 0):
         super().__init__()
+        self.made_by = made_by
         self.register_buffer("table", standardise(features, used), persistent=False)  # (N + 1, W)
         self.register_buffer("present", present.clone(), persistent=False)
         self.dropout, self.project = nn.Dropout(dropout), projection(self.table.shape[-1], dim)

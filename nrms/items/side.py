@@ -17,13 +17,16 @@ class Side(nn.Module):
     """Item numbers (U,) -> (U, D), from tables (N + 1, layers, W) of pooled hidden states: one modality's, or those of several, mixed layer by layer.
 
     x = last layer, the mean over the tables; for every layer h from below: x = x + up(gelu(down(g x + (1 - g) h))). `present`: items for which every
-    table has content. Encoders of different depth are read at the same relative heights.
+    table has content. made_by: parameters of the frozen encoder, for the record. Encoders of different depth are read at the same relative heights.
     """
 
     encodes = False
 
-    def __init__(self, tables: Sequence[np.ndarray], present: torch.Tensor, used: torch.Tensor, *, dim: int, rank: int, dropout: float):
+    def __init__(
+        self, tables: Sequence[np.ndarray], present: torch.Tensor, used: torch.Tensor, *, dim: int, rank: int, dropout: float, made_by: int = 0
+    ):
         super().__init__()
+        self.made_by = made_by
         depth, width = min(t.shape[1] for t in tables), tables[0].shape[2]
         for i, table in enumerate(tables):
             heights = np.linspace(0, table.shape[1] - 1, depth).round().astype(int)

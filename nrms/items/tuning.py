@@ -166,6 +166,7 @@ def rest_on(encoder: Encoder, states: States, depth: int) -> None:
         return ((given[0], *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": given[0]})
 
     model.embeddings.forward = pass_on
+    encoder.made_by = sum(p.numel() for p in stack[:depth].parameters())
     del stack[:depth]
     stack[0].register_forward_pre_hook(hand_over, with_kwargs=True)
     encoder.put(states)
