@@ -34,6 +34,14 @@ USERS = {"nrms": NRMSUsers, "pointwise": Pointwise, "pointwise_unmasked": Pointw
 NUMBERS = 1 << 26  # of user states gathered at a time: bounds memory whatever the length of slates
 
 
+def distinct(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """The different items (U,) of a batch, padding left out, and for every place of its history, then of its candidates, flat, 1 + the number of its
+    item, or 0 for padding."""
+    ids, place = torch.unique(torch.cat([batch.history.flatten(), batch.candidates.flatten()]), return_inverse=True)  # sorted
+    padding = int(ids[0] == 0)
+    return ids[padding:], place + (1 - padding)
+
+
 class Recommender(nn.Module):
     """Scores candidates for users. Each distinct item of a batch is encoded once."""
 
@@ -43,14 +51,17 @@ class Recommender(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, int]:
         """Scores (B, C), without meaning where candidate_mask is False; and U, the number of items encoded."""
-        ids, place = torch.unique(torch.cat([batch.history, batch.candidates], 1), return_inverse=True)  # sorted (U,), (B, L + C)
-        padding = int(ids[0] == 0)  # item 0 is not encoded; its vector is zero
-        vectors = self.items(ids[padding:])
-        if padding:
-            vectors = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])
-        gathered = F.embedding(place, vectors)  # (B, L + C, D); unlike vectors[place], its gradient is the same in every run
-        history, candidates = gathered.split([batch.history.shape[1], batch.candidates.shape[1]], 1)  # (B, L, D), (B, C, D)
-        return self.users.score(self.users(history, batch.history_mask), candidates), len(ids) - padding
+        ids, place = distinct(batch)
+        return self.rank(self.items(ids), place, batch), len(ids)
+
+    def rank(self, vectors: torch.Tensor, place: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Scores (B, C) from the vectors (U, D) of the batch's items, of which `place` says which stands where; see `distinct`."""
+        vectors = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])  # padding is not encoded; its vector is zero
+        cut = batch.history.numel()
+        history, candidates = (  # (R, L, D), (B, C, D); unlike vectors[place], the gradient of F.embedding is the same in every run
+            F.embedding(part.view(shape), vectors) for part, shape in ((place[:cut], batch.history.shape), (place[cut:], batch.candidates.shape))
+        )
+        return self.users.score(self.users(history, batch.history_mask)[batch.reader], candidates)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable weights by learning-rate group: `encoder` came pre-trained, `head` is new."""
@@ -156,12 +167,13 @@ def score_impressions(model: Recommender, impressions: Impressions, history: int
     """Scores of all candidates, flat like impressions.candidates.values, float32. `history`: most recent clicks that are read."""
     vectors = encode_items(model)
     flat = np.empty(len(impressions.candidates.values), np.float32)
-    rows = np.arange(len(impressions))
+    rows = np.argsort(impressions.reader, kind="stable")
     for part in progress(np.array_split(rows, -(-len(rows) // batch)), "scoring users"):
-        past, mask = (torch.from_numpy(x).to(vectors.device) for x in impressions.history.pad(part, history))
-        users = model.users(vectors[past.long()], mask)  # (B, D)
+        _, first, reader = np.unique(impressions.reader[part], return_index=True, return_inverse=True)
+        past, mask = (torch.from_numpy(x).to(vectors.device) for x in impressions.history.pad(part[first], history))
+        users = model.users(vectors[past.long()], mask)  # (R, ...): each history once
         at = impressions.candidates.index(part)
-        owner = np.repeat(np.arange(len(part)), impressions.candidates.lengths[part])
+        owner = np.repeat(reader, impressions.candidates.lengths[part])
         size = max(1, NUMBERS // users[0].numel())
         for begin in range(0, len(at), size):
             piece = slice(begin, begin + size)

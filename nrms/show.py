@@ -99,7 +99,7 @@ def batch_rows(news, batch, rows: int = 2) -> Styler:
         shown = batch.candidate_mask[r].tolist()
         passed = [news.title[i] if kept else "(masked: the impression has no more)" for i, kept in zip(items[1:], shown[1:], strict=True)]
         line = {"clicked": news.title[items[0]]} | {f"not clicked {i + 1}": title for i, title in enumerate(passed)}
-        lines.append(line | {"history": int(batch.history_mask[r].sum())})
+        lines.append(line | {"history": int(batch.history_mask[batch.reader[r]].sum())})
     return readable(pd.DataFrame(lines).T)
 
 

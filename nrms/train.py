@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 
 from nrms import NrmsError
 from nrms.config import Config
-from nrms.data.batches import ClickSampler
+from nrms.data.batches import ClickSampler, ahead
 from nrms.data.prepare import Tables, load
 from nrms.data.splits import split_by_time
 from nrms.data.tables import Impressions
@@ -194,7 +194,7 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
     bar = progress(what=f"training {config.name}", total=steps, initial=state["step"], unit=" steps")
     while state["step"] < steps:
         epoch, begin = divmod(state["step"], len(sampler))
-        for i, batch in enumerate(sampler.epoch(epoch, begin), begin + 1):
+        for i, batch in enumerate(ahead(sampler.epoch(epoch, begin), pin=accelerator.device.type == "cuda"), begin + 1):
             model.train()
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * learning_rate(state["step"], steps, config.warmup)

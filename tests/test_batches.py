@@ -1,12 +1,14 @@
 """From tables to batches: ragged arrays, splits by time, clicks beside what was passed over."""
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nrms import NrmsError
-from nrms.data.batches import ClickSampler, draw_distinct
+from nrms.data.batches import ClickSampler, ahead, draw_distinct
 from nrms.data.splits import split_by_time
 from nrms.data.tables import Impressions, Ragged
 
@@ -84,6 +86,52 @@ def test_negatives_are_drawn_anew_each_epoch(split, config):
     assert all((a.candidates == b.candidates).all() for a, b in zip(first, again, strict=True))
     assert not all((a.candidates == b.candidates).all() for a, b in zip(first, second, strict=True))
     assert all((a.candidates == b.candidates).all() and (a.history == b.history).all() for a, b in zip(first[3:], sampler.epoch(0, 3), strict=True))
+
+
+def test_a_history_stands_in_a_batch_once(split):
+    """Rows of one user with one history share it; each row's history is that of its impression."""
+    data = split.train
+    sampler = ClickSampler(data, batch_size=256, negatives=4, history=50, seed=0)
+    batch = next(sampler.epoch(0))
+    row = sampler.row[np.random.default_rng([0, 0]).permutation(len(sampler.click))[:256]]
+    for r, history, mask in zip(row, batch.history[batch.reader], batch.history_mask[batch.reader], strict=True):
+        assert history[mask].tolist() == data.history[r][-50:].tolist()
+    pairs = {(data.user[r], tuple(data.history[r])) for r in row}
+    assert len(batch.history) == len(pairs) < len(batch)
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.lists(st.integers(1, 3), max_size=3)), min_size=1, max_size=12))
+def test_readers_are_users_with_a_history(rows):
+    """Equal numbers for the same user with the same history in the same order, and for nothing else."""
+    data = impressions([(user, 1, history, [1], [1]) for user, history in rows])
+    for i, a in enumerate(rows):
+        assert [data.reader[i] == r for r in data.reader] == [a == b for b in rows]
+
+
+def test_clicks_by_reader_are_the_same_clicks(split):
+    """Sorted by reader an epoch has the same clicks; a batch has fewer histories; every epoch has another order of readers."""
+    plain, sorted_ = (ClickSampler(split.train, batch_size=64, negatives=4, history=50, seed=0, by_reader=b) for b in (False, True))
+    one, two, later = list(plain.epoch(0)), list(sorted_.epoch(0)), list(sorted_.epoch(1))
+    clicks = [sorted(int(c) for b in batches for c in b.candidates[:, 0]) for batches in (one, two)]
+    assert clicks[0] == clicks[1] and sum(len(b.history) for b in two) < 0.7 * sum(len(b.history) for b in one)
+    assert two[0].candidates[:, 0].tolist() != later[0].candidates[:, 0].tolist()
+
+
+def test_batches_made_ahead(split):
+    """The same batches in the same order; an error in the making reaches who waits; leaving early leaves no thread behind."""
+    sampler = ClickSampler(split.train, batch_size=64, negatives=4, history=50, seed=0)
+    assert all((a.candidates == b.candidates).all() for a, b in zip(sampler.epoch(0), ahead(sampler.epoch(0), pin=False), strict=True))
+
+    def broken():
+        yield next(sampler.epoch(0))
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        list(ahead(broken(), pin=False))
+    before, batches = threading.active_count(), ahead(sampler.epoch(0), pin=False)
+    next(batches)
+    batches.close()
+    assert threading.active_count() == before
 
 
 def test_three_users_through_time():

@@ -26,7 +26,7 @@ def batch_of(histories, candidates):
     history = torch.tensor([[*h, *[0] * (width - len(h))] for h in histories])
     mask = torch.tensor([[True] * len(h) + [False] * (width - len(h)) for h in histories])
     shown = torch.tensor(candidates)
-    return Batch(history, mask, shown, torch.ones_like(shown, dtype=torch.bool), torch.zeros_like(shown, dtype=torch.bool))
+    return Batch(history, mask, torch.arange(len(shown)), shown, torch.ones_like(shown, dtype=torch.bool), torch.zeros_like(shown, dtype=torch.bool))
 
 
 MASKED = sorted(set(USERS) - {"pointwise_unmasked"})  # which is there to show the harm
@@ -109,6 +109,13 @@ def test_empty_history_is_finite_and_learns(users):
     assert torch.isfinite(scores).all() and all(torch.isfinite(p.grad).all() for p in users.parameters())
     assert all(p.grad.abs().sum() > 0 for n, p in users.named_parameters() if "newcomer" in n)
     assert not history.grad[0].any(), "what is masked gets no gradient"
+
+
+def test_rows_of_one_reader_share_a_history(model):
+    """A batch that holds a history once for two rows scores as one that holds it twice."""
+    batch = batch_of([[5, 5, 7], [3], [5, 5, 7]], [[7, 9], [5, 9], [1, 2]])
+    shared = replace(batch, history=batch.history[:2], history_mask=batch.history_mask[:2], reader=torch.tensor([0, 1, 0]))
+    assert torch.allclose(model(batch)[0], model(shared)[0], atol=1e-6)
 
 
 def test_items_are_encoded_once(model):

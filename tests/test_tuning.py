@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModel, BertTokenizerFast, BlipForImageTextRetrieval, CLIPModel
 
 from nrms import NrmsError
-from nrms.items import features
+from nrms.items import encoders, features
 from nrms.items.encoders import ImageEncoder, JointEncoder, TextEncoder, standardise
 from nrms.items.side import Side
 from nrms.items.tuning import prefix, rest_on, tune
@@ -79,6 +79,20 @@ def test_an_encoder_gives_a_vector_to_each_item_whatever_its_company(kind, side,
     torch.nn.init.ones_(twin.project.weight)
     twin.load_state_dict(encoder.state_dict())
     assert torch.allclose(twin(ids), together, atol=1e-6)
+
+
+def test_parts_of_like_length_are_exact(tmp_path, monkeypatch):
+    """Encoded in parts of like length, items have the vectors and the encoder the gradients of one padded batch, to 1e-5."""
+    encoder, results = make("bert", tmp_path), []
+    many = torch.tensor([3, 1, 4, 2, 3, 1])
+    for part in (99, 2):
+        monkeypatch.setattr(encoders, "PART", part)
+        encoder.zero_grad()
+        vectors = encoder(many)
+        vectors.square().sum().backward()
+        results.append((vectors.detach(), [p.grad.clone() for p in encoder.parameters() if p.grad is not None]))
+    assert torch.allclose(results[0][0], results[1][0], atol=1e-5)
+    assert all(torch.allclose(a, b, atol=1e-4, rtol=1e-4) for a, b in zip(results[0][1], results[1][1], strict=True))
 
 
 @pytest.mark.parametrize("kind", MATCHING)

@@ -4,7 +4,9 @@ Training rows are clicks, every click of every impression once per epoch, each b
 click, drawn anew each epoch. Where an impression has fewer than K of those, the places are masked out, never filled with another item.
 """
 
-from collections.abc import Iterator
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -15,19 +17,23 @@ from nrms.data.tables import Impressions, Ragged
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows. Masked places hold item 0 and must not matter."""
+    """B rows of R readers. Masked places hold item 0 and must not matter."""
 
-    history: torch.Tensor  # (B, L) int64, oldest first
-    history_mask: torch.Tensor  # (B, L) bool
+    history: torch.Tensor  # (R, L) int64, oldest first: each history once, whatever the number of its rows
+    history_mask: torch.Tensor  # (R, L) bool
+    reader: torch.Tensor  # (B,) int64, the history of each row
     candidates: torch.Tensor  # (B, C) int64
     candidate_mask: torch.Tensor  # (B, C) bool
     clicked: torch.Tensor  # (B, C) bool
 
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        return Batch(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        return self.map(lambda x: x.to(device, non_blocking=True))
 
     def __len__(self) -> int:
-        return len(self.history)
+        return len(self.candidates)
 
 
 def draw_distinct(count: np.ndarray, k: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -46,10 +52,15 @@ def draw_distinct(count: np.ndarray, k: int, rng: np.random.Generator) -> tuple[
 
 
 class ClickSampler:
-    """Training batches of an epoch, a function of (seed, epoch) alone; so an interrupted epoch continues where it stopped."""
+    """Training batches of an epoch, a function of (seed, epoch) alone; so an interrupted epoch continues where it stopped.
 
-    def __init__(self, impressions: Impressions, *, batch_size: int, negatives: int, history: int, seed: int):
+    by_reader: all clicks of a reader stand together, and readers change places instead of clicks. A batch then has fewer histories and fewer
+    different news, so it is cheaper; and its rows are less independent.
+    """
+
+    def __init__(self, impressions: Impressions, *, batch_size: int, negatives: int, history: int, seed: int, by_reader: bool = False):
         self.impressions, self.batch_size, self.negatives, self.history, self.seed = impressions, batch_size, negatives, history, seed
+        self.by_reader = by_reader
         shown = impressions.candidates
         offsets = np.concatenate([[0], np.cumsum(~impressions.clicked)])[shown.offsets]
         self.passed = Ragged(shown.values[~impressions.clicked], offsets)  # shown and not clicked
@@ -64,6 +75,9 @@ class ClickSampler:
         """The batches of this epoch from number `start` on; the clicked item stands in column 0."""
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.click))
+        if self.by_reader:
+            reader = self.impressions.reader[self.row]
+            order = order[np.argsort(rng.permutation(reader.max(initial=0) + 1)[reader[order]], kind="stable")]
         drawn, mask = draw_distinct(self.passed.lengths[self.row], self.negatives, rng)
         for begin in range(start * self.batch_size, len(order), self.batch_size):
             at = order[begin : begin + self.batch_size]
@@ -74,5 +88,39 @@ class ClickSampler:
             shown = np.column_stack([np.ones(len(at), bool), mask[at]])
             clicked = np.zeros_like(shown)
             clicked[:, 0] = True
-            history = self.impressions.history.pad(row, self.history)
-            yield Batch(*(torch.from_numpy(x) for x in (history[0].astype(np.int64), history[1], candidates.astype(np.int64), shown, clicked)))
+            _, first, reader = np.unique(self.impressions.reader[row], return_index=True, return_inverse=True)
+            history, read = self.impressions.history.pad(row[first], self.history)
+            columns = (history.astype(np.int64), read, reader, candidates.astype(np.int64), shown, clicked)
+            yield Batch(*map(torch.from_numpy, columns))
+
+
+def ahead(batches: Iterable[Batch], pin: bool, size: int = 4) -> Iterator[Batch]:
+    """The same batches, made by a thread while the last one is worked on; pin: in memory from which a GPU copies without waiting."""
+    ready: queue.Queue = queue.Queue(size)
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                if stop.is_set():
+                    return
+                ready.put((batch.map(torch.Tensor.pin_memory) if pin else batch, None))
+            ready.put((None, None))
+        except BaseException as error:  # handed to whoever waits for the next batch
+            ready.put((None, error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) != (None, None):
+            batch, error = item
+            if error is not None:
+                raise error
+            yield batch
+    finally:
+        stop.set()
+        while thread.is_alive():  # it may wait for a place in the queue
+            try:
+                ready.get(timeout=0.05)
+            except queue.Empty:
+                thread.join(0.05)

@@ -19,6 +19,8 @@ from nrms import NrmsError
 from nrms.items.content import Pictures, Titles
 from nrms.items.pretrained import joint_states, load_pretrained, load_tower, matching_model
 
+PART = 128  # items of like length that are encoded together
+
 
 class Pool(nn.Module):
     """States (U, T, W), mask (U, T) -> (U, W).
@@ -94,8 +96,13 @@ class Encoder(nn.Module):
         return self.states(items)
 
     def features(self, items: torch.Tensor) -> torch.Tensor:
-        """What the pre-trained part says of these items, pooled: (U, W)."""
-        return self.pool(*self.trunk(items))
+        """What the pre-trained part says of these items, pooled: (U, W). Computed in parts of like length, so that padding costs little."""
+        lengths = self.content.lengths[items]
+        if len(items) <= PART or bool((lengths == lengths[0]).all()):
+            return self.pool(*self.trunk(items))
+        order = lengths.argsort(stable=True)
+        found = torch.cat([self.pool(*self.trunk(part)) for part in items[order].split(PART)])
+        return found.index_select(0, order.argsort())
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
         return self.project(self.dropout(self.features(items)))
