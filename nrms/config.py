@@ -69,7 +69,7 @@ class Dataset(Strict):
 # values that say how weights are learned, not what they are: a checkpoint fits whatever they are
 LEARNING = (
     *("question", "modality_dropout", "dropout", "objective", "negatives", "epochs", "batch_size", "lr", "encoder_lr", "weight_decay"),
-    *("warmup", "clip", "validations", "device", "precision"),
+    *("by_reader", "reuse_steps", "encode_at_once", "warmup", "clip", "validations", "device", "precision"),
 )
 
 
@@ -120,6 +120,11 @@ class Experiment(Strict):
     lr: float = Field(1e-4, gt=0, description="peak learning rate of everything new")
     encoder_lr: float = Field(2e-5, gt=0, description="peak learning rate of pre-trained weights")
     weight_decay: float = Field(0.01, ge=0)
+    by_reader: bool = Field(False, description="clicks of a reader stay together in a batch: cheaper, and rows less independent")
+    reuse_steps: int = Field(0, ge=0, description="an item's vector may stand in for up to so many steps: cheaper, and stale; 0: never")
+    encode_at_once: int | None = Field(
+        None, ge=1, description="items encoded at a time; where a batch has more, gradients are made in two passes: slower, in less memory; null: all"
+    )
     warmup: float = Field(0.1, ge=0, le=1, description="share of all steps in which the learning rate rises")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     validations: int = Field(2, ge=1, description="validations per epoch; the best one's weights are kept")
@@ -280,6 +285,8 @@ def check_together(config: Config) -> None:
         raise NrmsError(f"tuned_layers is {config.tuned_layers}: tuning top needs a number, lora and adapter can have one, the others none.")
     if config.tuned_modules and not tunings & {"lora", "adapter"}:
         raise NrmsError("tuned_modules goes with tuning lora or adapter.")
+    if config.reuse_steps and config.encode_at_once:
+        raise NrmsError("reuse_steps and encode_at_once do not go together: give one of them.")
     if config.image_tuning and not config.image:
         raise NrmsError("image_tuning needs an image encoder: `image` is null.")
     if config.shuffle_images and not config.image:

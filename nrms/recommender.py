@@ -5,6 +5,7 @@
 Losses are not here, nor is any file but the pre-trained weights that a role names.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -49,10 +50,13 @@ class Recommender(nn.Module):
         super().__init__()
         self.items, self.users = items, users
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, int]:
-        """Scores (B, C), without meaning where candidate_mask is False; and U, the number of items encoded."""
+    def forward(self, batch: Batch, encode: Callable[[torch.Tensor], torch.Tensor] | None = None) -> tuple[torch.Tensor, int]:
+        """Scores (B, C), without meaning where candidate_mask is False; and U, the number of different items.
+
+        encode: in place of the item tower, (U,) -> (U, D).
+        """
         ids, place = distinct(batch)
-        return self.rank(self.items(ids), place, batch), len(ids)
+        return self.rank((encode or self.items)(ids), place, batch), len(ids)
 
     def rank(self, vectors: torch.Tensor, place: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Scores (B, C) from the vectors (U, D) of the batch's items, of which `place` says which stands where; see `distinct`."""

@@ -7,6 +7,7 @@ not that of chance, a group of weights that does not move, scores that are all e
 
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,13 +16,14 @@ from accelerate.state import AcceleratorState
 
 from nrms import NrmsError
 from nrms.config import Config
-from nrms.data.batches import ClickSampler, ahead
+from nrms.data.batches import Batch, ClickSampler, ahead
 from nrms.data.prepare import Tables, load
 from nrms.data.splits import split_by_time
 from nrms.data.tables import Impressions
+from nrms.items.reuse import Reuse
 from nrms.metrics import rank_metrics
 from nrms.objectives import OBJECTIVES, at_chance
-from nrms.recommender import Recommender, build, score_impressions
+from nrms.recommender import Recommender, build, distinct, score_impressions
 from nrms.runtime import Run, load_checkpoint, now, peak_mb, progress, run_folder, save_checkpoint, seed_everything
 
 LOGS = 60  # lines of history.jsonl per run, about
@@ -45,6 +47,14 @@ def validate(model: Recommender, valid: Impressions, history: int) -> float:
     if np.isnan(auc).all():
         raise NrmsError("Training was stopped: in every validation impression all candidates were clicked or none, so no AUC can be computed.")
     return float(np.nanmean(auc))
+
+
+def check_loss(loss: float, chance: float, step: int) -> None:
+    """Raises NrmsError when a loss is no number, or when the first is far from that of equal scores."""
+    if not math.isfinite(loss):
+        raise NrmsError(f"Training was stopped at step {step}: the loss is {loss}; try a smaller learning rate.")
+    if step == 0:
+        check_first_loss(loss, chance)
 
 
 def check_first_loss(loss: float, chance: float) -> None:
@@ -95,15 +105,63 @@ def log_line(state: dict, loss: float, norm: float, moved: dict[str, dict[str, f
     return {**counts, "loss": {state["objective"]: loss}, "gradient_norm": norm, "groups": groups, "samples_per_second": rate}
 
 
+def backward(model: Recommender, batch: Batch, config: Config, accelerator: Accelerator, reuse: Reuse | None) -> tuple[torch.Tensor, int, float]:
+    """One batch's gradients. Returns its loss, how many items were encoded, and the loss of equal scores."""
+
+    def loss_of(scores: torch.Tensor) -> torch.Tensor:
+        return OBJECTIVES[config.objective](scores, batch.candidate_mask, batch.clicked)
+
+    chance = at_chance(config.objective, batch.candidate_mask, batch.clicked)
+    if config.encode_at_once:
+        return *backward_in_two_passes(accelerator.unwrap_model(model), batch, loss_of, config.encode_at_once, accelerator), chance
+    scores, encoded = model(batch, reuse)
+    loss = loss_of(scores)
+    accelerator.backward(loss)
+    return loss.detach(), reuse.encoded if reuse else encoded, chance
+
+
+def backward_in_two_passes(model: Recommender, batch: Batch, loss_of: Callable, part: int, accelerator: Accelerator) -> tuple[torch.Tensor, int]:
+    """The same gradients with the memory of `part` items: GradCache (Gao et al., RepL4NLP 2021). Loss and number of items.
+
+    First all items are encoded without gradients and the gradient of the loss by their vectors is found; then each part is encoded again, with the
+    same random numbers, and that gradient is handed down.
+    """
+    ids, place = distinct(batch)
+    parts, states, vectors = ids.split(part), [], []
+    with accelerator.autocast():
+        with torch.no_grad():
+            for some in parts:
+                states.append(random_state())
+                vectors.append(model.items(some))
+        table = torch.cat(vectors).requires_grad_()
+        loss = loss_of(model.rank(table, place, batch))
+    accelerator.backward(loss)
+    after = random_state()
+    for some, state, gradient in zip(parts, states, table.grad.split(part), strict=True):
+        set_random_state(state)
+        with accelerator.autocast():
+            again = model.items(some)
+        again.backward(gradient)
+    set_random_state(after)
+    return loss.detach(), len(ids)
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    return {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def set_random_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
 def pack(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Weights, optimizer state and random state as tensors by name."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    tensors["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    return tensors
+    return tensors | {f"random.{k}": v for k, v in random_state().items()}
 
 
 def unpack(tensors: dict[str, torch.Tensor], model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -114,9 +172,14 @@ def unpack(tensors: dict[str, torch.Tensor], model: torch.nn.Module, optimizer: 
             _, i, key = name.split(".", 2)
             states.setdefault(int(i), {})[key] = value
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
+    set_random_state({k.removeprefix("random."): v for k, v in tensors.items() if k.startswith("random.")})
+
+
+def save(run: Run, model: Recommender, optimizer: torch.optim.Optimizer, state: dict, facts: dict) -> None:
+    """Writes checkpoint/last.safetensors, to go on from, and, where this step is the best so far, checkpoint/best.safetensors with `facts`."""
+    if state["best_step"] == state["step"]:
+        save_checkpoint(run.folder / "checkpoint" / "best.safetensors", model.state_dict(), facts | state)
+    save_checkpoint(run.folder / "checkpoint" / "last.safetensors", pack(model, optimizer), state)
 
 
 def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.optim.Optimizer, Accelerator]:
@@ -177,14 +240,16 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
     """The loop."""
     split = split_by_time(tables.parts, config.data.valid_share)
     model, optimizer, accelerator = start(config, tables, run)
-    sampler = ClickSampler(split.train, batch_size=config.batch_size, negatives=config.negatives, history=config.history, seed=config.seed)
+    names = ("batch_size", "negatives", "history", "seed", "by_reader")
+    sampler = ClickSampler(split.train, **{name: getattr(config, name) for name in names})
     if not len(sampler):
         raise NrmsError("There is nothing to train on: no train impression has a click.")
     steps, rising = config.epochs * len(sampler), round(config.warmup * config.epochs * len(sampler))
     stops = {round(len(sampler) * i / config.validations) for i in range(1, config.validations + 1)}  # steps of an epoch after which to validate
+    reuse = Reuse(model.items, items=len(tables.news), steps=config.reuse_steps, patience=steps / 20) if config.reuse_steps else None
     encodes = any(e.encodes for e in model.items.encoders.values())
     state = {"objective": config.objective, "step": 0, "best_auc": -1.0, "best_step": 0, "encoded": 0, "samples": 0, "seconds": 0.0}
-    best, last = (run.folder / "checkpoint" / f"{name}.safetensors" for name in ("best", "last"))
+    last = run.folder / "checkpoint" / "last.safetensors"
     if last.exists():
         tensors, state = load_checkpoint(last)
         unpack(tensors, model, optimizer)
@@ -199,23 +264,20 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * learning_rate(state["step"], steps, config.warmup)
             batch = batch.to(accelerator.device)
-            scores, encoded = model(batch)
-            loss = OBJECTIVES[config.objective](scores, batch.candidate_mask, batch.clicked)
-            if state["step"] == 0:
-                state["chance"] = at_chance(config.objective, batch.candidate_mask, batch.clicked)
-                check_first_loss(loss.item(), state["chance"])
-            if not torch.isfinite(loss):
-                raise NrmsError(f"Training was stopped at step {state['step']}: the loss is {loss.item()}; try a smaller learning rate.")
             optimizer.zero_grad()
-            accelerator.backward(loss)
+            loss, encoded, chance = backward(model, batch, config, accelerator, reuse)
+            check_loss(loss.item(), chance, state["step"])
+            state.setdefault("chance", chance)
             norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
             state["step"] += 1
             logged = state["step"] % max(1, steps // LOGS) == 0 or i in stops
             movement = Movement({g["name"]: g["params"] for g in optimizer.param_groups}) if logged else None
             optimizer.step()
-            state["encoded"] += encoded * encodes
-            state["samples"] += len(batch)
-            state["seconds"] = time.perf_counter() - clock
+            state |= {
+                "encoded": state["encoded"] + encoded * encodes,
+                "samples": state["samples"] + len(batch),
+                "seconds": time.perf_counter() - clock,
+            }
             bar.update()
             if movement:
                 moved = movement.measure()
@@ -223,17 +285,15 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
                     check_movement(moved, optimizer)
                     checked = True
                 line = log_line(state, loss.item(), float(norm), moved, optimizer)
+                line |= {"drift": reuse.drift} if reuse else {}
                 if i in stops:
-                    line["valid_auc"] = validate(accelerator.unwrap_model(model), split.valid, config.history)
+                    line["valid_auc"] = auc = validate(accelerator.unwrap_model(model), split.valid, config.history)
+                    state |= {"best_auc": auc, "best_step": state["step"]} if auc > state["best_auc"] else {}
                 run.log(epoch=state["step"] / len(sampler), **line)
             if i in stops:
-                if line["valid_auc"] > state["best_auc"]:
-                    state |= {"best_auc": line["valid_auc"], "best_step": state["step"]}
-                    facts = {"config": config.model_dump(), "content": tables.content}
-                    save_checkpoint(best, accelerator.unwrap_model(model).state_dict(), facts | state)
                 state["seconds"] = time.perf_counter() - clock
-                save_checkpoint(last, pack(accelerator.unwrap_model(model), optimizer), state)
-                bar.set_postfix_str(f"loss {loss.item():.3f}, valid AUC {line['valid_auc']:.3f}")
+                save(run, accelerator.unwrap_model(model), optimizer, state, {"config": config.model_dump(), "content": tables.content})
+                bar.set_postfix_str(f"loss {loss.item():.3f}, valid AUC {auc:.3f}")
     bar.close()
     last.unlink()
     facts = {k: state[k] for k in ("best_auc", "best_step", "chance", "samples")}

@@ -1,5 +1,6 @@
 """Training: interrupted equals uninterrupted, finished is finished, and a run that cannot learn says so."""
 
+import contextlib
 import json
 import shutil
 
@@ -12,12 +13,15 @@ from sklearn.metrics import roc_auc_score
 from nrms import NrmsError
 from nrms import train as training
 from nrms.config import resolve
+from nrms.data.batches import ClickSampler
 from nrms.data.prepare import load
 from nrms.data.splits import split_by_time
 from nrms.data.tables import ragged
 from nrms.evaluate import evaluate, evaluate_references
+from nrms.items.reuse import Reuse
+from nrms.recommender import build
 from nrms.runtime import Run, data_folder, load_checkpoint, process_started, run_folder, save_checkpoint
-from nrms.train import Movement, check_first_loss, check_movement, learning_rate, train
+from nrms.train import Movement, backward, check_first_loss, check_movement, learning_rate, train
 
 
 @pytest.fixture
@@ -239,3 +243,66 @@ def test_checkpoints_are_never_pickles(tmp_path):
     torch.save({"a": torch.ones(1)}, tmp_path / "x.safetensors")
     with pytest.raises(NrmsError, match="not a checkpoint"):
         load_checkpoint(tmp_path / "x.safetensors")
+
+
+class Plain:
+    """As much of an accelerator as one process in fp32 needs."""
+
+    def autocast(self):
+        return contextlib.nullcontext()
+
+    def backward(self, loss):
+        loss.backward()
+
+    def unwrap_model(self, model):
+        return model
+
+
+def gradients(tiny, split, seed=0, reuse=None, **given):
+    """Loss, items encoded and gradients of one batch of the tiny world."""
+    config = resolve(4, "newsroom-tiny", device="cpu", **given)
+    torch.manual_seed(seed)
+    model = build(config, tiny).train()
+    batch = next(ClickSampler(split.train, batch_size=32, negatives=4, history=50, seed=0).epoch(0))
+    torch.manual_seed(seed)
+    loss, encoded, _ = backward(model, batch, config, Plain(), reuse and reuse(model))
+    return loss.item(), encoded, [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("part", [7, 50])
+def test_two_passes_give_the_same_gradients(tiny, split, part):
+    """Items encoded in parts, gradients made in two passes: the same loss and gradients as at once, to 1e-5."""
+    at_once, in_parts = (gradients(tiny, split, dropout=0.0, **given) for given in ({}, {"encode_at_once": part}))
+    assert in_parts[0] == pytest.approx(at_once[0], abs=1e-5) and in_parts[1] == at_once[1]
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(at_once[2], in_parts[2], strict=True))
+
+
+def test_two_passes_repeat_their_dropout(tiny, split):
+    """With dropout and one part the two passes are the one pass: the second draws what the first drew."""
+    at_once, in_parts = (gradients(tiny, split, dropout=0.3, **given) for given in ({}, {"encode_at_once": 10_000}))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(at_once[2], in_parts[2], strict=True))
+
+
+def test_vectors_that_stand_in_expire(tiny):
+    """A vector is taken for at most `steps` steps; what is encoded anew has a gradient, what stands in has none; drift is 0 for weights at rest."""
+    model = build(resolve(4, "newsroom-tiny", device="cpu", dropout=0.0), tiny)
+    reuse, ids = Reuse(model.items, items=len(tiny.news), steps=2, patience=1e-9), torch.arange(1, 9)
+    fresh, first = reuse(ids), []
+    assert reuse.encoded == 8 and fresh.requires_grad
+    for step in range(4):
+        vectors = reuse(ids)
+        first.append((reuse.encoded, vectors.requires_grad))
+        assert torch.allclose(vectors, fresh, atol=1e-6), step
+    assert first == [(0, False), (0, False), (8, True), (0, False)]
+    reuse.steps = 0
+    reuse(ids)
+    reuse.steps = 99
+    assert np.isnan(Reuse(model.items, items=9, steps=1, patience=1).drift)
+
+
+def test_reuse_learns_and_says_its_drift(place):
+    """Training with vectors that stand in encodes fewer items, learns, and logs how stale they were."""
+    plain, reused = train(small(name="plain")), train(small(name="reused", reuse_steps=5))
+    assert reused.record["encoded"] < 0.95 * plain.record["encoded"] and reused.record["samples"] == plain.record["samples"]
+    drifts = [json.loads(line)["drift"] for line in (reused.folder / "history.jsonl").read_text().splitlines()]
+    assert any(d > 0 for d in drifts if d == d)
