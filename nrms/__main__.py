@@ -5,6 +5,7 @@ prepare DATASET [--from F] [--images G [--cards] [--ids T]]
                                        a MIND folder or zip (or the demo world), with pictures or IM-MIND cards, into data/DATASET
 run EXP... --dataset D --seeds 0 1     experiments, executed as notebooks into reports/D/EXP/seedK
 evaluate EXP --checkpoint F --dataset D  weights that were trained elsewhere, on the test part of D
+bench                                  the same work done the plain way and ours, timed in one run; into reports/benchmark
 report                                 rebuilds reports/leaderboard.csv and reports/index.html
 """
 
@@ -51,6 +52,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         command.add_argument(
             "-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a value in place of the files'"
         )
+    bench = commands.add_parser("bench", help="speed against the plain way")
+    bench.add_argument("--dataset", default="newsroom-large", help="a demo world")
+    bench.add_argument("--repeats", type=int, default=5)
     commands.add_parser("report", help="rebuild all tables and pages")
     return parser.parse_args(arguments)
 
@@ -104,6 +108,12 @@ def main(arguments: list[str] | None = None) -> int:
         if "images" in manifest:
             show_pictures(manifest["images"])
         print(f"wrote {data_folder(args.dataset).relative_to(home())}")
+        return 0
+    if args.command == "bench":
+        from nrms import bench
+
+        print(bench.summary(bench.run(args.dataset, repeats=args.repeats)).round(1).to_string())
+        print(f"wrote {bench.path()}")
         return 0
     if args.command == "evaluate":
         return evaluate_given(args, given)

@@ -106,6 +106,48 @@ def by_slice(run: Run) -> Figure:
     return figure
 
 
+def benchmark(results: Mapping) -> Figure:
+    """Six panels: steps by batch size, where a step's time goes, metrics, reading, cost against size, and what the machine gives."""
+    with sns.axes_style("whitegrid"), sns.plotting_context("notebook"):
+        figure, axes = plt.subplots(2, 3, figsize=(15, 8.4), layout="constrained")
+    plt.close(figure)
+    (steps, parts, metrics), (reading, cost, roof) = axes
+    table = pd.DataFrame(results["steps"])
+    for label, color, kept in (
+        ("plain", GREY, table[table["way"] == "plain"]),
+        ("ours", BLUE, table[(table["way"] == "ours") & ~table["by_reader"]]),
+        ("ours, clicks by reader", GREEN, table[table["by_reader"]]),
+    ):
+        rate = kept["batch"] / kept["median"]
+        spread = [rate - kept["batch"] / kept["high"], kept["batch"] / kept["low"] - rate]
+        steps.errorbar(kept["batch"], rate, yerr=spread, fmt="o-", color=color, label=label)
+    steps.set(title="training: clicks per second", xlabel="clicks in a batch", xscale="log", yscale="log")
+    where = pd.DataFrame(results["parts"])
+    parts.barh(where["part"], where["median"] * 1000, color=BLUE)
+    parts.set(title="where a step's time goes", xlabel="milliseconds, batch of 128")
+    parts.invert_yaxis()
+    for ax, key, per, title in (
+        (metrics, "metrics", "impressions", "metrics: impressions per second"),
+        (reading, "reading", "rows", "reading behaviors.tsv: rows per second"),
+    ):
+        lines = pd.DataFrame(results[key])
+        best = (lines[per] / lines["median"]).groupby(lines["way"]).max()
+        ax.barh(best.index, best, color=[BLUE if way == "ours" else GREY for way in best.index])
+        ax.set(title=title, xscale="log")
+    for key, per, color in (("metrics", "impressions", ORANGE), ("evaluation", "impressions", BLUE), ("items", "items", GREEN)):
+        lines = pd.DataFrame(results[key])
+        lines = lines[lines["way"] == "ours"] if "way" in lines else lines
+        cost.plot(lines[per], lines["median"], "o-", color=color, label={"items": "encode items", "evaluation": "rank and judge"}.get(key, key))
+    cost.set(title="cost against size", xlabel="impressions or items", ylabel="seconds", xscale="log", yscale="log")
+    share = 100 * table["flops"] / results["gives"]["flops"]
+    names = [f"{w}, {b}" + (", by reader" if r else "") for w, b, r in zip(table["way"], table["batch"], table["by_reader"], strict=True)]
+    roof.barh(names, share, color=[GREY if w == "plain" else BLUE for w in table["way"]])
+    roof.set(title="arithmetic done, in % of a large matrix product", xlabel="% (the plain way's arithmetic is mostly on padding)")
+    for ax in (steps, cost):
+        ax.legend()
+    return figure
+
+
 def distributions(samples: Mapping[str, np.ndarray], reference: Mapping[str, Sequence[float]], quantiles: Sequence[float]) -> Figure:
     """Each sample as the value below which a share of it lies, beside the quantiles of a reference."""
     figure, axes = canvas(len(samples), (4.3 * len(samples), 3.4))

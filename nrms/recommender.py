@@ -157,19 +157,27 @@ def build(config: Config, tables: Tables, device: torch.device | str = "cpu") ->
 
 
 @torch.inference_mode()
-def encode_items(model: Recommender, batch: int = 1024) -> torch.Tensor:
-    """Vectors of all items (N + 1, D), row 0 zero; encoded in order of length, so that padding costs little."""
+def encode_items(model: Recommender, batch: int = 1024, ids: torch.Tensor | None = None) -> torch.Tensor:
+    """Vectors of all items (N + 1, D), or of these alone and zeros for the others; row 0 zero. In order of length, so that padding costs little."""
     model.eval()
-    order = model.items.lengths[1:].argsort() + 1
-    vectors = [model.items(ids) for ids in progress(order.split(batch), "encoding news")]
-    table = vectors[0].new_zeros(len(order) + 1, vectors[0].shape[1])
+    lengths = model.items.lengths
+    ids = torch.arange(1, len(lengths), device=lengths.device) if ids is None else ids
+    order = ids[lengths[ids].argsort()]
+    vectors = [model.items(some) for some in progress(order.split(batch), "encoding news")]
+    table = vectors[0].new_zeros(len(lengths), vectors[0].shape[1])
     return table.index_copy(0, order, torch.cat(vectors))
 
 
 @torch.inference_mode()
 def score_impressions(model: Recommender, impressions: Impressions, history: int, batch: int = 1024) -> np.ndarray:
     """Scores of all candidates, flat like impressions.candidates.values, float32. `history`: most recent clicks that are read."""
-    vectors = encode_items(model)
+    return rank_impressions(model, encode_items(model), impressions, history, batch)
+
+
+@torch.inference_mode()
+def rank_impressions(model: Recommender, vectors: torch.Tensor, impressions: Impressions, history: int, batch: int = 1024) -> np.ndarray:
+    """`score_impressions`, given the vectors of all items (N + 1, D)."""
+    model.eval()
     flat = np.empty(len(impressions.candidates.values), np.float32)
     rows = np.argsort(impressions.reader, kind="stable")
     for part in progress(np.array_split(rows, -(-len(rows) // batch)), "scoring users"):

@@ -1,0 +1,50 @@
+"""The benchmark compares like with like: the plain ways give our results."""
+
+import numpy as np
+import pytest
+import torch
+
+from nrms import bench, figures
+from nrms.config import resolve
+from nrms.data.batches import ClickSampler
+from nrms.data.prepare import load
+from nrms.metrics import rank_metrics
+from nrms.recommender import build
+
+
+def test_plain_steps_have_our_loss_and_gradients(tiny, split):
+    """Every place encoded, padded, in slices of rows: the same loss and the same gradients, to 1e-5."""
+    torch.manual_seed(0)
+    model = build(resolve(4, "newsroom-tiny", device="cpu", dropout=0.0), tiny)
+    batch = next(ClickSampler(split.train, batch_size=40, negatives=4, history=50, seed=0).epoch(0))
+    found = []
+    for step in (bench.plain_step, bench.our_step):
+        model.zero_grad()
+        found.append((step(model, batch), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found[0][1], found[1][1], strict=True))
+
+
+def test_plain_metrics_are_ours(split):
+    """scikit-learn, impression by impression, gives our means."""
+    test = split.test
+    scores = np.random.default_rng(0).random(len(test.clicked))
+    ours = rank_metrics(scores, test.clicked, test.candidates.offsets)
+    assert bench.plain_metrics(scores, test.clicked, test.candidates.offsets) == pytest.approx(
+        sum(np.nanmean(ours[name]) for name in ("auc", "ndcg5", "ndcg10"))
+    )
+
+
+def test_plain_reading_finds_as_many_candidates(tiny):
+    """Line by line with pandas there are as many candidates as in our table."""
+    train = tiny.parts["train"]
+    assert bench.plain_reading(tiny.folder / "raw" / "train" / "behaviors.tsv", 10**6) == len(train.candidates.values)
+
+
+def test_the_benchmark_runs(home):
+    """On the smallest world with a tiny encoder: every measurement is there, ratios are positive, results are kept, the figure is drawn."""
+    results = bench.run("newsroom-tiny", layers=1, width=64, sizes=(16,), repeats=2)
+    assert bench.latest() == results and load("newsroom-tiny", resolve(4, "newsroom-tiny").data)
+    summary = bench.summary(results)
+    assert len(summary) == 3 and (summary["low"] <= summary["ratio"]).all() and (summary["ratio"] > 0).all()
+    assert len(figures.benchmark(results).axes) == 6
