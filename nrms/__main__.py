@@ -10,23 +10,15 @@ report                                 rebuilds reports/leaderboard.csv and repo
 """
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
 
 from nrms import NrmsError
+from nrms.config import load_dataset, parse_value, resolve
 
 DEMO = (1, 2, 3, 4)
-
-
-def parse_value(text: str) -> Any:
-    """A value given with -p: a whole number, a number, True or False, else text."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return {"True": True, "False": False}.get(text, text)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -77,8 +69,6 @@ def show_pictures(found: dict) -> None:
 
 
 def evaluate_given(args: argparse.Namespace, given: dict[str, Any]) -> int:
-    from nrms.config import resolve
-
     config = resolve(args.exp, args.dataset, checkpoint=str(args.checkpoint), **given)
     from nrms import page, report
     from nrms.evaluate import evaluate, evaluate_references
@@ -97,8 +87,6 @@ def main(arguments: list[str] | None = None) -> int:
         if name in given:
             raise NrmsError(f"`{name}` is given as {option}, not with -p.")
     if args.command == "prepare":
-        from nrms.config import load_dataset
-
         data = load_dataset(args.dataset, **given)
         from nrms.data.prepare import prepare
         from nrms.runtime import data_folder, home
@@ -114,6 +102,11 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(bench.summary(bench.run(args.dataset, repeats=args.repeats)).round(1).to_string())
         print(f"wrote {bench.path()}")
+        with contextlib.suppress(ImportError):  # on a bare machine there is no papermill, and results.json is all there is
+            from nrms import pipeline
+
+            pipeline.execute("benchmark", bench.path().parent, {"dataset": args.dataset}, "benchmark: page")
+            print(f"wrote {bench.path().parent / 'benchmark.html'}")
         return 0
     if args.command == "evaluate":
         return evaluate_given(args, given)

@@ -307,9 +307,10 @@ def path() -> Path:
     return home() / "reports" / "benchmark" / "results.json"
 
 
-def latest() -> dict | None:
-    """The results that are there, or None."""
-    return read_json(path()) if path().exists() else None
+def latest(dataset: str) -> dict | None:
+    """The results that are there for this data set, or None."""
+    results = read_json(path()) if path().exists() else {}
+    return results if results.get("dataset") == dataset else None
 
 
 def summary(results: dict) -> pd.DataFrame:

@@ -5,6 +5,8 @@ A model comes from a run trained here, or from a checkpoint that somebody gave: 
 """
 
 import hashlib
+import json
+import sys
 import time
 from pathlib import Path
 
@@ -14,14 +16,14 @@ import pyarrow.parquet as pq
 import torch
 
 from nrms import NrmsError
-from nrms.config import LEARNING, ROLES, Config, Experiment
+from nrms.config import LEARNING, ROLES, Config, Experiment, from_command_line
 from nrms.data.prepare import Tables, load
 from nrms.data.splits import split_by_time
 from nrms.data.tables import Impressions, Split, unseen
 from nrms.metrics import rank_metrics, summarise
 from nrms.recommender import build, score_impressions
 from nrms.references import BASELINES, CEILINGS, references
-from nrms.runtime import Run, atomic, load_checkpoint, now, peak_mb, read_state, run_folder, write_json
+from nrms.runtime import Run, atomic, load_checkpoint, now, peak_mb, read_json, read_state, run_folder, write_json
 
 
 def slices(split: Split, size: int) -> dict[str, np.ndarray]:
@@ -169,3 +171,17 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
     memory = max(run.record.get("peak_mb", 0), peak_mb())
     run.update(status="done", error=None, evaluated=now(), evaluation_minutes=(time.perf_counter() - began) / 60, peak_mb=memory)
     return run
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`python -m nrms.evaluate EXP`: evaluation without a notebook."""
+    run = evaluate(from_command_line(__doc__ or "", arguments))
+    print(json.dumps(read_json(run.folder / "metrics.json")["all"]))
+    print(f"wrote {run.folder}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except NrmsError as error:
+        sys.exit(f"nrms: {error}")

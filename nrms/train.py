@@ -5,7 +5,9 @@ saved, so a killed run that is started again ends with the same numbers. Three g
 not that of chance, a group of weights that does not move, scores that are all equal.
 """
 
+import json
 import math
+import sys
 import time
 from collections.abc import Callable
 
@@ -15,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from nrms import NrmsError
-from nrms.config import Config
+from nrms.config import Config, from_command_line
 from nrms.data.batches import Batch, ClickSampler, ahead
 from nrms.data.prepare import Tables, load
 from nrms.data.splits import split_by_time
@@ -299,3 +301,17 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
     facts = {k: state[k] for k in ("best_auc", "best_step", "chance", "samples")}
     facts["encoded"] = state["encoded"] or len(tables.news) - 1  # frozen: each once, in whatever run came first
     run.update(status="trained", error=None, trained=now(), steps=steps, minutes=state["seconds"] / 60, peak_mb=peak_mb(), **facts)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`python -m nrms.train EXP`: training without a notebook, for machines that have nothing but what learning needs."""
+    run = train(from_command_line(__doc__ or "", arguments))
+    print(json.dumps({k: run.record[k] for k in ("status", "best_auc", "steps", "samples", "encoded", "minutes", "peak_mb", "device")}))
+    print(f"wrote {run.folder}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except NrmsError as error:
+        sys.exit(f"nrms: {error}")

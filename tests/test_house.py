@@ -3,17 +3,21 @@
 import ast
 import json
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 
 from nrms import ROOT
 from nrms.config import PARAMS, Dataset, Experiment, load_dataset, resolve
+from nrms.runtime import data_folder
 
 LAYER = dict.fromkeys(("config", "runtime", "metrics", "objectives"), 0)
 LAYER |= dict.fromkeys(("data", "items", "users", "report", "page", "figures", "show", "original", "answers"), 1)
 LAYER |= {"recommender": 2, "references": 2, "train": 3, "evaluate": 3, "bench": 3, "pipeline": 4, "__main__": 5}
 FAMILY = dict.fromkeys(("page", "figures", "show", "original", "answers"), "report")  # one thing in six files
-NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("data_prep", "train", "eval", "analysis")]
+NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("data_prep", "train", "eval", "analysis", "benchmark")]
 
 
 def imports(path):
@@ -40,6 +44,24 @@ def test_imports_point_down(path):
 
 def cells(path, kind):
     return [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
+
+
+BARE = """
+import sys
+sys.modules |= dict.fromkeys({blocked})  # None: as if it were not installed
+from nrms import bench, evaluate, train
+train.main(["4", "--dataset", "newsroom-tiny", "-p", "epochs", "1", "-p", "device", "cpu"])
+evaluate.main(["4", "--dataset", "newsroom-tiny", "-p", "epochs", "1", "-p", "device", "cpu"])
+"""
+
+
+def test_a_bare_machine_trains(tiny, home):
+    """Training and evaluation start without notebooks, and need no Jupyter, no plots, no Pillow, no scikit-learn."""
+    shutil.copytree(tiny.folder, data_folder("newsroom-tiny"))
+    blocked = {"jupyterlab", "papermill", "nbformat", "nbconvert", "IPython", "matplotlib", "seaborn", "PIL", "sklearn", "torchvision", "pytest"}
+    done = subprocess.run([sys.executable, "-c", BARE.format(blocked=blocked)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert '"status": "trained"' in done.stdout and '"auc"' in done.stdout
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

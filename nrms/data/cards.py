@@ -7,20 +7,23 @@ which is which, or the news.tsv files of MIND-large do, by equal url, else by eq
 import csv
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from nrms import NrmsError
 from nrms.data import mind
 from nrms.data.tables import News
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SIZE = (610, 195)  # pixels, width and height of a card
 COVER = (15, 15, 215, 180)  # left, top, right, bottom
 WHITE, DARK = 245, 0.005  # a cover of which no larger share than DARK is darker than WHITE was missing; JPEG blurs its edges
 
 
-def cover(card: Image.Image) -> Image.Image | str:
+def cover(card: "Image.Image") -> "Image.Image | str":
     """The cover of a card, or the reason (a key of images.REASONS) why there is none."""
     if card.size != SIZE:
         return "card"

@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nrms import NrmsError
 from nrms.runtime import atomic, progress
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -37,11 +40,13 @@ class Pixels:
     present: np.ndarray  # (N + 1,) bool
 
 
-def decode(path: Path, size: int, cut: Callable[[Image.Image], Image.Image | str] | None = None) -> np.ndarray | str:
+def decode(path: Path, size: int, cut: "Callable[[Image.Image], Image.Image | str] | None" = None) -> np.ndarray | str:
     """A picture as (size, size, 3) uint8, upright, stretched to a square; or the reason (a key of REASONS) why it cannot be used.
 
     cut: takes the part that matters out of the whole, or says why there is none.
     """
+    from PIL import Image, ImageOps, UnidentifiedImageError  # here, for machines that only train have no Pillow
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
@@ -72,7 +77,7 @@ def write_store(
     target: Path,
     *,
     names: Mapping[str, str] | None = None,
-    cut: Callable[[Image.Image], Image.Image | str] | None = None,
+    cut: "Callable[[Image.Image], Image.Image | str] | None" = None,
 ) -> dict:
     """Decodes the picture of every news (row 0, padding, has none) from the folder `source` into target (a .npy of (N + 1, size, size, 3) uint8).
 

@@ -6,9 +6,12 @@ And what the headline does not say, the visual appeal, two numbers in [-1.7, 1.7
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SIZE = 64  # pixels a side: four patches of 16 each way, enough for shape, count and colour
 
@@ -21,8 +24,10 @@ def polygon(shape: int, x: float, y: float, r: float) -> list[tuple[float, float
     return [(x + radius[i] * math.sin(2 * math.pi * i / steps), y - radius[i] * math.cos(2 * math.pi * i / steps)) for i in range(steps)]
 
 
-def draw_scene(shape: int, count: int, warmth: float, closeness: float, rng: np.random.Generator) -> Image.Image:
+def draw_scene(shape: int, count: int, warmth: float, closeness: float, rng: np.random.Generator) -> "Image.Image":
     """One picture: `count` (1-4) copies of shape `shape` under a sky of the given warmth, seen from the given closeness."""
+    from PIL import Image, ImageDraw  # here, for machines that only train have no Pillow
+
     w = float(np.clip(0.5 + warmth / 3.4, 0, 1))
     top = np.array([60 + 190 * w, 130 - 10 * w, 235 - 190 * w])
     sky = top * np.linspace(1.0, 0.7, SIZE)[:, None] + rng.normal(0, 6, (SIZE, 1))  # (rows, rgb)
