@@ -1,15 +1,12 @@
 """How does a recommender learn? One loop: batch, loss, step, log, now and then validate and save.
 
 Weights are fp32, compute is bf16 where the hardware has it. Data order and negatives are functions of (seed, epoch), dropout's random state is
-saved, so a killed run that is started again ends with the same numbers. Three guards stop a run that cannot learn: a first loss that is
-not that of chance, a group of weights that does not move, scores that are all equal.
+saved, so a killed run that is started again ends with the same numbers.
 """
 
 import json
-import math
 import sys
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,19 +15,18 @@ from accelerate.state import AcceleratorState
 
 from nrms import NrmsError
 from nrms.config import Config, from_command_line
-from nrms.data.batches import Batch, ClickSampler, ahead
+from nrms.data.batches import ClickSampler, ahead
 from nrms.data.prepare import Tables, load
 from nrms.data.splits import split_by_time
 from nrms.data.tables import Impressions
+from nrms.gradients import backward, random_state, set_random_state
+from nrms.guards import Movement, check_loss, check_movement
 from nrms.items.reuse import Reuse
 from nrms.metrics import rank_metrics
-from nrms.objectives import OBJECTIVES, at_chance
-from nrms.recommender import Recommender, build, distinct, score_impressions
+from nrms.recommender import Recommender, build, score_impressions
 from nrms.runtime import Run, load_checkpoint, now, peak_mb, progress, run_folder, save_checkpoint, seed_everything
 
 LOGS = 60  # lines of history.jsonl per run, about
-FIRST_LOSS = 0.35  # nats that the first loss may be off log(1 + K): that of scores with a standard deviation of about 0.8
-MOVING = 0.5  # share of the weights with a gradient that a step must change
 
 
 def learning_rate(step: int, steps: int, warmup: float) -> float:
@@ -51,111 +47,12 @@ def validate(model: Recommender, valid: Impressions, history: int) -> float:
     return float(np.nanmean(auc))
 
 
-def check_loss(loss: float, chance: float, step: int) -> None:
-    """Raises NrmsError when a loss is no number, or when the first is far from that of equal scores."""
-    if not math.isfinite(loss):
-        raise NrmsError(f"Training was stopped at step {step}: the loss is {loss}; try a smaller learning rate.")
-    if step == 0:
-        check_first_loss(loss, chance)
-
-
-def check_first_loss(loss: float, chance: float) -> None:
-    """Raises NrmsError when the loss before any training is far from that of equal scores."""
-    if abs(loss - chance) > FIRST_LOSS:
-        raise NrmsError(f"Training was stopped: the first loss is {loss:.2f} nats, but a model that knows nothing has about {chance:.2f}.")
-
-
-class Movement:
-    """How far one step moves each group of weights: |change| / |weights|, and the share of weights with a gradient that changed at all."""
-
-    def __init__(self, groups: dict[str, list[torch.nn.Parameter]]):
-        self.groups = groups
-        self.before = {name: [p.detach().clone() for p in group] for name, group in groups.items()}
-
-    def measure(self) -> dict[str, dict[str, float]]:
-        result = {}
-        for name, group in self.groups.items():
-            change = size = moved = driven = 0.0
-            for p, old in zip(group, self.before[name], strict=True):
-                change += (p.detach() - old).float().pow(2).sum().item()
-                size += old.float().pow(2).sum().item()
-                if p.grad is not None:
-                    pushed = p.grad != 0
-                    driven += pushed.sum().item()
-                    moved += ((p.detach() != old) & pushed).sum().item()
-            result[name] = {"update_ratio": math.sqrt(change / max(size, 1e-30)), "moved": moved / max(driven, 1)}
-        return result
-
-
-def check_movement(movement: dict[str, dict[str, float]], optimizer: torch.optim.Optimizer) -> None:
-    """Raises NrmsError for a group of which a step changes less than the share MOVING."""
-    for group in optimizer.param_groups:
-        moved = movement[group["name"]]["moved"]
-        if moved < MOVING:
-            raise NrmsError(
-                f"Training was stopped: a step changed only {moved:.1%} of the weights of the group `{group['name']}` that have a gradient. "
-                f"A learning rate of {group['lr']:.1e} is too small for weights stored as "
-                f"{group['params'][0].dtype}; raise the rate or keep weights in float32."
-            )
-
-
 def log_line(state: dict, loss: float, norm: float, moved: dict[str, dict[str, float]], optimizer: torch.optim.Optimizer) -> dict:
     """One line of history.jsonl: counts so far (step, encoded items, samples, seconds), loss by part, gradient norm, rate and movement by group."""
     counts = {k: state[k] for k in ("step", "encoded", "samples", "seconds")}
     groups = {g["name"]: {"lr": g["lr"], **moved[g["name"]]} for g in optimizer.param_groups}
     rate = state["samples"] / state["seconds"]
     return {**counts, "loss": {state["objective"]: loss}, "gradient_norm": norm, "groups": groups, "samples_per_second": rate}
-
-
-def backward(model: Recommender, batch: Batch, config: Config, accelerator: Accelerator, reuse: Reuse | None) -> tuple[torch.Tensor, int, float]:
-    """One batch's gradients. Returns its loss, how many items were encoded, and the loss of equal scores."""
-
-    def loss_of(scores: torch.Tensor) -> torch.Tensor:
-        return OBJECTIVES[config.objective](scores, batch.candidate_mask, batch.clicked)
-
-    chance = at_chance(config.objective, batch.candidate_mask, batch.clicked)
-    if config.encode_at_once:
-        return *backward_in_two_passes(accelerator.unwrap_model(model), batch, loss_of, config.encode_at_once, accelerator), chance
-    scores, encoded = model(batch, reuse)
-    loss = loss_of(scores)
-    accelerator.backward(loss)
-    return loss.detach(), reuse.encoded if reuse else encoded, chance
-
-
-def backward_in_two_passes(model: Recommender, batch: Batch, loss_of: Callable, part: int, accelerator: Accelerator) -> tuple[torch.Tensor, int]:
-    """The same gradients with the memory of `part` items: GradCache (Gao et al., RepL4NLP 2021). Loss and number of items.
-
-    First all items are encoded without gradients and the gradient of the loss by their vectors is found; then each part is encoded again, with the
-    same random numbers, and that gradient is handed down.
-    """
-    ids, place = distinct(batch)
-    parts, states, vectors = ids.split(part), [], []
-    with accelerator.autocast():
-        with torch.no_grad():
-            for some in parts:
-                states.append(random_state())
-                vectors.append(model.items(some))
-        table = torch.cat(vectors).requires_grad_()
-        loss = loss_of(model.rank(table, place, batch))
-    accelerator.backward(loss)
-    after = random_state()
-    for some, state, gradient in zip(parts, states, table.grad.split(part), strict=True):
-        set_random_state(state)
-        with accelerator.autocast():
-            again = model.items(some)
-        again.backward(gradient)
-    set_random_state(after)
-    return loss.detach(), len(ids)
-
-
-def random_state() -> dict[str, torch.Tensor]:
-    return {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
-
-
-def set_random_state(state: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
 
 
 def pack(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

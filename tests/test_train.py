@@ -18,10 +18,12 @@ from nrms.data.prepare import load
 from nrms.data.splits import split_by_time
 from nrms.data.tables import ragged
 from nrms.evaluate import evaluate, evaluate_references
+from nrms.gradients import backward
+from nrms.guards import Movement, check_first_loss, check_movement
 from nrms.items.reuse import Reuse
 from nrms.recommender import build
 from nrms.runtime import Run, data_folder, load_checkpoint, process_started, run_folder, save_checkpoint
-from nrms.train import Movement, backward, check_first_loss, check_movement, learning_rate, train
+from nrms.train import learning_rate, train
 
 
 @pytest.fixture

@@ -1,0 +1,63 @@
+"""How do the gradients of a batch come about? At once, with vectors that stand in, or in two passes where memory is short."""
+
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+
+from nrms.config import Config
+from nrms.data.batches import Batch
+from nrms.items.reuse import Reuse
+from nrms.objectives import OBJECTIVES, at_chance
+from nrms.recommender import Recommender, distinct
+
+
+def backward(model: Recommender, batch: Batch, config: Config, accelerator: Accelerator, reuse: Reuse | None) -> tuple[torch.Tensor, int, float]:
+    """One batch's gradients. Returns its loss, how many items were encoded, and the loss of equal scores."""
+
+    def loss_of(scores: torch.Tensor) -> torch.Tensor:
+        return OBJECTIVES[config.objective](scores, batch.candidate_mask, batch.clicked)
+
+    chance = at_chance(config.objective, batch.candidate_mask, batch.clicked)
+    if config.encode_at_once:
+        return *backward_in_two_passes(accelerator.unwrap_model(model), batch, loss_of, config.encode_at_once, accelerator), chance
+    scores, encoded = model(batch, reuse)
+    loss = loss_of(scores)
+    accelerator.backward(loss)
+    return loss.detach(), reuse.encoded if reuse else encoded, chance
+
+
+def backward_in_two_passes(model: Recommender, batch: Batch, loss_of: Callable, part: int, accelerator: Accelerator) -> tuple[torch.Tensor, int]:
+    """The same gradients with the memory of `part` items: GradCache (Gao et al., RepL4NLP 2021). Loss and number of items.
+
+    First all items are encoded without gradients and the gradient of the loss by their vectors is found; then each part is encoded again, with the
+    same random numbers, and that gradient is handed down.
+    """
+    ids, place = distinct(batch)
+    parts, states, vectors = ids.split(part), [], []
+    with accelerator.autocast():
+        with torch.no_grad():
+            for some in parts:
+                states.append(random_state())
+                vectors.append(model.items(some))
+        table = torch.cat(vectors).requires_grad_()
+        loss = loss_of(model.rank(table, place, batch))
+    accelerator.backward(loss)
+    after = random_state()
+    for some, state, gradient in zip(parts, states, table.grad.split(part), strict=True):
+        set_random_state(state)
+        with accelerator.autocast():
+            again = model.items(some)
+        again.backward(gradient)
+    set_random_state(after)
+    return loss.detach(), len(ids)
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    return {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def set_random_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

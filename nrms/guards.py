@@ -1,0 +1,58 @@
+"""Is this run learning at all? Guards that stop one which cannot: a first loss that is not that of chance, no number, weights that do not move."""
+
+import math
+
+import torch
+
+from nrms import NrmsError
+
+FIRST_LOSS = 0.35  # nats that the first loss may be off log(1 + K): that of scores with a standard deviation of about 0.8
+MOVING = 0.5  # share of the weights with a gradient that a step must change
+
+
+def check_loss(loss: float, chance: float, step: int) -> None:
+    """Raises NrmsError when a loss is no number, or when the first is far from that of equal scores."""
+    if not math.isfinite(loss):
+        raise NrmsError(f"Training was stopped at step {step}: the loss is {loss}; try a smaller learning rate.")
+    if step == 0:
+        check_first_loss(loss, chance)
+
+
+def check_first_loss(loss: float, chance: float) -> None:
+    """Raises NrmsError when the loss before any training is far from that of equal scores."""
+    if abs(loss - chance) > FIRST_LOSS:
+        raise NrmsError(f"Training was stopped: the first loss is {loss:.2f} nats, but a model that knows nothing has about {chance:.2f}.")
+
+
+class Movement:
+    """How far one step moves each group of weights: |change| / |weights|, and the share of weights with a gradient that changed at all."""
+
+    def __init__(self, groups: dict[str, list[torch.nn.Parameter]]):
+        self.groups = groups
+        self.before = {name: [p.detach().clone() for p in group] for name, group in groups.items()}
+
+    def measure(self) -> dict[str, dict[str, float]]:
+        result = {}
+        for name, group in self.groups.items():
+            change = size = moved = driven = 0.0
+            for p, old in zip(group, self.before[name], strict=True):
+                change += (p.detach() - old).float().pow(2).sum().item()
+                size += old.float().pow(2).sum().item()
+                if p.grad is not None:
+                    pushed = p.grad != 0
+                    driven += pushed.sum().item()
+                    moved += ((p.detach() != old) & pushed).sum().item()
+            result[name] = {"update_ratio": math.sqrt(change / max(size, 1e-30)), "moved": moved / max(driven, 1)}
+        return result
+
+
+def check_movement(movement: dict[str, dict[str, float]], optimizer: torch.optim.Optimizer) -> None:
+    """Raises NrmsError for a group of which a step changes less than the share MOVING."""
+    for group in optimizer.param_groups:
+        moved = movement[group["name"]]["moved"]
+        if moved < MOVING:
+            raise NrmsError(
+                f"Training was stopped: a step changed only {moved:.1%} of the weights of the group `{group['name']}` that have a gradient. "
+                f"A learning rate of {group['lr']:.1e} is too small for weights stored as "
+                f"{group['params'][0].dtype}; raise the rate or keep weights in float32."
+            )
