@@ -168,8 +168,7 @@ def table(found: list[Difference]) -> pd.DataFrame:
     """The comparisons as a table."""
     lines = [
         {
-            "experiment": d.exp,
-            "against": d.other,
+            "comparison": f"{d.exp} against {d.other}",
             "what differs": d.about,
             "AUC difference": f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
             "p": p_value(d.p),
@@ -178,7 +177,7 @@ def table(found: list[Difference]) -> pd.DataFrame:
         }
         for d in found
     ]
-    return pd.DataFrame(lines).set_index("experiment") if lines else pd.DataFrame()
+    return pd.DataFrame(lines).set_index("comparison") if lines else pd.DataFrame()
 
 
 def by_slice(dataset: str, exp: str, other: str) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_report import fake
 
-from nrms import answers
+from nrms import answers, show
 from nrms.metrics import METRICS, compare, rank_metrics
 from nrms.original import misread, two_evaluators
 
@@ -49,6 +49,12 @@ def test_sentences_follow_the_runs(runs):
     assert f"1 of 1 ways of adding pictures are better than the same text alone ({size['exp3_gate', 'exp4']})" in images
     assert "it is what they show that counts" in images and "same sign in 2 of 2 seeds" in images
     assert "Not answered" in answers.answer(answers.IMAGES, [])
+
+
+def test_the_table_of_comparisons_can_be_shown(runs):
+    """One row for each comparison, its texts whole."""
+    found = answers.differences("made-up")
+    assert len(answers.table(found)) == len(found) and "pictures that changed places" in show.readable(answers.table(found)).to_html()
 
 
 def test_worse_and_unclear_are_said(home):
