@@ -29,7 +29,7 @@ from transformers import (
     ViTModel,
 )
 
-from nrms.items.pretrained import load_pretrained
+from nrms.items.pretrained import hush, load_pretrained
 from nrms.runtime import atomic_folder, progress
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -100,6 +100,7 @@ def mask_words(ids: torch.Tensor, special: torch.Tensor, tokenizer, share: float
 
 def descend(loss: Callable[[], torch.Tensor], parameters: Iterable[torch.nn.Parameter], lr: float, what: str) -> float:
     """Steps down `loss` until RECIPE's number of examples has been shown; returns the last value."""
+    hush()
     steps, value = RECIPE["shown"] // RECIPE["batch"] + 1, torch.tensor(torch.nan)
     optimizer = torch.optim.AdamW(parameters, lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)

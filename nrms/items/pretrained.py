@@ -20,13 +20,18 @@ TOWERS = {
 }
 
 
+def hush() -> None:
+    """Keeps transformers from writing bars and remarks of its own on the terminal: what matters is checked and said here."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
 def load_pretrained(auto, name: str, role: str, **options):
     """`auto.from_pretrained(name)`; `name` is a local folder or a hub id, `id@revision` pins one. Custom code is never run.
 
     Raises NrmsError when it is neither on disk nor to be had, not a model, or a model that lacks weights which `auto` needs.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    hush()
     path, _, revision = name.partition("@")
     is_model = auto is AutoModel or (isinstance(auto, type) and issubclass(auto, PreTrainedModel))
     if is_model:
