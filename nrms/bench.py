@@ -31,7 +31,7 @@ from nrms.recommender import Recommender, build, distinct, encode_items, rank_im
 from nrms.runtime import atomic_folder, home, now, peak_mb, progress, read_json, write_json
 
 WAYS = ("plain", "ours")
-SLICE = 16  # rows of a batch that the plain way encodes at once; more would not fit in memory
+SLICE = 8  # rows of a batch that the plain way encodes at once; more would not fit in memory
 
 
 def times(work: Callable[[], object], repeats: int) -> dict[str, float]:
@@ -279,7 +279,7 @@ def ratio(lines: list[dict], per: str, **where: object) -> dict[str, float]:
     }
 
 
-def run(dataset: str = "newsroom-large", *, layers: int = 6, width: int = 384, sizes: tuple[int, ...] = (32, 128, 512), repeats: int = 5) -> dict:
+def run(dataset: str = "newsroom-large", *, layers: int = 6, width: int = 384, sizes: tuple[int, ...] = (16, 64, 128), repeats: int = 5) -> dict:
     """All measurements, written to reports/benchmark/results.json and returned. layers, width: of the BERT whose steps are timed."""
     tables = load(dataset, resolve(4, dataset).data)
     config = resolve(4, dataset, bert=str(random_encoder(tables, layers, width)), dropout=0.0)
