@@ -47,6 +47,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     bench = commands.add_parser("bench", help="speed against the plain way")
     bench.add_argument("--dataset", default="newsroom-large", help="a demo world")
     bench.add_argument("--repeats", type=int, default=5)
+    bench.add_argument("--layers", type=int, default=6, help="of the BERT, of random weights, whose training steps are timed")
+    bench.add_argument("--width", type=int, default=384, help="its width; 12 layers of 768 are BERT-base")
+    bench.add_argument("--batches", type=int, nargs="+", default=[16, 64, 128], help="clicks in a step")
     commands.add_parser("report", help="rebuild all tables and pages")
     return parser.parse_args(arguments)
 
@@ -100,7 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
     if args.command == "bench":
         from nrms import bench
 
-        print(bench.summary(bench.run(args.dataset, repeats=args.repeats)).round(1).to_string())
+        results = bench.run(args.dataset, layers=args.layers, width=args.width, sizes=tuple(args.batches), repeats=args.repeats)
+        print(bench.summary(results).round(1).to_string())
         print(f"wrote {bench.path()}")
         with contextlib.suppress(ImportError):  # on a bare machine there is no papermill, and results.json is all there is
             from nrms import pipeline

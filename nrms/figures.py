@@ -122,6 +122,8 @@ def benchmark(results: Mapping) -> Figure:
         spread = [rate - kept["batch"] / kept["high"], kept["batch"] / kept["low"] - rate]
         steps.errorbar(kept["batch"], rate, yerr=spread, fmt="o-", color=color, label=label)
     steps.set(title="training: clicks per second", xlabel="clicks in a batch", xscale="log", yscale="log")
+    steps.set_xticks(sorted(table["batch"].unique()), sorted(table["batch"].unique()))
+    steps.minorticks_off()
     where = pd.DataFrame(results["parts"])
     parts.barh(where["part"], where["median"] * 1000, color=BLUE)
     parts.set(title="where a step's time goes", xlabel="milliseconds, batch of 128")
