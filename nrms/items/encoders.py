@@ -84,13 +84,13 @@ class Encoder(nn.Module):
         self.content.shuffle(order)
 
     def states(self, items: torch.Tensor, **options) -> tuple[tuple[torch.Tensor, ...] | torch.Tensor, torch.Tensor]:
-        """Last hidden states (U, T, W) and mask (U, T); with output_hidden_states=True the tuple of all layers' states."""
+        """Last hidden states (U, T, W) and mask (U, T); with output_hidden_states=True a tuple: embeddings, then each layer's."""
         given, mask = self.content(items)
         out = self.model(**given, **options)
         last = out.last_hidden_state
         last = last.flatten(2).transpose(1, 2) if last.dim() == 4 else last  # of ResNet (U, W, h, w)
         mask = torch.ones(last.shape[:2], dtype=torch.bool, device=last.device) if mask is None else mask[:, : last.shape[1]]
-        return out.hidden_states if options else last, mask
+        return (*out.hidden_states[:-1], last) if options else last, mask
 
     def trunk(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.states(items)

@@ -57,9 +57,8 @@ def cached_layers(encoder: Encoder, content: str, folder: Path, name: str, batch
     """Pooled hidden states (N + 1, layers + 1, W) of all items: the embeddings, then what leaves each layer, the last one as `cached` has it."""
 
     def pooled(ids: torch.Tensor) -> torch.Tensor:
-        layers, mask = encoder.eval().states(ids, output_hidden_states=True)
-        last, _ = encoder.trunk(ids)
-        return torch.stack([encoder.pool(h, mask) for h in (*layers[:-1], last)], 1)
+        layers, mask = encoder.states(ids, output_hidden_states=True)
+        return torch.stack([encoder.pool(h, mask) for h in layers], 1)
 
     path = folder / f"{name}-layers-{fingerprint(encoder.eval(), content, 'layers')}.npy"
     if path.exists():
