@@ -6,6 +6,7 @@ Losses are not here, nor is any file but the pre-trained weights that a role nam
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -133,6 +134,9 @@ def tuned(encoder: Encoder, modality: str, config: Config, tables: Tables) -> nn
     encoder.report = tune(encoder, how, layers=config.tuned_layers, modules=config.tuned_modules, rank=config.rank)
     if states is not None:
         rest_on(encoder, states, below)
+    if config.tuned_layers:
+        lower = f"the states below layer {below + 1} were made once" if below else "lower layers run every time, without gradients"
+        encoder.report = replace(encoder.report, below=lower)
     return encoder
 
 

@@ -113,6 +113,14 @@ def test_experiments_build_and_name_what_trains(exp, tiny):
     assert torch.allclose(model.items(items), alone, atol=1e-5)
 
 
+def test_the_report_says_what_becomes_of_lower_layers(tiny):
+    """With the upper layer tuned, BERT's and ViT's lower ones were made once; BLIP's two towers run every time."""
+    kept = build(resolve(3, "newsroom-tiny", tuning="top", tuned_layers=1), tiny).items.encoders
+    assert all("the states below layer 2 were made once" in str(e.report) for e in kept.values())
+    joint = build(resolve(1, "newsroom-tiny", tuning="top", tuned_layers=1), tiny).items.encoders["joint"]
+    assert "lower layers run every time" in str(joint.report) and joint.report.trainable < joint.report.total
+
+
 def test_shuffled_pictures_stay_among_those_who_have_one():
     """The control permutes pictures and keeps who has one; the permutation is the same every time."""
     present = np.random.default_rng(0).random(100) < 0.5

@@ -35,12 +35,14 @@ class Report:
     unmatched: tuple[str, ...]
     trainable: int  # parameters of the pre-trained part that train, new ones included
     total: int
+    below: str = ""  # what becomes of the layers below those that are touched
 
     def __str__(self) -> str:
         def few(names: tuple[str, ...]) -> str:
             return f"{len(names)}" + (f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "")
 
         text = f"{self.how}: {self.trainable:,} of {self.total:,} parameters train"
+        text += f"; {self.below}" if self.below else ""
         return text + (f"; layers {self.layers}; matched {few(self.matched)}; unmatched {few(self.unmatched)}" if self.layers else "")
 
 
