@@ -129,12 +129,13 @@ def tuned(encoder: Encoder, modality: str, config: Config, tables: Tables) -> nn
         return Frozen(cached(encoder, *cache), encoder.present, used, **sizes)
     if how == "side":
         return Side([cached_layers(encoder, *cache)], encoder.present, used, rank=config.rank, **sizes)
-    below = prefix(encoder, config.tuned_layers)
+    layers = None if how == "full" else config.tuned_layers  # another modality may be tuned by layers
+    below = prefix(encoder, layers)
     states = cached_states(encoder, below, *cache) if below else None
-    encoder.report = tune(encoder, how, layers=config.tuned_layers, modules=config.tuned_modules, rank=config.rank)
+    encoder.report = tune(encoder, how, layers=layers, modules=config.tuned_modules, rank=config.rank)
     if states is not None:
         rest_on(encoder, states, below)
-    if config.tuned_layers:
+    if layers:
         lower = f"the states below layer {below + 1} were made once" if below else "lower layers run every time, without gradients"
         encoder.report = replace(encoder.report, below=lower)
     return encoder
@@ -152,7 +153,8 @@ def build(config: Config, tables: Tables, device: torch.device | str = "cpu") ->
         both = torch.stack([e.present for e in plain.values()]).all(0)
         encoders["both"] = Side(layers, both, both, dim=config.dim, rank=config.rank, dropout=config.dropout)
     if config.shuffle_images:
-        encoders["image"].shuffle(shuffled(tables.pixels.present))
+        for name in encoders.keys() - {"text"}:  # a side network across both reads the pictures' states too
+            encoders[name].shuffle(shuffled(tables.pixels.present))
     fusion = FUSIONS[config.fusion](dim=config.dim, modalities=len(encoders), dropout=config.modality_dropout)
     names = ("dim", "heads", "query_dim", "dropout", "history")
     make = partial(USERS[config.users], **{name: getattr(config, name) for name in names})

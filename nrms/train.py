@@ -114,6 +114,8 @@ def train(config: Config, *, force: bool = False) -> Run:
     A run that is trained already with the same values and data is left alone unless `force`; one that was interrupted goes on.
     Raises NrmsError when a guard stops it; run.json then says `failed` and why.
     """
+    if config.checkpoint:
+        raise NrmsError(f"{config.checkpoint} is given to be evaluated, not to be trained: use notebooks/eval.ipynb or `python -m nrms evaluate`.")
     tables = load(config.dataset, config.data)
     run = Run(run_folder(config.dataset, config.name, config.seed))
     identity = {"kind": "model", "config": config.model_dump(), "hash": config.hash, "family": config.family, "data": tables.manifest["tables"]}

@@ -121,6 +121,20 @@ def test_the_report_says_what_becomes_of_lower_layers(tiny):
     assert "lower layers run every time" in str(joint.report) and joint.report.trainable < joint.report.total
 
 
+def test_one_encoder_whole_the_other_by_layers(tiny):
+    """Text fully tuned beside pictures tuned by layers: every weight of the text encoder trains, none is dropped."""
+    encoders = build(resolve(3, "newsroom-tiny", image_tuning="top", tuned_layers=1), tiny).items.encoders
+    assert encoders["text"].report.trainable == sum(p.numel() for p in encoders["text"].model.parameters()) and encoders["text"].made_by == 0
+    assert encoders["image"].report.trainable < encoders["image"].report.total
+
+
+def test_shuffling_reaches_every_reader_of_pictures(tiny):
+    """With side networks, the one across both modalities sees the pictures in their new places too."""
+    plain, moved = (build(resolve("exp3_side", "newsroom-tiny", shuffle_images=s), tiny).items.encoders["both"] for s in (False, True))
+    order = torch.from_numpy(shuffled(tiny.pixels.present))
+    assert torch.equal(moved.table1, plain.table1[order]) and torch.equal(moved.table0, plain.table0)
+
+
 def test_shuffled_pictures_stay_among_those_who_have_one():
     """The control permutes pictures and keeps who has one; the permutation is the same every time."""
     present = np.random.default_rng(0).random(100) < 0.5

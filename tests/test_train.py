@@ -215,6 +215,14 @@ def test_a_checkpoint_of_other_news_is_refused(place, monkeypatch):
         evaluate(small(checkpoint=str(path), world=dict(small().data.world.model_dump(), seed=5)))
 
 
+def test_a_given_checkpoint_is_not_trained(place):
+    """Training with a checkpoint given is refused in a sentence, and makes no run."""
+    config = small(checkpoint="somewhere/best.safetensors")
+    with pytest.raises(NrmsError, match="given to be evaluated"):
+        train(config)
+    assert not run_folder(config.dataset, config.name, config.seed).exists()
+
+
 def test_a_wrong_checkpoint_file_is_a_sentence(place, tmp_path):
     """No file, a file of something else, a last.safetensors: each is refused with what to give."""
     save_checkpoint(tmp_path / "last.safetensors", {"a": torch.ones(1)}, {"step": 3})
