@@ -11,12 +11,11 @@ report                                 rebuilds reports/leaderboard.csv and repo
 
 import argparse
 import contextlib
-import sys
 from pathlib import Path
 from typing import Any
 
-from nrms import NrmsError
-from nrms.config import load_dataset, parse_value, resolve
+from nrms.arguments import add_values, command, values
+from nrms.config import load_dataset, resolve
 
 DEMO = (1, 2, 3, 4)
 
@@ -40,10 +39,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     judge.add_argument("exp", metavar="EXP", help="the experiment they were trained for")
     judge.add_argument("--checkpoint", type=Path, required=True, help="a best.safetensors")
     judge.add_argument("--dataset", default="newsroom")
-    for command in (prepare, run, judge):
-        command.add_argument(
-            "-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a value in place of the files'"
-        )
+    judge.add_argument("--seed", type=int, default=0, help="names the run folder")
+    for parser_of in (prepare, run, judge):
+        add_values(parser_of)
     bench = commands.add_parser("bench", help="speed against the plain way")
     bench.add_argument("--dataset", default="newsroom-large", help="a demo world")
     bench.add_argument("--repeats", type=int, default=5)
@@ -72,7 +70,7 @@ def show_pictures(found: dict) -> None:
 
 
 def evaluate_given(args: argparse.Namespace, given: dict[str, Any]) -> int:
-    config = resolve(args.exp, args.dataset, checkpoint=str(args.checkpoint), **given)
+    config = resolve(args.exp, args.dataset, args.seed, checkpoint=str(args.checkpoint), **given)
     from nrms import page, report
     from nrms.evaluate import evaluate, evaluate_references
 
@@ -85,10 +83,7 @@ def evaluate_given(args: argparse.Namespace, given: dict[str, Any]) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
-    given = {name: parse_value(value) for name, value in getattr(args, "given", [])}
-    for name, option in (("exp", "EXP"), ("dataset", "--dataset"), ("seed", "--seeds")):
-        if name in given:
-            raise NrmsError(f"`{name}` is given as {option}, not with -p.")
+    given = values(args)
     if args.command == "prepare":
         data = load_dataset(args.dataset, **given)
         from nrms.data.prepare import prepare
@@ -130,9 +125,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except NrmsError as error:
-        sys.exit(f"nrms: {error}")
-    except KeyboardInterrupt:
-        sys.exit("nrms: stopped; the same command goes on where it was.")
+    command(main)

@@ -6,7 +6,6 @@ A name that does not exist or a value of the wrong type is an error in the first
 Absent on purpose: interpolation, includes, environment variables.
 """
 
-import argparse
 import ast
 import difflib
 import hashlib
@@ -333,24 +332,3 @@ def is_literal(node: ast.expr) -> bool:
     except ValueError:
         return False
     return True
-
-
-def parse_value(text: str) -> Any:
-    """A value given with -p: a whole number, a number, True or False, else text."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return {"True": True, "False": False}.get(text, text)
-
-
-def from_command_line(about: str, arguments: list[str] | None = None) -> Config:
-    """The config of `python -m nrms.train EXP --dataset D --seed K -p NAME VALUE`, and of its like."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("exp", metavar="EXP", help="4, exp4, or the name of any file in params")
-    parser.add_argument("--dataset", default="newsroom")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a value in place of the files'")
-    args = parser.parse_args(arguments)
-    return resolve(args.exp, args.dataset, args.seed, **{name: parse_value(value) for name, value in args.given})

@@ -6,7 +6,6 @@ A model comes from a run trained here, or from a checkpoint that somebody gave: 
 
 import hashlib
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +15,8 @@ import pyarrow.parquet as pq
 import torch
 
 from nrms import NrmsError
-from nrms.config import LEARNING, ROLES, Config, Experiment, from_command_line
+from nrms.arguments import command, read_config
+from nrms.config import LEARNING, ROLES, Config, Experiment
 from nrms.data.prepare import Tables, load
 from nrms.data.splits import split_by_time
 from nrms.data.tables import Impressions, Split, unseen
@@ -175,13 +175,10 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
 
 def main(arguments: list[str] | None = None) -> None:
     """`python -m nrms.evaluate EXP`: evaluation without a notebook."""
-    run = evaluate(from_command_line(__doc__ or "", arguments))
+    run = evaluate(read_config(__doc__ or "", arguments))
     print(json.dumps(read_json(run.folder / "metrics.json")["all"]))
     print(f"wrote {run.folder}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except NrmsError as error:
-        sys.exit(f"nrms: {error}")
+    command(main)

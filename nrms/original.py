@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from nrms.metrics import METRICS, rank_metrics
+from nrms.report import SHOWN
 
-SHOWN = ("auc", "mrr", "ndcg5", "ndcg10")
 PUBLISHED = {  # its README; MIND-small dev. Its row for experiment 4 is, digit for digit, that of another project (YadaYuki/news-recommendation-llm)
     "random": (0.500, 0.201, 0.203, 0.267),
     "exp1": (0.494, 0.217, 0.222, 0.285),

@@ -5,7 +5,6 @@ saved, so a killed run that is started again ends with the same numbers.
 """
 
 import json
-import sys
 import time
 
 import numpy as np
@@ -14,7 +13,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from nrms import NrmsError
-from nrms.config import Config, from_command_line
+from nrms.arguments import command, read_config
+from nrms.config import Config
 from nrms.data.batches import ClickSampler, ahead
 from nrms.data.prepare import Tables, load
 from nrms.data.splits import split_by_time
@@ -204,13 +204,10 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """`python -m nrms.train EXP`: training without a notebook, for machines that have nothing but what learning needs."""
-    run = train(from_command_line(__doc__ or "", arguments))
+    run = train(read_config(__doc__ or "", arguments))
     print(json.dumps({k: run.record[k] for k in ("status", "best_auc", "steps", "samples", "encoded", "minutes", "peak_mb", "device")}))
     print(f"wrote {run.folder}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except NrmsError as error:
-        sys.exit(f"nrms: {error}")
+    command(main)

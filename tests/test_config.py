@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nrms import ROOT, NrmsError
+from nrms.arguments import command, read_config
 from nrms.config import Experiment, from_notebook, resolve
 
 
@@ -112,3 +113,24 @@ def test_command_line_stops_on_an_unknown_parameter():
         [sys.executable, "-m", "nrms", "run", "4", "--dataset", "newsroom-tiny", "-p", "epoch", "3"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode != 0 and "did you mean `epochs`?" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_values_with_an_option_of_their_own():
+    """-p for what has an option of its own is refused with the option; other values are typed."""
+    assert read_config("", ["4", "--dataset", "newsroom-tiny", "-p", "epochs", "1", "-p", "lr", "1e-3"]).epochs == 1
+    for name in ("exp", "dataset", "seed", "checkpoint"):
+        with pytest.raises(NrmsError, match=f"`{name}` is given as"):
+            read_config("", ["4", "-p", name, "1"])
+
+
+def test_an_error_of_ours_is_one_sentence():
+    """A command ends with the sentence, not with a traceback; its status is handed on."""
+
+    def wrong():
+        raise NrmsError("no such thing")
+
+    with pytest.raises(SystemExit, match="nrms: no such thing"):
+        command(wrong)
+    with pytest.raises(SystemExit) as end:
+        command(lambda: 3)
+    assert end.value.code == 3

@@ -14,7 +14,7 @@ from nrms.config import PARAMS, Dataset, Experiment, load_dataset, resolve
 from nrms.runtime import data_folder
 
 LAYER = dict.fromkeys(("config", "runtime", "metrics", "objectives"), 0)
-LAYER |= dict.fromkeys(("data", "items", "users", "report", "page", "figures", "show", "original", "answers"), 1)
+LAYER |= dict.fromkeys(("arguments", "data", "items", "users", "report", "page", "figures", "show", "original", "answers"), 1)
 LAYER |= {"recommender": 2, "references": 2, "train": 3, "guards": 3, "gradients": 3, "evaluate": 3, "bench": 3, "pipeline": 4, "__main__": 5}
 FAMILY = dict.fromkeys(("page", "figures", "show", "original", "answers"), "report")  # one thing in six files
 FAMILY |= {"guards": "train", "gradients": "train"}
