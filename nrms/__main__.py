@@ -2,7 +2,8 @@
 
 demo                                   the main job on the demo world, from nothing to reports/index.html
 prepare DATASET [--from F] [--images G [--cards] [--ids T]]
-                                       a MIND folder or zip (or the demo world), with pictures or IM-MIND cards, into data/DATASET
+                                       a MIND folder or zip, a log of interactions with its items (or the demo world), with pictures or IM-MIND
+                                       cards, into data/DATASET
 run EXP... --dataset D --seeds 0 1     experiments, executed as notebooks into reports/D/EXP/seedK
 evaluate EXP --checkpoint F --dataset D  weights that were trained elsewhere, on the test part of D
 bench                                  the same work done the plain way and ours, timed in one run; into reports/benchmark
@@ -29,7 +30,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     prepare.add_argument("--images", type=Path, help="folder of <news id>.jpg, .png or .webp")
     prepare.add_argument("--cards", action="store_true", help="the pictures are IM-MIND cards: the cover is cut out of each")
     prepare.add_argument("--ids", type=Path, help="names of pictures: a table (news id, name), or a folder or zip with MIND-large's news.tsv")
-    prepare.add_argument("--from", dest="source", type=Path, help="MIND folder or zip")
+    prepare.add_argument("--from", dest="source", type=Path, help="MIND folder or zip, or a folder with interactions.tsv and items.tsv")
     run = commands.add_parser("run", help="run experiments")
     run.add_argument("exps", nargs="+", metavar="EXP", help="4, exp4, or the name of any file in params")
     run.add_argument("--dataset", default="newsroom")
@@ -48,6 +49,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     bench.add_argument("--layers", type=int, default=6, help="of the BERT, of random weights, whose training steps are timed")
     bench.add_argument("--width", type=int, default=384, help="its width; 12 layers of 768 are BERT-base")
     bench.add_argument("--batches", type=int, nargs="+", default=[16, 64, 128], help="clicks in a step")
+    bench.add_argument(
+        "--copies", type=int, nargs="+", default=[1, 4], help="sizes of logs to read, in data sets; 14 of newsroom-large are MIND-large"
+    )
     commands.add_parser("report", help="rebuild all tables and pages")
     return parser.parse_args(arguments)
 
@@ -91,6 +95,10 @@ def main(arguments: list[str] | None = None) -> int:
 
         manifest = prepare(args.dataset, data, args.source, args.images, are_cards=args.cards, ids=args.ids)
         show_data_report(manifest)
+        if "interactions" in manifest:
+            short = manifest["short"]
+            print(f"{manifest['users']:,} users, {manifest['interactions']:,} interactions, {manifest['news']:,} items", end="; ")
+            print(f"left out for `min_length`: {short['users']:,} users, {short['interactions']:,} interactions")
         if "images" in manifest:
             show_pictures(manifest["images"])
         print(f"wrote {data_folder(args.dataset).relative_to(home())}")
@@ -98,8 +106,11 @@ def main(arguments: list[str] | None = None) -> int:
     if args.command == "bench":
         from nrms import bench
 
-        results = bench.run(args.dataset, layers=args.layers, width=args.width, sizes=tuple(args.batches), repeats=args.repeats)
+        results = bench.run(
+            args.dataset, layers=args.layers, width=args.width, sizes=tuple(args.batches), repeats=args.repeats, copies=tuple(args.copies)
+        )
         print(bench.summary(results).round(1).to_string())
+        print(bench.costs(results).to_string())
         print(f"wrote {bench.path()}")
         with contextlib.suppress(ImportError):  # on a bare machine there is no papermill, and results.json is all there is
             from nrms import pipeline

@@ -8,19 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from nrms.metrics import METRICS, compare, holm
+from nrms.metrics import PROTOCOLS, compare, holm
 from nrms.original import PUBLISHED
-from nrms.report import SHOWN, Entry, align, entries, p_value, with_interval
+from nrms.report import Entry, align, entries, p_value, protocol_of, with_interval
 from nrms.report import leaderboard as make_leaderboard
-from nrms.runtime import read_json
 
 FROZEN, TUNING, IMAGES = (
     "Can a frozen pre-trained model serve as a news encoder?",
     "What does fine-tuning add?",
     "Do images add anything to text?",
 )
+IDS, ADDED, END_TO_END, ORDER = (
+    "Can what an item shows take the place of its id?",
+    "Do ids and content together do better than ids alone, and pictures beside text better than text alone?",
+    "What does training the encoders end to end add to frozen vectors?",
+    "Which user encoder reads a sequence best?",
+)
 BASELINE = "best baseline"
-QUESTIONS: dict[str, list[tuple[str, str, str]]] = {  # experiment, compared with, what differs
+Planned = dict[str, list[tuple[str, str, str]]]  # question: experiment, compared with, what differs
+NEWS: Planned = {
     FROZEN: [
         ("exp1", BASELINE, "BLIP reading title and picture together"),
         ("exp1_gate", BASELINE, "BLIP's two projected vectors, gated"),
@@ -52,9 +58,49 @@ QUESTIONS: dict[str, list[tuple[str, str, str]]] = {  # experiment, compared wit
 }
 
 
+CATALOGUE: Planned = {
+    IDS: [
+        ("morec_ts_sasrec", "idrec_sasrec", "frozen text for ids"),
+        ("morec_e2e_sasrec", "idrec_sasrec", "tuned text for ids"),
+        ("morec_ts_image", "idrec_sasrec", "frozen pictures for ids"),
+        ("morec_ts_both", "idrec_sasrec", "frozen text and pictures for ids"),
+        ("morec_ts_dssm", "idrec_dssm", "frozen text for ids, DSSM"),
+        ("morec_e2e_dssm", "idrec_dssm", "tuned text for ids, DSSM"),
+        ("idrec_sasrec", BASELINE, "ids against what learns nothing"),
+    ],
+    ADDED: [
+        ("idmo_text", "idrec_sasrec", "frozen text beside ids"),
+        ("idmo_both", "idrec_sasrec", "frozen text and pictures beside ids"),
+        ("morec_ts_both", "morec_ts_sasrec", "frozen pictures beside frozen text"),
+    ],
+    END_TO_END: [
+        ("morec_e2e_sasrec", "morec_ts_sasrec", "text, SASRec"),
+        ("morec_e2e_dssm", "morec_ts_dssm", "text, DSSM"),
+        ("morec_ts_mlp", "morec_ts_sasrec", "two hidden layers above frozen text instead"),
+    ],
+    ORDER: [
+        ("idrec_bert4rec", "idrec_sasrec", "ids"),
+        ("idrec_gru4rec", "idrec_sasrec", "ids"),
+        ("idrec_nextitnet", "idrec_sasrec", "ids"),
+        ("idrec_dssm", "idrec_sasrec", "ids, order not read"),
+        ("morec_ts_bert4rec", "morec_ts_sasrec", "frozen text"),
+        ("morec_ts_gru4rec", "morec_ts_sasrec", "frozen text"),
+        ("morec_ts_nextitnet", "morec_ts_sasrec", "frozen text"),
+        ("idrec_sasrec_bce", "idrec_sasrec", "ids, the loss of the papers: one drawn item"),
+        ("morec_ts_sasrec_bce", "idrec_sasrec_bce", "frozen text for ids, under that loss"),
+    ],
+}
+QUESTIONS = {"impressions": NEWS, "catalogue": CATALOGUE}
+
+
+def questions_of(dataset: str) -> Planned:
+    """What is asked of a data set, by the protocol of its runs."""
+    return next(QUESTIONS[name] for name, protocol in PROTOCOLS.items() if protocol is protocol_of(dataset))
+
+
 @dataclass(frozen=True)
 class Difference:
-    """One comparison: AUC of `exp` minus that of `other`, paired by impression."""
+    """One comparison: main metric of `exp` minus that of `other`, paired by impression."""
 
     question: str
     exp: str
@@ -66,6 +112,7 @@ class Difference:
     p: float  # corrected
     n: int
     seeds: tuple[float, ...]  # the difference of each seed that both have; empty against a baseline
+    label: str = "AUC"  # of the metric
 
     @property
     def verdict(self) -> str:
@@ -74,7 +121,7 @@ class Difference:
 
     def __str__(self) -> str:
         says = {"more": "better", "less": "worse", "unclear": "no difference that these impressions can show"}[self.verdict]
-        text = f"{self.exp} against {self.other} ({self.about}): AUC {self.mean:+.3f} "
+        text = f"{self.exp} against {self.other} ({self.about}): {self.label} {self.mean:+.3f} "
         text += f"({self.low:+.3f} to {self.high:+.3f}, p {p_value(self.p)}): {says}"
         same = sum(np.sign(s) == np.sign(self.mean) for s in self.seeds)
         return text + (f"; same sign in {same} of {len(self.seeds)} seeds" if len(self.seeds) > 1 else "; one seed" if self.seeds else "")
@@ -86,24 +133,20 @@ def finished(dataset: str) -> dict[str, Entry]:
     found = {e.exp: e for e in done}
     baselines = [e for e in done if e.kind == "baseline"]
     if baselines:
-        found[BASELINE] = max(baselines, key=lambda e: e.rows["auc"].mean())
+        found[BASELINE] = max(baselines, key=lambda e: e.main.mean())
     return found
 
 
 def by_seed(a: Entry, b: Entry) -> tuple[float, ...]:
-    """Difference in mean AUC for each seed that both entries have."""
-
-    def means(e: Entry) -> dict[int, float]:
-        return {s: read_json(run.folder / "metrics.json")["all"]["auc"]["mean"] for s, run in zip(e.seeds, e.runs, strict=True)}
-
-    first, second = means(a), means(b)
+    """Difference in the mean of the main metric for each seed that both entries have."""
+    first, second = a.main_of_seed(), b.main_of_seed()
     return tuple(first[s] - second[s] for s in sorted(first.keys() & second.keys())) if "baseline" not in (a.kind, b.kind) else ()
 
 
 def differences(dataset: str) -> list[Difference]:
-    """All planned comparisons of which both sides are finished, in the order of QUESTIONS, with p corrected for their number."""
-    known, results = finished(dataset), []
-    for question, planned in QUESTIONS.items():
+    """All planned comparisons of which both sides are finished, in the order of the questions, with p corrected for their number."""
+    known, results, label = finished(dataset), [], protocol_of(dataset).label
+    for question, planned in questions_of(dataset).items():
         for exp, other, about in planned:
             if exp in known and other in known:
                 found = compare(*align(known[exp], known[other]))
@@ -111,7 +154,7 @@ def differences(dataset: str) -> list[Difference]:
                 results.append((question, exp, name, about, found, by_seed(known[exp], known[other])))
     corrected = holm([found["p"] for *_, found, _ in results])
     return [
-        Difference(question, exp, other, about, found["mean"], found["low"], found["high"], p, found["n"], seeds)
+        Difference(question, exp, other, about, found["mean"], found["low"], found["high"], p, found["n"], seeds, label)
         for (question, exp, other, about, found, seeds), p in zip(results, corrected, strict=True)
     ]
 
@@ -120,7 +163,8 @@ def answer(question: str, found: list[Difference]) -> str:
     """A question with its answer in Markdown: a first sentence that follows from the comparisons, then each of them."""
     own = [d for d in found if d.question == question]
     if not own:
-        pairs = "; ".join(f"{exp} and {other}" for exp, other, _ in QUESTIONS[question][:3])
+        planned = next(asked[question] for asked in QUESTIONS.values() if question in asked)
+        pairs = "; ".join(f"{exp} and {other}" for exp, other, _ in planned[:3])
         return f"**{question}** Not answered yet on this data set: run both of one of these: {pairs}."
     lines = "\n".join(f"- {d}" for d in own)
     return f"**{question}** {summary(question, own)}\n\n{lines}"
@@ -140,6 +184,8 @@ def summary(question: str, own: list[Difference]) -> str:
     if question == TUNING:
         main = [d for d in own if (d.exp, d.other) in {("exp4", "text_frozen"), ("exp3", "exp2"), ("exp3_gate", "exp2_gate")}] or own
         return f"{count(main, 'tuned encoders are better than the same ones frozen')}."
+    if question in CATALOGUE:
+        return catalogue_summary(question, own)
     main = [d for d in own if d.other == "exp4" and d.exp != "shuffled_images"] or own
     text = f"{count(main, 'ways of adding pictures are better than the same text alone')}."
     control = next((d for d in own if d.exp == "shuffled_images"), None)
@@ -151,6 +197,20 @@ def summary(question: str, own: list[Difference]) -> str:
             "less": " Pictures that changed places do harm.",
         }[control.verdict]
     return text
+
+
+def catalogue_summary(question: str, own: list[Difference]) -> str:
+    """The sentence for a question to a log of interactions."""
+    what = {
+        IDS: "ways of content in the place of ids are better than ids",
+        ADDED: "additions are better than what they were added to",
+        END_TO_END: "trained or deepened encoders are better than plain frozen vectors",
+        ORDER: "other user encoders or losses are better",
+    }[question]
+    main = [d for d in own if d.exp != "idrec_sasrec"] or own
+    text = count(main, what)
+    level = [d.exp for d in main if d.verdict == "unclear"]
+    return text + (f"; no difference shown: {', '.join(level)}." if level else ".")
 
 
 def count(main: list[Difference], what: str) -> str:
@@ -170,7 +230,7 @@ def table(found: list[Difference]) -> pd.DataFrame:
         {
             "comparison": f"{d.exp} against {d.other}",
             "what differs": d.about,
-            "AUC difference": f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
+            f"{d.label} difference": f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
             "p": p_value(d.p),
             "by seed": " ".join(f"{s:+.3f}" for s in d.seeds),
             "n": f"{d.n:,}",
@@ -181,7 +241,7 @@ def table(found: list[Difference]) -> pd.DataFrame:
 
 
 def by_slice(dataset: str, exp: str, other: str) -> pd.DataFrame:
-    """Paired AUC differences of two finished experiments in every slice that both have: mean, low, high, p (not corrected), n.
+    """Paired differences of the main metric of two finished experiments in every slice that both have: mean, low, high, p (not corrected), n.
 
     Empty where one of them is not finished.
     """
@@ -189,25 +249,48 @@ def by_slice(dataset: str, exp: str, other: str) -> pd.DataFrame:
     if exp not in known or other not in known:
         return pd.DataFrame()
     a, b = known[exp].rows, known[other].rows.reindex(known[exp].rows.index)
-    lines = {"all": compare(a["auc"].to_numpy(), b["auc"].to_numpy())}
+    main = known[exp].protocol.main
+    lines = {"all": compare(a[main].to_numpy(), b[main].to_numpy())}
     for column in a.columns.intersection(b.columns):
         kind, _, name = column.partition(": ")
         if kind == "in":
             where = a[column].to_numpy() > 0.5
-            lines[name] = compare(a["auc"].to_numpy()[where], b["auc"].to_numpy()[where])
+            lines[name] = compare(a[main].to_numpy()[where], b[main].to_numpy()[where])
         elif kind == "auc":
             lines[name] = compare(a[column].to_numpy(), b[column].to_numpy())
     return pd.DataFrame(lines).T.query("n > 1").astype({"n": int})
 
 
+SLICED = {"impressions": ("exp3_gate", "exp4"), "catalogue": ("morec_ts_sasrec", "idrec_sasrec")}  # whose difference is shown by slice
+
+
+def where(sliced: pd.DataFrame, exp: str, other: str) -> str:
+    """In which slices which of two experiments is better, in Markdown: by the 95 % interval and p, corrected (Holm) for the number of slices."""
+    if sliced.empty:
+        return f"{exp} and {other} are not both finished on this data set."
+    parts = sliced.drop(index="all", errors="ignore")
+    sure = dict(zip(parts.index, holm(parts["p"]), strict=True))
+    better = {exp: [], other: []}
+    for name, row in parts.iterrows():
+        if sure[name] < 0.05 and row["low"] * row["high"] > 0:
+            says = f"{name} ({row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], n = {row['n']:,})"
+            better[exp if row["mean"] > 0 else other].append(says)
+    lines = [
+        f"**{name}** is better where: {'; '.join(found)}." if found else f"**{name}** is nowhere shown to be better."
+        for name, found in better.items()
+    ]
+    rest = [name for name in parts.index if sure[name] >= 0.05 or parts.loc[name, "low"] * parts.loc[name, "high"] <= 0]
+    return " ".join(lines) + (f" No difference is shown in: {'; '.join(rest)}." if rest else "")
+
+
 def beside_the_original(dataset: str) -> pd.DataFrame:
     """The original's published table (MIND-small) beside ours of the same name: other data, unless this is MIND-small."""
-    board = make_leaderboard(dataset)
+    board, protocol = make_leaderboard(dataset), PROTOCOLS["impressions"]
     rows = {}
     for name, published in PUBLISHED.items():
         own = board[(board["exp"] == name) & (board["status"] == "done")]
-        for metric, value in zip(SHOWN, published, strict=True):
-            rows.setdefault(name, {})[METRICS[metric][0], "published"] = f"{value:.3f}"
-            rows[name][METRICS[metric][0], f"here, {dataset}"] = with_interval(own.iloc[0], metric) if len(own) else "not run"
+        for metric, value in zip(protocol.shown, published, strict=True):
+            rows.setdefault(name, {})[protocol.metrics[metric][0], "published"] = f"{value:.3f}"
+            rows[name][protocol.metrics[metric][0], f"here, {dataset}"] = with_interval(own.iloc[0], metric) if len(own) else "not run"
     shown = pd.DataFrame(rows).T
-    return shown[[(METRICS[m][0], c) for m in SHOWN for c in ("published", f"here, {dataset}")]]
+    return shown[[(protocol.metrics[m][0], c) for m in protocol.shown for c in ("published", f"here, {dataset}")]]

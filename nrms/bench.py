@@ -6,7 +6,9 @@ impression is judged on its own; every line is split in Python. It is written ou
 
 import contextlib
 import itertools
+import multiprocessing
 import platform
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,23 +17,32 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
 from nrms import NrmsError
 from nrms.config import Config, resolve
 from nrms.data import mind
-from nrms.data.batches import Batch, ClickSampler
+from nrms.data.batches import Batch, ClickSampler, ahead
 from nrms.data.prepare import Tables, load
 from nrms.data.splits import split_by_time
 from nrms.data.tables import Impressions
 from nrms.items import pretrain
+from nrms.items.encoders import Frozen
+from nrms.items.fusion import FUSIONS
+from nrms.items.side import Side
+from nrms.items.tower import ItemTower
 from nrms.metrics import rank_metrics
 from nrms.objectives import listwise
-from nrms.recommender import Recommender, build, distinct, encode_items, rank_impressions
+from nrms.ranking import encode_items, rank_impressions
+from nrms.recommender import USERS, Recommender, build, distinct
 from nrms.runtime import atomic_folder, home, now, peak_mb, progress, read_json, write_json
 
 WAYS = ("plain", "ours")
 SLICE = 8  # rows of a batch that the plain way encodes at once; more would not fit in memory
+
+
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def times(work: Callable[[], object], repeats: int) -> dict[str, float]:
@@ -71,7 +82,9 @@ def plain_step(model: Recommender, batch: Batch) -> float:
     total = 0.0
     for begin in range(0, len(batch), SLICE):
         part = rows_of(batch, slice(begin, begin + SLICE))
-        loss = listwise(plain_scores(model, part), part.candidate_mask, part.clicked) * len(part) / len(batch)
+        with torch.autocast(device(), torch.bfloat16, enabled=device() == "cuda"):
+            scores = plain_scores(model, part)
+        loss = listwise(scores, part.candidate_mask, part.clicked) * len(part) / len(batch)
         loss.backward()
         total += loss.item()
     return total
@@ -83,7 +96,8 @@ def rows_of(batch: Batch, rows: slice) -> Batch:
 
 def our_step(model: Recommender, batch: Batch) -> float:
     """The same loss and gradients: each different news once, in parts of like length, each history once."""
-    scores, _ = model(batch)
+    with torch.autocast(device(), torch.bfloat16, enabled=device() == "cuda"):
+        scores, _ = model(batch)
     loss = listwise(scores, batch.candidate_mask, batch.clicked)
     loss.backward()
     return loss.item()
@@ -127,27 +141,52 @@ def random_encoder(tables: Tables, layers: int, width: int) -> Path:
     return folder
 
 
-def flops_of(model: Recommender, tokens: int) -> float:
-    """Floating point operations of a forward and a backward pass over `tokens`: 6 for each weight of a matrix that a token meets."""
-    layers = [m for m in model.items.encoders["text"].model.modules() if isinstance(m, torch.nn.Linear)]
-    return 6.0 * tokens * sum(m.weight.numel() for m in layers)
+def random_vision(tables: Tables, layers: int, width: int) -> Path:
+    """A ViT of this size with random weights, patches of 16 pixels."""
+    size = tables.pixels.values.shape[1]
+    folder = tables.folder / "models" / f"random-vit-{layers}x{width}"
+    if not folder.exists():
+        sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": max(width // 64, 1), "intermediate_size": 4 * width}
+        with atomic_folder(folder) as part:
+            torch.manual_seed(0)
+            ViTModel(ViTConfig(image_size=size, **sizes)).save_pretrained(part)
+    return folder
+
+
+def flops_of(model: Recommender, items: torch.Tensor, tokens: int | None = None) -> float:
+    """Floating point operations of a forward and a backward pass over `items`: 6 for each weight of a linear map that a token or patch meets.
+
+    tokens: of the text, where it is not what these titles have.
+    """
+    total = 0.0
+    for name, encoder in model.items.encoders.items():
+        weights = sum(m.weight.numel() for m in encoder.model.modules() if isinstance(m, torch.nn.Linear))
+        if name == "text":
+            count = int(encoder.lengths[items].sum()) if tokens is None else tokens
+        else:
+            config = encoder.model.config
+            count = int(encoder.present[items].sum()) * ((config.image_size // config.patch_size) ** 2 + 1)
+        total += 6.0 * count * weights
+    return total
 
 
 def measure_steps(config: Config, tables: Tables, sizes: list[int], repeats: int) -> list[dict]:
-    """Training steps of both ways by batch size; ours also with clicks sorted by reader. Clicks per second, items and tokens encoded, FLOP/s."""
+    """Training steps by batch size: ours, ours with clicks sorted by reader, and, of experiments that read titles alone, the plain way.
+
+    Items and tokens encoded, FLOP/s, minutes of an epoch at this rate, and on a GPU the most memory that a step held, in MB.
+    """
     split, lines = split_by_time(tables.parts, config.data.valid_share), []
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    model = build(config, tables, device).train()
+    model = build(config, tables, device()).train()
     lengths = model.items.lengths
-    for size in progress(sizes, "steps by batch size"):
+    for size in progress(sizes, f"steps of {config.exp} by batch size"):
         for by_reader in (False, True):
             sampler = ClickSampler(split.train, batch_size=size, negatives=config.negatives, history=config.history, seed=0, by_reader=by_reader)
-            batch = next(sampler.epoch(0)).to(device)
+            batch = next(sampler.epoch(0)).to(device())
             items, _ = distinct(batch)
             places = len(batch) * (batch.history.shape[1] + batch.candidates.shape[1])
             work = {"ours": (our_step, len(items), int(lengths[items].sum()), batch)}
-            if not by_reader:
+            if not by_reader and config.modalities == ["text"]:
                 few = rows_of(batch, slice(0, min(size, 2 * SLICE)))  # the plain way takes as long for every row
                 work["plain"] = (plain_step, places, places * config.title_tokens, few)
             for way, (step, encoded, tokens, rows) in work.items():
@@ -156,20 +195,59 @@ def measure_steps(config: Config, tables: Tables, sizes: list[int], repeats: int
                     model.zero_grad()
                     step(model, rows)
 
+                if device() == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
                 took = times(once, repeats if way == "ours" else max(repeats // 2, 1))
                 scale = len(batch) / len(rows)
                 took |= {k: took[k] * scale for k in ("median", "low", "high")}
-                rate = flops_of(model, tokens) / took["median"]
-                lines.append({"batch": size, "way": way, "by_reader": by_reader, "encoded": encoded, "tokens": tokens, "flops": rate, **took})
+                line = {"exp": config.exp, "batch": size, "way": way, "by_reader": by_reader, "encoded": encoded, "tokens": tokens, **took}
+                line["flops"] = flops_of(model, items, None if way == "ours" else tokens) / took["median"]
+                line["epoch_minutes"] = took["median"] * len(sampler) / 60
+                line["peak_mb"] = torch.cuda.max_memory_allocated() >> 20 if device() == "cuda" else None
+                lines.append(line)
+    return lines
+
+
+def measure_epochs(config: Config, tables: Tables, steps: int, width: int = 768, depth: int = 13) -> list[dict]:
+    """An epoch of exp2 and of exp3_side from cached features, `width` wide and, for the side networks, `depth` layers deep, of random numbers.
+
+    44 % of the news have a picture, as in MIND-small with IM-MIND. `steps` steps, sampling and optimizer included, stand for the epoch.
+    """
+    split, lines, rng = split_by_time(tables.parts, config.data.valid_share), [], np.random.default_rng(0)
+    names = ("dim", "heads", "query_dim", "dropout", "history")
+    every = torch.arange(len(tables.news)) > 0
+    some = every & torch.from_numpy(rng.random(len(every)) < 0.44)
+    for exp in ("exp2", "exp3_side"):
+        this = resolve(exp, config.dataset, **{k: getattr(config, k) for k in ("dim", "heads", "query_dim", "batch_size")})
+        options = {"dim": this.dim, "dropout": this.dropout}
+        torch.manual_seed(0)
+        if exp == "exp2":
+            table = rng.standard_normal((len(every), width), dtype=np.float32)
+            encoders = {"text": Frozen(table, every, every, **options), "image": Frozen(table, some, every, **options)}
+        else:
+            options |= {"rank": this.rank, "layers": this.side_layers}
+            table = rng.standard_normal((len(every), depth, width), dtype=np.float32)
+            encoders = {"text": Side([table], every, every, **options), "image": Side([table], some, some, **options)}
+            encoders["both"] = Side([table, table], some, some, **options)
+        fusion = FUSIONS[this.fusion](dim=this.dim, modalities=len(encoders), dropout=this.modality_dropout)
+        model = Recommender(ItemTower(encoders, fusion), USERS[this.users](**{k: getattr(this, k) for k in names})).to(device()).train()
+        sampler = ClickSampler(split.train, batch_size=this.batch_size, negatives=this.negatives, history=this.history, seed=0)
+        optimizer, marks = torch.optim.AdamW(model.parameters(), lr=1e-4), []
+        for batch in itertools.islice(ahead(sampler.epoch(0), pin=device() == "cuda"), steps + 3):  # three to warm up
+            optimizer.zero_grad()
+            our_step(model, batch.to(device()))
+            optimizer.step()
+            marks.append(time.perf_counter())
+        took = np.diff(marks[2:])
+        lines.append({"exp": exp, "batch": this.batch_size, "dim": this.dim, "steps": len(took), "seconds": float(took.mean() * len(sampler))})
     return lines
 
 
 def measure_parts(config: Config, tables: Tables, size: int, repeats: int) -> list[dict]:
     """Where the time of one of our steps goes: sampling, encoding, ranking, gradients, the optimizer's step."""
     split = split_by_time(tables.parts, config.data.valid_share)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    model = build(config, tables, device).train()
+    model = build(config, tables, device()).train()
     sampler = ClickSampler(split.train, batch_size=size, negatives=config.negatives, history=config.history, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     batches, found = sampler.epoch(0), []
@@ -177,11 +255,11 @@ def measure_parts(config: Config, tables: Tables, size: int, repeats: int) -> li
         marks = [time.perf_counter()]
 
         def mark(marks=marks) -> None:
-            if device == "cuda":
+            if device() == "cuda":
                 torch.cuda.synchronize()
             marks.append(time.perf_counter())
 
-        batch = next(batches).to(device)
+        batch = next(batches).to(device())
         mark()
         ids, place = distinct(batch)
         vectors = model.items(ids)
@@ -201,9 +279,8 @@ def measure_parts(config: Config, tables: Tables, size: int, repeats: int) -> li
 def measure_evaluation(config: Config, tables: Tables, repeats: int) -> dict[str, list[dict]]:
     """Metrics by both ways, for a growing number of impressions; and the whole evaluation from the vectors of all items."""
     split = split_by_time(tables.parts, config.data.valid_share)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = build(config, tables, device)
-    vectors = torch.randn(len(tables.news), config.dim, device=device)
+    model = build(config, tables, device())
+    vectors = torch.randn(len(tables.news), config.dim, device=device())
     test, metrics, whole = split.test, [], []
     scores = np.random.default_rng(0).random(len(test.candidates.values)).astype(np.float32)
     for share in (0.125, 0.25, 0.5, 1.0):
@@ -213,7 +290,9 @@ def measure_evaluation(config: Config, tables: Tables, repeats: int) -> dict[str
         metrics.append({"way": "ours", "impressions": n, **times(lambda y=y, s=s, offsets=offsets: rank_metrics(s, y, offsets), repeats)})
         some: Impressions = test.take(np.arange(n))
         work = lambda some=some: rank_metrics(rank_impressions(model, vectors, some, config.history), some.clicked, some.candidates.offsets)  # noqa: E731
-        whole.append({"way": "ours", "impressions": n, **times(work, max(repeats // 2, 1))})
+        took = times(work, max(repeats // 2, 1))
+        moved = 4 * 6 * config.dim * int(end)  # a candidate's vector and its reader's state: each gathered, which reads and writes, and read
+        whole.append({"way": "ours", "impressions": n, "bytes": moved / took["median"], **took})
     few = min(2000, len(test))
     end = test.candidates.offsets[few]
     y, s, offsets = test.clicked[:end], scores[:end], test.candidates.offsets[: few + 1]
@@ -224,10 +303,9 @@ def measure_evaluation(config: Config, tables: Tables, repeats: int) -> dict[str
 
 def measure_items(config: Config, tables: Tables, repeats: int) -> list[dict]:
     """Encoding a growing number of items once."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, lines = build(config, tables, device), []
+    model, lines = build(config, tables, device()), []
     for n in (250, 500, 1000, 2000):
-        ids = torch.arange(1, min(n, len(tables.news) - 1) + 1, device=device)
+        ids = torch.arange(1, min(n, len(tables.news) - 1) + 1, device=device())
         with torch.inference_mode():
             lines.append({"items": len(ids), **times(lambda ids=ids: encode_items(model, ids=ids), repeats)})
     return lines
@@ -239,8 +317,6 @@ def measure_reading(tables: Tables, repeats: int) -> list[dict]:
     path = folder / "train" / "behaviors.tsv"
     if not path.exists():
         raise NrmsError(f"{tables.manifest['dataset']} was not generated here: the reading benchmark needs a demo world.")
-    import tempfile
-
     with tempfile.TemporaryDirectory() as target:
         ours = times(lambda: mind.convert(folder, Path(target), 0.0), max(repeats // 2, 1))
     rows = sum(part["impressions"] for part in tables.manifest["parts"].values())
@@ -249,13 +325,51 @@ def measure_reading(tables: Tables, repeats: int) -> list[dict]:
     return [{"way": "ours", "rows": rows, **ours}, {"way": "plain", "rows": few, **plain}]
 
 
+def write_copies(raw: Path, target: Path, copies: int, news: int) -> None:
+    """A MIND folder with `copies` times the train impressions of `raw`, ids of their own, and as many news (at least) as `news`."""
+    for part in ("train", "dev"):
+        (target / part).mkdir(parents=True)
+        lines = (raw / part / "news.tsv").read_bytes().splitlines(keepends=True)
+        with (target / part / "news.tsv").open("wb") as file:
+            for i in range(-(-news // len(lines))):
+                file.writelines(lines if not i else (b"%d%s" % (i, line) for line in lines))  # an id that no impression names
+    (target / "dev" / "behaviors.tsv").write_bytes((raw / "dev" / "behaviors.tsv").read_bytes())
+    lines = (raw / "train" / "behaviors.tsv").read_bytes().splitlines(keepends=True)
+    with (target / "train" / "behaviors.tsv").open("wb") as file:
+        for i in range(copies):
+            file.writelines(b"%d-%s" % (i, line) for line in lines)
+
+
+def convert_alone(source: Path, target: Path, answers) -> None:
+    """In a process of its own, so that its peak memory is its own: reads `source`; puts seconds and MB."""
+    began = time.perf_counter()
+    facts = mind.convert(source, target, 0.0)
+    answers.put({"seconds": time.perf_counter() - began, "peak_mb": peak_mb(), "rows": sum(p["impressions"] for p in facts["parts"].values())})
+
+
+def measure_preparation(tables: Tables, copies: tuple[int, ...]) -> list[dict]:
+    """Reading logs of growing size, each in a process of its own: rows, news, seconds, peak MB. 14 copies of newsroom-large make MIND-large."""
+    lines, spawn = [], multiprocessing.get_context("spawn")
+    for n in progress(copies, "reading logs of growing size"):
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = Path(folder) / "raw", Path(folder) / "tables"
+            target.mkdir()
+            news = (len(tables.news) - 1) * (1 if n == 1 else min(n, 4))
+            write_copies(tables.folder / "raw", source, n, news)
+            answers = spawn.Queue()
+            process = spawn.Process(target=convert_alone, args=(source, target, answers))
+            process.start()
+            lines.append({"copies": n, "news": news, **answers.get()})
+            process.join()
+    return lines
+
+
 def measure_machine(repeats: int) -> dict[str, float]:
     """What the machine gives: FLOP/s of a large matrix product, bytes/s of a large copy (read and written), the best of `repeats`."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    n = 8192 if device == "cuda" else 2048
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    source = torch.empty(1 << 28, dtype=torch.uint8, device=device)
+    n = 8192 if device() == "cuda" else 2048
+    dtype = torch.bfloat16 if device() == "cuda" else torch.float32
+    a, b = (torch.randn(n, n, device=device(), dtype=dtype) for _ in range(2))
+    source = torch.empty(1 << 28, dtype=torch.uint8, device=device())
     target = torch.empty_like(source)
     product, copy = times(lambda: a @ b, repeats), times(lambda: target.copy_(source), repeats)
     return {"flops": 2 * n**3 / product["low"], "bytes": 2 * source.numel() / copy["low"]}
@@ -279,10 +393,25 @@ def ratio(lines: list[dict], per: str, **where: object) -> dict[str, float]:
     }
 
 
-def run(dataset: str = "newsroom-large", *, layers: int = 6, width: int = 384, sizes: tuple[int, ...] = (16, 64, 128), repeats: int = 5) -> dict:
-    """All measurements, written to reports/benchmark/results.json and returned. layers, width: of the BERT whose steps are timed."""
+def run(
+    dataset: str = "newsroom-large",
+    *,
+    layers: int = 6,
+    width: int = 384,
+    sizes: tuple[int, ...] = (16, 64, 128),
+    repeats: int = 5,
+    copies: tuple[int, ...] = (1, 4),
+    steps: int = 100,
+) -> dict:
+    """All measurements, written to reports/benchmark/results.json and returned.
+
+    layers, width: of the BERT, and where the data set has pictures of the ViT, whose steps are timed. copies: sizes of logs to read, in data sets.
+    steps: that stand for an epoch from cached features.
+    """
     tables = load(dataset, resolve(4, dataset).data)
     config = resolve(4, dataset, bert=str(random_encoder(tables, layers, width)), dropout=0.0)
+    pictures = tables.pixels is not None
+    both = resolve(3, dataset, bert=config.data.bert, vit=str(random_vision(tables, layers, width)), dropout=0.0) if pictures else None
     machine = measure_machine(repeats)
     results = {
         "made": now(),
@@ -293,10 +422,13 @@ def run(dataset: str = "newsroom-large", *, layers: int = 6, width: int = 384, s
         "encoder": {"layers": layers, "width": width},
         "gives": machine,
         "reading": measure_reading(tables, repeats),
+        "preparation": measure_preparation(tables, copies),
         **measure_evaluation(config, tables, repeats),
         "items": measure_items(config, tables, repeats),
         "parts": measure_parts(config, tables, 128, repeats),
         "steps": measure_steps(config, tables, list(sizes), repeats),
+        "steps_with_pictures": measure_steps(both, tables, list(sizes), repeats) if both else [],
+        "epochs": measure_epochs(resolve(2, dataset, dim=256, heads=16, query_dim=200), tables, steps),
     }
     results |= {"peak_mb": peak_mb()}
     write_json(path(), results)
@@ -320,6 +452,25 @@ def summary(results: dict) -> pd.DataFrame:
         lines["metrics, impressions per second"] = ratio(results["metrics"], "impressions")
     lines["reading behaviors.tsv, rows per second"] = ratio(results["reading"], "rows")
     return pd.DataFrame(lines).T
+
+
+def costs(results: dict) -> pd.DataFrame:
+    """What ours takes, in plain units: epochs, evaluation, preparation."""
+    lines = {}
+    for line in results["epochs"]:
+        lines[f"epoch of {line['exp']} from cached features, batch {line['batch']}, width {line['dim']}"] = f"{line['seconds']:,.0f} s"
+    for line in results["steps"] + results["steps_with_pictures"]:
+        if line["way"] == "ours":
+            name = f"epoch of {line['exp']}, batch {line['batch']}" + (", by reader" if line["by_reader"] else "")
+            held = f", {line['peak_mb']:,} MB on the GPU" if line["peak_mb"] else ""
+            lines[name] = f"{line['epoch_minutes']:,.1f} minutes{held}; {100 * line['flops'] / results['gives']['flops']:.0f} % of a matrix product"
+    best = max(results["evaluation"], key=lambda line: line["impressions"])
+    lines[f"rank and judge {best['impressions']:,} impressions from item vectors"] = f"{best['median']:.1f} s"
+    best = max((line for line in results["metrics"] if line["way"] == "ours"), key=lambda line: line["impressions"])
+    lines[f"metrics of {best['impressions']:,} impressions"] = f"{best['median']:.2f} s"
+    for line in results["preparation"]:
+        lines[f"read {line['rows']:,} impressions, {line['news']:,} news"] = f"{line['seconds']:.1f} s, {line['peak_mb']:,} MB at most"
+    return pd.DataFrame({"cost": lines})
 
 
 def batch_sizes(results: dict) -> list[int]:

@@ -26,6 +26,9 @@ ROLES = ("bert", "vit", "blip")
 REFERENCES = ("random", "popularity", "recency", "content", "ceiling", "ceiling_text", "ceiling_image", "ceiling_history")  # rows of every table
 
 
+ORDERED = ("sasrec", "bert4rec", "gru4rec", "nextitnet", "dssm")  # user encoders that learn at every place of a log
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -48,7 +51,9 @@ class Dataset(Strict):
     """One data set: where it comes from and what the roles bert, vit and blip mean there. A file in params/data."""
 
     about: str = ""
-    source: Literal["mind", "newsroom"] = Field(description="mind: a MIND folder given with --from; newsroom: generated here")
+    source: Literal["mind", "newsroom", "interactions"] = Field(
+        description="mind: a MIND folder given with --from; newsroom: generated here; interactions: a folder with a log and items, given with --from"
+    )
     bert: str = Field(
         "google-bert/bert-base-uncased", description="text model: hub id, local folder, or `local`: pre-trained here on its titles and abstracts"
     )
@@ -61,8 +66,19 @@ class Dataset(Strict):
     )
     image_size: int = Field(224, ge=16, description="S, side of the stored pictures in pixels")
     valid_share: float = Field(0.1, gt=0, lt=1, description="share of the train impressions, the latest, held out for validation")
+    split: Literal["leave_one_out", "time"] = Field("leave_one_out", description="of a log of interactions; impressions are always split by time")
+    test_share: float = Field(0.1, gt=0, lt=1, description="share of a log's interactions behind the moment of the test, where split is time")
+    min_length: int = Field(3, ge=3, description="users of a log with fewer interactions are left out")
+    min_rating: float | None = Field(None, description="interactions of a log with a lower rating are left out; null: a rating says nothing")
+    given: list[Literal["text", "image"]] = Field([], description="modalities whose vectors came with the data; they stand for frozen encoders")
     max_bad: float = Field(0.001, ge=0, le=1, description="prepare stops above this share of bad rows")
     world: World | None = None
+
+    @property
+    def protocol(self) -> str:
+        """How models are judged: on slates that were shown (`impressions`), or on the whole catalogue (`catalogue`)."""
+        return "catalogue" if self.source == "interactions" else "impressions"
+
     training: dict[str, Any] = Field({}, description="experiment values that fit this data set's size, e.g. epochs")
 
 
@@ -70,6 +86,7 @@ class Dataset(Strict):
 LEARNING = (
     *("question", "modality_dropout", "dropout", "objective", "negatives", "epochs", "batch_size", "lr", "encoder_lr", "weight_decay"),
     *("by_reader", "reuse_steps", "encode_at_once", "warmup", "clip", "validations", "device", "precision"),
+    *("candidates", "temperature", "log_popularity", "mask_history", "mask_same", "hidden"),
 )
 
 
@@ -81,6 +98,8 @@ class Experiment(Strict):
     text: str | None = Field("bert", description="text encoder: the role `bert`, a hub id or a local folder; null for none; `blip`: its text side")
     image: str | None = Field(None, description="image encoder: the role `vit`, a hub id or a local folder; null for none; `blip`: its vision side")
     joint: str | None = Field(None, description="one encoder of text and image together, in place of both: `blip`, a hub id or a local folder")
+    ids: bool = Field(False, description="a learned vector for each item takes part, as one more modality; with text, image and joint null: alone")
+    reads: Literal["title", "all"] = Field("title", description="what of an item's text is read: its title, or the rest behind it too")
     shuffle_images: bool = Field(False, description="a control: pictures change places among the news that have one")
     fusion: Literal["single", "sum", "concat", "hadamard", "hadamard_blank", "gate", "cross_attention", "late"] = Field(
         "single", description="text and image -> one vector"
@@ -95,25 +114,41 @@ class Experiment(Strict):
     tuned_layers: int | None = Field(None, ge=1, description="layers, counted from the top, that top, lora and adapter touch; null: all")
     tuned_modules: str | None = Field(None, description="ends of the names of linear modules that lora or adapter touch, a regular expression")
     rank: int = Field(8, ge=1, description="rank of LoRA, width of the bottlenecks of adapter and side")
+    side_layers: int = Field(6, ge=2, description="hidden states that a side network reads at most, evenly from the embeddings to the top")
+    depth: int = Field(0, ge=0, description="hidden layers between frozen vectors and the item's vector; 0: a linear map")
     pooling: Literal["attention", "mean", "cls", "projected"] = Field(
         "attention",
         description="states of tokens or patches (T, .) -> one vector; not attention if frozen; projected: the vector BLIP or CLIP compares",
     )
     title_tokens: int = Field(30, ge=3, description="tokens of a title that are read, special tokens included")
     # users and scorer
-    users: Literal["nrms", "pointwise", "pointwise_unmasked"] = Field(
-        "nrms", description="pointwise: a Transformer over history and one candidate, as the original's, with its missing masks or as it was"
+    users: Literal["nrms", "pointwise", "pointwise_unmasked", "sasrec", "bert4rec", "gru4rec", "nextitnet", "dssm"] = Field(
+        "nrms",
+        description="who the user is, given the history: in any order (nrms, dssm), in order (sasrec, bert4rec, gru4rec, nextitnet), or "
+        "pointwise: a Transformer over history and one candidate, as the original's, with its missing masks or as it was",
     )
+    layers: int = Field(2, ge=1, description="layers, or blocks, of sasrec, bert4rec, gru4rec, nextitnet and dssm")
     dim: int = Field(256, ge=4, description="D, width of item and user vectors")
     heads: int = Field(16, ge=1, description="H, attention heads of the user encoder; divides dim")
     query_dim: int = Field(200, ge=1, description="width of additive attention")
     dropout: float = Field(0.1, ge=0, lt=1)
     history: int = Field(50, ge=1, description="L, most recent clicks that are read")
     # objective
-    objective: Literal["listwise", "pointwise"] = Field(
-        "listwise", description="listwise: which of 1 + K was clicked; pointwise: click or not, each alone, clicks weighed 25 times"
+    objective: Literal["listwise", "pointwise", "bce", "bpr"] = Field(
+        "listwise",
+        description="listwise: which was clicked, a softmax; bpr: each pair; bce: each candidate alone; pointwise: so too, clicks weighed 25 times",
     )
-    negatives: int = Field(4, ge=1, description="K, shown but not clicked news per click, from the same impression")
+    candidates: Literal["slate", "drawn", "batch", "all"] = Field(
+        "slate",
+        description="what a click is held against: what the impression showed; of a log, K drawn at random, the items of the batch, or all items",
+    )
+    negatives: int = Field(4, ge=1, description="K, candidates per click that were not clicked: from the same impression, or drawn")
+    temperature: float = Field(1.0, gt=0, description="scores are divided by it in the loss")
+    log_popularity: bool = Field(False, description="log popularity is taken off the scores in the loss, of candidates batch and all")
+    mask_history: bool = Field(True, description="other items of the user's own window are no candidates in the loss, of candidates batch and all")
+    mask_same: bool = Field(True, description="other places of the same item in the batch are no candidates in the loss, of candidates batch")
+    hidden: float = Field(0.2, gt=0, lt=1, description="share of places that bert4rec must find again")
+    rank_seen: bool = Field(False, description="in ranking the catalogue the user's own items are candidates too")
     # training
     epochs: int = Field(3, ge=1)
     batch_size: int = Field(128, ge=1, description="B, clicks per step")
@@ -146,7 +181,7 @@ class Config(Experiment):
     @property
     def modalities(self) -> list[str]:
         """What of a news is read, first what every news has."""
-        return [m for m in ("joint", "text", "image") if getattr(self, m)]
+        return [m for m in ("joint", "text", "ids", "image") if getattr(self, m)]
 
     def tuning_of(self, modality: str) -> str:
         return (self.image_tuning if modality == "image" else None) or self.tuning
@@ -266,16 +301,25 @@ def resolve(
     return config
 
 
+def reads_a_log(exp: object) -> bool:
+    """True for an experiment on a log of interactions, False for one on impressions: by its user encoder, or by ids."""
+    values = read_yaml(PARAMS, exp, "experiment")
+    return bool(values.get("ids")) or values.get("users") in ORDERED
+
+
 def check_together(config: Config) -> None:
     """Raises NrmsError for values that are each valid but do not go together."""
     if config.joint and (config.text or config.image):
         raise NrmsError("joint reads text and image with one encoder: with it, text and image must be null.")
+    if not config.modalities:
+        raise NrmsError(f"{config.exp} reads nothing of an item: give text, image, joint or ids.")
     if (config.fusion == "single") != (len(config.modalities) == 1):
         raise NrmsError(
-            f"fusion is {config.fusion}, but {config.exp} has {len(config.modalities)} encoders of text and image: "
-            "`single` goes with one, the others with two."
+            f"fusion is {config.fusion}, but {config.exp} reads {' and '.join(config.modalities)}: `single` goes with one of text, image, joint "
+            "and ids, the others with several."
         )
-    tunings = {config.tuning_of(m) for m in config.modalities}
+    check_protocol(config)
+    tunings = {config.tuning_of(m) for m in config.modalities if m != "ids"}
     for how in ("frozen", "side"):
         if how in tunings and config.pooling == "attention":
             raise NrmsError(f"tuning is {how}, but pooling is attention, which learns: give mean, cls or projected, whose vectors can be kept.")
@@ -295,6 +339,27 @@ def check_together(config: Config) -> None:
         raise NrmsError(f"fusion late blends scores of user vectors, which users {config.users} does not have: give users nrms.")
     if config.dim % config.heads:
         raise NrmsError(f"heads is {config.heads} and does not divide dim, {config.dim}.")
+
+
+def check_protocol(config: Config) -> None:
+    """Raises NrmsError for values that do not go with the kind of data: impressions, or a log of interactions."""
+    if (config.candidates == "slate") != (config.data.protocol == "impressions"):
+        fits = "slate" if config.data.protocol == "impressions" else "drawn, batch or all"
+        raise NrmsError(f"candidates is {config.candidates}, but {config.dataset} has {config.data.source} data: give candidates {fits}.")
+    pairs = {"bce": ("slate", "drawn"), "bpr": ("slate", "drawn"), "pointwise": ("slate", "drawn")}
+    if config.candidates not in pairs.get(config.objective, (config.candidates,)):
+        raise NrmsError(f"objective {config.objective} takes few candidates, but candidates is {config.candidates}: give candidates drawn.")
+    if config.data.protocol == "impressions":
+        if config.users in ORDERED:
+            raise NrmsError(f"users {config.users} learns from the order of a log; {config.dataset} has impressions: give users nrms.")
+        if config.ids:
+            raise NrmsError(f"ids takes a log of interactions: on {config.dataset} a third of the news to be ranked are new.")
+    if config.data.protocol == "catalogue" and config.users.startswith("pointwise"):
+        raise NrmsError(f"users {config.users} reads one candidate at a time and cannot rank a catalogue: give another.")
+    if config.log_popularity and config.candidates not in ("batch", "all"):
+        raise NrmsError("log_popularity goes with candidates batch or all.")
+    if config.depth and "frozen" not in {config.tuning_of(m) for m in config.modalities}:
+        raise NrmsError("depth goes with tuning frozen.")
 
 
 def default_name(exp: str, given: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
-"""How well does a scorer rank the impressions of MIND? Score flat, judge per impression, save one row each.
+"""How well does a scorer rank the test part? Judge each impression, or each question to the whole catalogue, and save one row each.
 
-Every news is encoded once, every user once per impression, every candidate scored once; no padding to the longest slate.
 A model comes from a run trained here, or from a checkpoint that somebody gave: then first of all it is checked that it fits.
 """
 
@@ -18,29 +17,41 @@ from nrms import NrmsError
 from nrms.arguments import command, read_config
 from nrms.config import LEARNING, ROLES, Config, Experiment
 from nrms.data.prepare import Tables, load
-from nrms.data.splits import split_by_time
 from nrms.data.tables import Impressions, Split, unseen
-from nrms.metrics import rank_metrics, summarise
-from nrms.recommender import build, score_impressions
-from nrms.references import BASELINES, CEILINGS, references
+from nrms.metrics import catalogue_metrics, rank_metrics, summarise
+from nrms.ranking import TOP, judge_model, rank_catalogue
+from nrms.recommender import build
+from nrms.references import BASELINES, CATALOGUE_BASELINES, CEILINGS, catalogue_references, references
 from nrms.runtime import Run, atomic, load_checkpoint, now, peak_mb, read_json, read_state, run_folder, write_json
 
+RARITY = {
+    "new": (0, 0),
+    "in training 1-5": (1, 5),
+    "in training 6-20": (6, 20),
+    "in training 21-100": (21, 100),
+    "in training over 100": (101, 1 << 62),
+}
 
-def slices(split: Split, size: int) -> dict[str, np.ndarray]:
+
+def slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
     """{name: (n,) bool} of the test impressions; `all` first."""
-    test = split.test
+    test, size = split.test, len(tables.news)
     length = test.history.lengths
-    new = unseen([split.train, split.valid], size)[test.candidates.values]
-    clicked_new = np.bincount(test.candidates.rows[test.clicked & new], minlength=len(test)) > 0
-    return {
-        "all": np.ones(len(test), bool),
+    by_length = {
         "no history": length == 0,
         "history 1-10": (length >= 1) & (length <= 10),
         "history 11-50": (length >= 11) & (length <= 50),
         "history over 50": length > 50,
-        "a clicked news is new": clicked_new,
-        "no clicked news is new": ~clicked_new,
     }
+    if tables.log is not None:
+        item = test.candidates.values
+        count = np.bincount(split.train.items.values, minlength=size)[item]
+        rarity = {f"item {name}": (count >= low) & (count <= high) for name, (low, high) in RARITY.items()}
+        pictured = {} if tables.pixels is None else {"item with a picture": tables.pixels.present[item], "item without": ~tables.pixels.present[item]}
+        return {"all": np.ones(len(test), bool)} | rarity | pictured | by_length
+    new = unseen([split.train, split.valid], size)[test.candidates.values]
+    clicked_new = np.bincount(test.candidates.rows[test.clicked & new], minlength=len(test)) > 0
+    return {"all": np.ones(len(test), bool)} | by_length | {"a clicked news is new": clicked_new, "no clicked news is new": ~clicked_new}
 
 
 def candidate_slices(tables: Tables, test: Impressions) -> dict[str, np.ndarray]:
@@ -51,32 +62,33 @@ def candidate_slices(tables: Tables, test: Impressions) -> dict[str, np.ndarray]
     return {"candidates with a picture": pictured, "candidates without": ~pictured}
 
 
-def judge(run: Run, tables: Tables, split: Split, scores: np.ndarray) -> dict:
-    """Writes what flat `scores` of the test candidates reach: rows.parquet and metrics.json of a run.
+def judge(run: Run, tables: Tables, split: Split, rows: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> dict:
+    """Writes what a scorer reached on the test part, rows.parquet and metrics.json of a run.
 
-    rows.parquet: one row per impression, with id, user, sizes, metrics, scores, `in: <slice>` for slices of impressions and `auc: <slice>` for slices
-    of candidates. metrics.json: {slice: {metric: {mean, low, high, n, skipped}}}, which is returned too.
+    rows, found: as `ranking.judge_model` gives them. rows.parquet: one row per impression, with id, user, sizes, metrics, `in: <slice>` for slices of
+    impressions, and of slates scores and `auc: <slice>` for slices of candidates, of a catalogue rank and first items.
+    metrics.json: {slice: {metric: {mean, low, high, n, skipped}}}, which is returned too.
     """
     test = split.test
-    rows = rank_metrics(scores, test.clicked, test.candidates.offsets)
-    parts = slices(split, len(tables.news))
-    facts = {
-        "impression": test.id,
-        "user": test.user,
-        "history": test.history.lengths.astype(np.int32),
-        "candidates": test.candidates.lengths.astype(np.int32),
-        "clicks": np.bincount(test.candidates.rows[test.clicked], minlength=len(test)).astype(np.int32),
-    }
+    parts = slices(tables, split)
+    columns = {"impression": test.id, "user": test.user, "history": test.history.lengths.astype(np.int32)}
     result = {name: summarise(rows, where) for name, where in parts.items() if where.any()}
-    columns = facts | rows | {f"in: {name}": where for name, where in parts.items() if name != "all"}
-    for name, kept in candidate_slices(tables, test).items():
-        offsets = np.concatenate([[0], np.cumsum(kept)])[test.candidates.offsets]
-        among = rank_metrics(scores[kept], test.clicked[kept], offsets)
-        result[name] = summarise(among, parts["all"])
-        columns[f"auc: {name}"] = among["auc"]
-    listed = pa.ListArray.from_arrays(pa.array(test.candidates.offsets, pa.int32()), pa.array(scores.astype(np.float32)))
+    flags = {f"in: {name}": where for name, where in parts.items() if name != "all"}
+    if "scores" in found:
+        columns["candidates"] = test.candidates.lengths.astype(np.int32)
+        columns["clicks"] = np.bincount(test.candidates.rows[test.clicked], minlength=len(test)).astype(np.int32)
+        for name, kept in candidate_slices(tables, test).items():
+            offsets = np.concatenate([[0], np.cumsum(kept)])[test.candidates.offsets]
+            among = rank_metrics(found["scores"][kept], test.clicked[kept], offsets)
+            result[name] = summarise(among, parts["all"])
+            flags[f"auc: {name}"] = among["auc"]
+        listed = pa.ListArray.from_arrays(pa.array(test.candidates.offsets, pa.int32()), pa.array(found["scores"].astype(np.float32)))
+        last = {"scores": listed}
+    else:
+        columns |= {"item": test.candidates.values, "rank": found["better"] + 1 + found["tied"] / 2}
+        last = {"first": pa.array(list(found["items"]), pa.list_(pa.int32()))}
     with atomic(run.folder / "rows.parquet") as part:
-        pq.write_table(pa.table(columns | {"scores": listed}), part, compression="zstd")
+        pq.write_table(pa.table(columns | rows | flags | last), part, compression="zstd")
     write_json(run.folder / "metrics.json", result)
     return result
 
@@ -88,21 +100,39 @@ def reference_run(config: Config, name: str) -> Run:
 def evaluate_references(config: Config) -> list[Run]:
     """Judges every baseline and ceiling of the data set, each in a run folder of its own; what is there already is kept."""
     tables = load(config.dataset, config.data)
-    split = split_by_time(tables.parts, config.data.valid_share)
-    identity = {"hash": f"{config.data.valid_share}-{config.history}", "family": "reference", "data": tables.manifest["tables"]}
-    names = [*BASELINES, *(CEILINGS if (tables.folder / "raw" / "truth.parquet").exists() else ())]
+    split, protocol = tables.split(config.data), config.data.protocol
+    how = [config.data.valid_share, config.history]
+    how += [config.data.split, config.data.test_share, config.rank_seen] if protocol == "catalogue" else []
+    identity = {"hash": "-".join(map(str, how)), "family": "reference", "data": tables.manifest["tables"], "protocol": protocol}
+    about = CATALOGUE_BASELINES if protocol == "catalogue" else BASELINES
+    about = about | (CEILINGS if (tables.folder / "raw" / "truth.parquet").exists() else {})
+    names = list(about)
     done = {
         name
         for name in names
-        if reference_run(config, name).status == "done" and all(reference_run(config, name).record[k] == identity[k] for k in identity)
+        if reference_run(config, name).status == "done" and all(reference_run(config, name).record.get(k) == identity[k] for k in identity)
     }
-    scorers = references(tables, split, config.history, seed=0) if len(done) < len(names) else ()
-    for name, kind, scores in scorers:
+    makers = {"impressions": judge_references, "catalogue": judge_catalogue_references}
+    scorers = makers[protocol](config, tables, split) if len(done) < len(names) else ()
+    for name, kind, rows, found in scorers:
         run = reference_run(config, name)
-        run.begin(kind=kind, about=(BASELINES | CEILINGS)[name], **identity)
-        judge(run, tables, split, scores)
+        run.begin(kind=kind, about=about[name], **identity)
+        judge(run, tables, split, rows, found)
         run.update(status="done")
     return [reference_run(config, name) for name in names]
+
+
+def judge_references(config: Config, tables: Tables, split: Split):
+    """(name, kind, rows, found) of the baselines and ceilings of impressions."""
+    for name, kind, scores in references(tables, split, config.history, seed=0):
+        yield name, kind, rank_metrics(scores, split.test.clicked, split.test.candidates.offsets), {"scores": scores}
+
+
+def judge_catalogue_references(config: Config, tables: Tables, split: Split):
+    """(name, kind, rows, found) of the baselines of a catalogue."""
+    for name, scorer in catalogue_references(tables, split, config.history, seed=0):
+        found = rank_catalogue(scorer, split.test, len(tables.news), seen=config.rank_seen, top=TOP)
+        yield name, "baseline", catalogue_metrics(found["better"], found["tied"]), found
 
 
 def check_fits(path: Path, state: dict, config: Config, tables: Tables) -> None:
@@ -151,8 +181,14 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
         state, digest = read_state(path), hashlib.sha256(path.read_bytes()).hexdigest()
         check_fits(path, state, config, tables)
         if not fits or run.record.get("sha256") != digest:
-            identity = {"config": config.model_dump(), "hash": config.hash, "family": config.family, "data": tables.manifest["tables"]}
-            known = {k: state[k] for k in ("best_auc", "best_step", "samples") if k in state}
+            identity = {
+                "protocol": config.data.protocol,
+                "config": config.model_dump(),
+                "hash": config.hash,
+                "family": config.family,
+                "data": tables.manifest["tables"],
+            }
+            known = {k: state[k] for k in ("best_valid", "best_step", "samples") if k in state}
             device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
             run.begin(kind="model", sha256=digest, device=device, **identity, **known)
             run.update(status="trained")
@@ -164,10 +200,10 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
     if run.status == "done" and not force:
         return run
     began = time.perf_counter()
-    split = split_by_time(tables.parts, config.data.valid_share)
+    split = tables.split(config.data)
     model = build(config, tables, run.record["device"])
     load_weights(model, path)
-    judge(run, tables, split, score_impressions(model, split.test, config.history))
+    judge(run, tables, split, *judge_model(model, split.test, config))
     memory = max(run.record.get("peak_mb", 0), peak_mb())
     run.update(status="done", error=None, evaluated=now(), evaluation_minutes=(time.perf_counter() - began) / 60, peak_mb=memory)
     return run

@@ -10,8 +10,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from nrms.answers import Difference
-from nrms.metrics import METRICS
-from nrms.report import SHOWN, leaderboard
+from nrms.metrics import PROTOCOLS
+from nrms.report import leaderboard, protocol_of
 from nrms.runtime import Run, read_json
 
 BLUE, ORANGE, GREY, GREEN = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[1], "#888888", sns.color_palette("colorblind")[2]
@@ -32,30 +32,35 @@ def read_log(run: Run) -> pd.DataFrame:
 
 
 def learning_curves(run: Run) -> Figure:
-    """Loss with that of equal scores, validation AUC with the kept step, and update-to-weight ratios, over clicks seen."""
+    """Loss with that of equal scores, validation with the kept step, and update-to-weight ratios with drift where there is some, over clicks seen."""
     log, record = read_log(run), run.record
+    protocol = PROTOCOLS[record.get("protocol", "impressions")]
     figure, (left, middle, right) = canvas(3, (13, 3.4))
     left.plot(log["samples"], log[f"loss.{record['config']['objective']}"], color=BLUE)
     left.axhline(record["chance"], color=GREY, ls=":", label="chance: equal scores, first batch")
     left.set(title="training loss", xlabel="clicks seen", ylabel="nats")
-    valid = log.dropna(subset=["valid_auc"]) if "valid_auc" in log else log.iloc[:0]
-    middle.plot(valid["samples"], valid["valid_auc"], "o-", color=BLUE)
+    valid = log.dropna(subset=["valid"]) if "valid" in log else log.iloc[:0]
+    middle.plot(valid["samples"], valid["valid"], "o-", color=BLUE)
     kept = valid[valid["step"] == record.get("best_step")]
-    middle.plot(kept["samples"], kept["valid_auc"], "o", color=ORANGE, ms=11, label="kept")
-    middle.axhline(0.5, color=GREY, ls=":", label="chance")
-    middle.set(title="validation AUC", xlabel="clicks seen")
+    middle.plot(kept["samples"], kept["valid"], "o", color=ORANGE, ms=11, label="kept")
+    if protocol.main == "auc":
+        middle.axhline(0.5, color=GREY, ls=":", label="chance")
+    middle.set(title=f"validation {protocol.label}", xlabel="clicks seen")
     for name, color in (("encoder", BLUE), ("head", ORANGE)):
         if f"groups.{name}.update_ratio" in log:
             right.plot(log["samples"], log[f"groups.{name}.update_ratio"], color=color, label=name)
+    if "drift" in log:
+        right.plot(log["samples"], log["drift"], color=GREEN, label="drift of reused vectors")
     right.set(title="update / weight, by group", xlabel="clicks seen", yscale="log")
     for ax in (left, middle, right):
         ax.legend()
     return figure
 
 
-def ranking(dataset: str, only: Run | None = None, metric: str = "auc") -> Figure:
-    """Every finished row of a data set by `metric`, with its interval: models (or this run alone), baselines, and ceilings."""
-    board = leaderboard(dataset, only)
+def ranking(dataset: str, only: Run | None = None) -> Figure:
+    """Every finished row of a data set by its main metric, with its interval: models (or this run alone), baselines, and ceilings."""
+    board, protocol = leaderboard(dataset, only), protocol_of(dataset)
+    metric = protocol.main
     board = board[board["status"] == "done"].sort_values(metric)
     figure, (ax,) = canvas(1, (9, 0.4 * len(board) + 1.2))
     for i, (_, row) in enumerate(board.iterrows()):
@@ -65,7 +70,7 @@ def ranking(dataset: str, only: Run | None = None, metric: str = "auc") -> Figur
     for kind, color in COLORS.items():
         if (board["kind"] == kind).any():
             ax.plot([], [], "o", color=color, label=kind)
-    ax.set(yticks=range(len(board)), yticklabels=board["exp"], xlabel=f"{METRICS[metric][0]} with 95 % interval", title=dataset)
+    ax.set(yticks=range(len(board)), yticklabels=board["exp"], xlabel=f"{protocol.label} with 95 % interval", title=dataset)
     ax.legend(loc="lower right")
     return figure
 
@@ -83,17 +88,17 @@ def differences(found: Sequence[Difference]) -> Figure:
     ax.plot([], [], "|", color="black", label="one seed", ls="none")
     ax.axvline(0, color="black", lw=0.8)
     names = [f"{d.exp} against {d.other}" for d in found]
-    ax.set(yticks=range(len(found)), yticklabels=names, xlabel="AUC difference, paired by impression, with 95 % interval")
+    ax.set(yticks=range(len(found)), yticklabels=names, xlabel=f"{found[0].label} difference, paired, with 95 % interval")
     ax.invert_yaxis()
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
 def by_slice(run: Run) -> Figure:
-    """The four metrics of one run by slice, with intervals; the number of impressions beside each name."""
-    metrics = read_json(run.folder / "metrics.json")
-    figure, axes = canvas(len(SHOWN), (13, 0.38 * len(metrics) + 1.2), sharey=True)
-    for ax, name in zip(axes, SHOWN, strict=True):
+    """The four metrics of one run by slice, with intervals; the number of impressions or questions beside each name."""
+    metrics, protocol = read_json(run.folder / "metrics.json"), PROTOCOLS[run.record.get("protocol", "impressions")]
+    figure, axes = canvas(len(protocol.shown), (13, 0.38 * len(metrics) + 1.2), sharey=True)
+    for ax, name in zip(axes, protocol.shown, strict=True):
         for i, values in enumerate(m[name] for m in metrics.values()):
             if values["mean"] is None:  # no impression of the slice has both clicked and passed-over news
                 continue
@@ -101,8 +106,23 @@ def by_slice(run: Run) -> Figure:
             ax.plot(values["mean"], i, "o", color=BLUE)
         if metrics["all"][name]["mean"] is not None:
             ax.axvline(metrics["all"][name]["mean"], color=GREY, ls=":")
-        ax.set(title=METRICS[name][0], yticks=range(len(metrics)), yticklabels=[f"{s}  (n = {m['auc']['n']:,})" for s, m in metrics.items()])
+        names = [f"{s}  (n = {m[name]['n']:,})" for s, m in metrics.items()]
+        ax.set(title=protocol.metrics[name][0], yticks=range(len(metrics)), yticklabels=names)
     axes[0].invert_yaxis()
+    return figure
+
+
+def slice_differences(sliced: pd.DataFrame, label: str, exp: str, other: str) -> Figure:
+    """Paired differences of two experiments by slice, with intervals, n beside each name."""
+    figure, (ax,) = canvas(1, (9, 0.36 * len(sliced) + 1.4))
+    for i, (_, row) in enumerate(sliced.iterrows()):
+        color = BLUE if row["low"] > 0 else ORANGE if row["high"] < 0 else GREY
+        ax.plot([row["low"], row["high"]], [i, i], color=color, lw=3, alpha=0.5)
+        ax.plot(row["mean"], i, "o", color=color)
+    ax.axvline(0, color="black", lw=0.8)
+    names = [f"{name}  (n = {n:,})" for name, n in zip(sliced.index, sliced["n"], strict=True)]
+    ax.set(yticks=range(len(sliced)), yticklabels=names, xlabel=f"{label}: {exp} minus {other}, with 95 % interval")
+    ax.invert_yaxis()
     return figure
 
 
@@ -136,28 +156,36 @@ def benchmark(results: Mapping) -> Figure:
         best = (lines[per] / lines["median"]).groupby(lines["way"]).max()
         ax.barh(best.index, best, color=[BLUE if way == "ours" else GREY for way in best.index])
         ax.set(title=title, xscale="log")
-    for key, per, color in (("metrics", "impressions", ORANGE), ("evaluation", "impressions", BLUE), ("items", "items", GREEN)):
+    for key, label, per, took, color in (
+        ("metrics", "metrics", "impressions", "median", ORANGE),
+        ("evaluation", "rank and judge", "impressions", "median", BLUE),
+        ("items", "encode items", "items", "median", GREEN),
+        ("preparation", "read logs", "rows", "seconds", GREY),
+    ):
         lines = pd.DataFrame(results[key])
         lines = lines[lines["way"] == "ours"] if "way" in lines else lines
-        cost.plot(lines[per], lines["median"], "o-", color=color, label={"items": "encode items", "evaluation": "rank and judge"}.get(key, key))
-    cost.set(title="cost against size", xlabel="impressions or items", ylabel="seconds", xscale="log", yscale="log")
+        cost.plot(lines[per], lines[took], "o-", color=color, label=label)
+    cost.set(title="cost against size", xlabel="impressions, rows or items", ylabel="seconds", xscale="log", yscale="log")
     share = 100 * table["flops"] / results["gives"]["flops"]
     names = [f"{w}, {b}" + (", by reader" if r else "") for w, b, r in zip(table["way"], table["batch"], table["by_reader"], strict=True)]
-    roof.barh(names, share, color=[GREY if w == "plain" else BLUE for w in table["way"]])
-    roof.set(title="arithmetic done, in % of a large matrix product", xlabel="% (the plain way's arithmetic is mostly on padding)")
+    moved = max(line["bytes"] for line in results["evaluation"])
+    names, share = [*names, "rank and judge, bytes"], [*share, 100 * moved / results["gives"]["bytes"]]
+    roof.barh(names, share, color=[*(GREY if w == "plain" else BLUE for w in table["way"]), ORANGE])
+    roof.set(title="roofline: % of a large matrix product or copy", xlabel="% (the plain way's arithmetic is mostly on padding)")
     for ax in (steps, cost):
         ax.legend()
     return figure
 
 
 def distributions(samples: Mapping[str, np.ndarray], reference: Mapping[str, Sequence[float]], quantiles: Sequence[float]) -> Figure:
-    """Each sample as the value below which a share of it lies, beside the quantiles of a reference."""
+    """Each sample as the value below which a share of it lies, beside the quantiles of a reference, where it has some."""
     figure, axes = canvas(len(samples), (4.3 * len(samples), 3.4))
     for ax, (name, values) in zip(axes, samples.items(), strict=True):
         share = np.linspace(0, 1, 201)
         ax.plot(share, np.quantile(values, share), color=BLUE, label="this data set")
-        ax.plot(quantiles, reference[name], "o", color=ORANGE, label="real MIND-small")
-        ax.set(title=name, xlabel="share of impressions at or below", yscale="symlog")
+        if name in reference:
+            ax.plot(quantiles, reference[name], "o", color=ORANGE, label="real MIND-small")
+        ax.set(title=name, xlabel="share at or below", yscale="symlog")
         ax.legend()
     return figure
 

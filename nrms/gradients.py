@@ -1,6 +1,7 @@
 """How do the gradients of a batch come about? At once, with vectors that stand in, or in two passes where memory is short."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -8,21 +9,28 @@ from accelerate import Accelerator
 from nrms.config import Config
 from nrms.data.batches import Batch
 from nrms.items.reuse import Reuse
-from nrms.objectives import OBJECTIVES, at_chance
+from nrms.objectives import OBJECTIVES
 from nrms.recommender import Recommender, distinct
+
+
+def loss_of(config: Config, batch: Batch, scores: torch.Tensor) -> torch.Tensor:
+    """The experiment's objective for scores (B, C) of a batch: divided by the temperature, with the batch's prior."""
+    prior = 0.0 if batch.prior is None else batch.prior
+    return OBJECTIVES[config.objective](scores.float() / config.temperature + prior, batch.candidate_mask, batch.clicked)
+
+
+def chance_of(config: Config, batch: Batch) -> float:
+    """The loss of equal scores on this batch."""
+    return loss_of(config, batch, torch.zeros(batch.candidate_mask.shape, device=batch.candidate_mask.device)).item()
 
 
 def backward(model: Recommender, batch: Batch, config: Config, accelerator: Accelerator, reuse: Reuse | None) -> tuple[torch.Tensor, int, float]:
     """One batch's gradients. Returns its loss, how many items were encoded, and the loss of equal scores."""
-
-    def loss_of(scores: torch.Tensor) -> torch.Tensor:
-        return OBJECTIVES[config.objective](scores, batch.candidate_mask, batch.clicked)
-
-    chance = at_chance(config.objective, batch.candidate_mask, batch.clicked)
+    objective, chance = partial(loss_of, config, batch), chance_of(config, batch)
     if config.encode_at_once:
-        return *backward_in_two_passes(accelerator.unwrap_model(model), batch, loss_of, config.encode_at_once, accelerator), chance
+        return *backward_in_two_passes(accelerator.unwrap_model(model), batch, objective, config.encode_at_once, accelerator), chance
     scores, encoded = model(batch, reuse)
-    loss = loss_of(scores)
+    loss = objective(scores)
     accelerator.backward(loss)
     return loss.detach(), reuse.encoded if reuse else encoded, chance
 

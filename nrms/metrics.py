@@ -6,6 +6,7 @@ scikit-learn does.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
@@ -16,6 +17,30 @@ METRICS = {  # name: (label, definition)
     "mrr_first": ("MRR (first)", "1/rank of the best clicked news of an impression; mean over impressions"),
     "ndcg5": ("nDCG@5", "sum of 1/log2(rank+1) over clicked news among the first 5, over the largest possible; mean over impressions"),
     "ndcg10": ("nDCG@10", "the same among the first 10"),
+}
+CUTS = (5, 10, 20, 50)
+CATALOGUE = {f"hr{k}": (f"HR@{k}", f"share of questions whose item is among the first {k} of the whole catalogue") for k in CUTS}
+CATALOGUE |= {f"ndcg{k}": (f"nDCG@{k}", f"1/log2(rank+1) of the item where it is among the first {k}, else 0; mean over questions") for k in CUTS}
+CATALOGUE |= {"mrr": ("MRR", "1/rank of the item in the whole catalogue; mean over questions")}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How models are judged: the metrics, those that tables show, and the one that chooses and is compared."""
+
+    metrics: Mapping[str, tuple[str, str]]
+    shown: tuple[str, ...]
+    main: str
+    unit: str  # what a row is
+
+    @property
+    def label(self) -> str:
+        return self.metrics[self.main][0]
+
+
+PROTOCOLS = {
+    "impressions": Protocol(METRICS, ("auc", "mrr", "ndcg5", "ndcg10"), "auc", "impression"),
+    "catalogue": Protocol(CATALOGUE, ("ndcg10", "hr10", "hr50", "mrr"), "ndcg10", "question"),
 }
 RESAMPLES = 1000
 
@@ -77,6 +102,23 @@ def first_hit(first: np.ndarray, length: np.ndarray, clicks: np.ndarray) -> np.n
     return mean
 
 
+def catalogue_metrics(better: np.ndarray, tied: np.ndarray) -> dict[str, np.ndarray]:
+    """The CATALOGUE metrics of n questions with one right item each, (n,) float64 in [0, 1].
+
+    better, tied (n,): how many other items score higher, and the same. The item is then equally likely at each of the ranks better + 1 to
+    better + 1 + tied, and a metric is its mean over them.
+    """
+    rank = np.arange(1, int((better + tied).max(initial=0)) + 2)
+
+    def mean_over(f: np.ndarray) -> np.ndarray:
+        upto = np.r_[0.0, np.cumsum(f)]
+        return (upto[better + tied + 1] - upto[better]) / (tied + 1)
+
+    result = {f"hr{k}": mean_over((rank <= k).astype(float)) for k in CUTS}
+    result |= {f"ndcg{k}": mean_over(np.where(rank <= k, 1 / np.log2(rank + 1), 0)) for k in CUTS}
+    return result | {"mrr": mean_over(1 / rank)}
+
+
 def bootstrap_means(values: np.ndarray, seed: int = 0) -> np.ndarray:
     """Means (RESAMPLES, M) of the columns of `values` (n, M) over rows drawn n times with replacement, all columns with the same rows.
 
@@ -95,15 +137,14 @@ def interval(values: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
 
 
 def summarise(rows: Mapping[str, np.ndarray], where: np.ndarray) -> dict[str, dict[str, float | int]]:
-    """{metric: {mean, low, high, n, skipped}} of the impressions where `where` (n,) is True; skipped counts those without a value.
+    """{metric: {mean, low, high, n, skipped}} of the rows where `where` (n,) is True; skipped counts those without a value.
 
-    mean, low and high are null in JSON (None here) when no impression has a value.
+    mean, low and high are null in JSON (None here) when no row has a value.
     """
-    values = np.column_stack([rows[name][where] for name in METRICS])
+    values = np.column_stack([column[where] for column in rows.values()])
     kept = values[~np.isnan(values).any(1)]
-    columns = zip(
-        METRICS, kept.mean(0) if len(kept) else [None] * len(METRICS), *(interval(kept) if len(kept) else [[None] * len(METRICS)] * 2), strict=True
-    )
+    none = [None] * len(rows)
+    columns = zip(rows, kept.mean(0) if len(kept) else none, *(interval(kept) if len(kept) else [none] * 2), strict=True)
     counts = {"n": len(kept), "skipped": len(values) - len(kept)}
     return {
         name: {k: v if v is None else float(v) for k, v in (("mean", mean), ("low", low), ("high", high))} | counts

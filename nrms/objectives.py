@@ -27,9 +27,24 @@ def pointwise(scores: torch.Tensor, mask: torch.Tensor, clicked: torch.Tensor) -
     return (loss.masked_fill(~mask, 0) * weight).sum() / weight.sum()
 
 
-OBJECTIVES = {"listwise": listwise, "pointwise": pointwise}
+def bce(scores: torch.Tensor, mask: torch.Tensor, clicked: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of click or no click: the mean over clicks plus the mean over the others; SASRec, eq. 6, and IDvs.MoRec.
+
+    Shapes as for `listwise`. In nats, 2 log 2 for scores of 0, where there is any candidate that was not clicked.
+    """
+    loss = F.binary_cross_entropy_with_logits(scores.float(), clicked.float(), reduction="none")
+    others = mask & ~clicked
+    return loss[clicked].mean() + loss[others].sum() / others.sum().clamp_min(1)
 
 
-def at_chance(objective: str, mask: torch.Tensor, clicked: torch.Tensor) -> float:
-    """The loss of equal scores: what a model has before it knows anything. For `listwise` the mean over rows of log(number of candidates)."""
-    return OBJECTIVES[objective](torch.zeros(mask.shape, device=mask.device), mask, clicked).item()
+def bpr(scores: torch.Tensor, mask: torch.Tensor, clicked: torch.Tensor) -> torch.Tensor:
+    """-log sigmoid(score of the click - score of another), mean over all pairs of a row's click and another; Rendle et al., UAI 2009, eq. 4.
+
+    Shapes as for `listwise`. In nats, log 2 for equal scores.
+    """
+    scores, others = scores.float(), mask & ~clicked
+    loss = F.softplus(scores - scores[clicked][:, None])
+    return loss.masked_fill(~others, 0).sum() / others.sum().clamp_min(1)
+
+
+OBJECTIVES = {"listwise": listwise, "pointwise": pointwise, "bce": bce, "bpr": bpr}

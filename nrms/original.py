@@ -10,8 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from nrms.metrics import METRICS, rank_metrics
-from nrms.report import SHOWN
+from nrms.metrics import METRICS, PROTOCOLS, rank_metrics
 
 PUBLISHED = {  # its README; MIND-small dev. Its row for experiment 4 is, digit for digit, that of another project (YadaYuki/news-recommendation-llm)
     "random": (0.500, 0.201, 0.203, 0.267),
@@ -39,7 +38,7 @@ def two_evaluators(rankers: Mapping[str, np.ndarray], clicked: np.ndarray, offse
     for name, scores in rankers.items():
         for judge, judged in (("correctly", scores), ("by the original's evaluator", misread(scores, offsets))):
             found = rank_metrics(judged, clicked, offsets)
-            lines[name, judge] = {METRICS[m][0]: np.nanmean(found[m]) for m in SHOWN}
+            lines[name, judge] = {METRICS[m][0]: np.nanmean(found[m]) for m in PROTOCOLS["impressions"].shown}
     table = pd.DataFrame(lines).T
     table.index.names = ["ranker", "judged"]
     return table.round(3)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from nrms.answers import QUESTIONS, differences, summary
-from nrms.metrics import METRICS
-from nrms.report import SHOWN, definitions, difference, leaderboard, number, sentence, thousands
+from nrms.answers import differences, questions_of, summary
+from nrms.metrics import PROTOCOLS, Protocol
+from nrms.report import definitions, difference, leaderboard, number, sentence, thousands
 from nrms.runtime import atomic, home
 
 STYLE = """
@@ -22,7 +22,7 @@ tr.baseline,tr.ceiling,small{color:#999}tr.failed td,tr.dead td,tr.stale td{back
 """
 
 
-def render_row(row: pd.Series, folder: Path) -> str:
+def render_row(row: pd.Series, folder: Path, protocol: Protocol) -> str:
     """One line of the index page; small print below the numbers, so that the page is not wider than a screen."""
 
     def cell(main: str, small: str = "") -> str:
@@ -33,7 +33,7 @@ def render_row(row: pd.Series, folder: Path) -> str:
     model = row.kind == "model"
     cells = cell(html.escape(row.exp), links) + cell(html.escape(row.inputs) if model else row.kind)
     cells += cell(html.escape(row.status), html.escape(row.error)) + cell(row.seeds if model else "")
-    cells += "".join(cell(number(row.get(m)), interval_text(row, m)) for m in SHOWN)
+    cells += "".join(cell(number(row.get(m)), interval_text(row, m)) for m in protocol.shown)
     gain = pd.notna(row.difference)
     cells += cell(
         f"{row.difference:+.3f}" if gain else "", difference(row).replace(", p", f"<br>vs {row.baseline}, p").replace("<0", "&lt;0") if gain else ""
@@ -50,20 +50,8 @@ def interval_text(row: pd.Series, name: str) -> str:
     return "" if pd.isna(row.get(name)) else f"{row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f}"
 
 
-HEAD = [
-    "experiment",
-    "inputs",
-    "status",
-    "seeds",
-    *(METRICS[m][0] for m in SHOWN),
-    "vs best baseline",
-    "earned",
-    "n",
-    "parameters",
-    "clicks seen",
-    "minutes",
-    "peak MB",
-]
+BEFORE = ("experiment", "inputs", "status", "seeds")
+BEHIND = ("vs best baseline", "earned", "n", "parameters", "clicks seen", "minutes", "peak MB")
 
 
 def write() -> tuple[Path, Path]:
@@ -78,12 +66,13 @@ def write() -> tuple[Path, Path]:
         links = " · ".join(f'<a href="{dataset}/{n}.html">{n}</a>' for n in pages)
         models = rows[(rows["kind"] == "model") & (rows["status"] == "done")]
         found = differences(dataset)
-        asked = {question: [d for d in found if d.question == question] for question in QUESTIONS}
+        protocol = PROTOCOLS[rows["protocol"].iloc[0]]
+        asked = {question: [d for d in found if d.question == question] for question in questions_of(dataset)}
         says = "".join(f"<p><b>{question}</b> {html.escape(summary(question, own))}</p>" for question, own in asked.items() if own)
         lines = "".join(f"<li>{html.escape(sentence(row)).replace('**', '')}</li>" for _, row in models.iterrows())
         says += f"<details><summary>Experiment by experiment</summary><ul>{lines}</ul></details>" if lines else ""
-        body = "".join(render_row(row, folder / dataset) for _, row in rows.iterrows())
-        head = "".join(f"<th>{h}</th>" for h in HEAD)
+        body = "".join(render_row(row, folder / dataset, protocol) for _, row in rows.iterrows())
+        head = "".join(f"<th>{h}</th>" for h in (*BEFORE, *(protocol.metrics[m][0] for m in protocol.shown), *BEHIND))
         sections.append(
             f'<h2>{dataset} <small>{links}</small></h2>{says}<div class="wrap">'
             f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"

@@ -1,6 +1,6 @@
 """How do items and users meet? The one contract: an item tower, a user encoder, a scorer.
 
-    items(ids (U,)) -> (U, D)     users(history (B, L, D), mask (B, L)) -> state     users.score(state, candidates (B, C, D)) -> (B, C)
+    items(ids (U,)) -> (U, D)     users(history (R, L, D), mask (R, L)) -> states     users.score(states of rows, candidates (B, C, D)) -> (B, C)
 
 Losses are not here, nor is any file but the pre-trained weights that a role names.
 """
@@ -19,21 +19,24 @@ from nrms import NrmsError
 from nrms.config import ROLES, Config
 from nrms.data.batches import Batch
 from nrms.data.prepare import Tables
-from nrms.data.tables import Impressions
 from nrms.items import pretrain
 from nrms.items.encoders import Encoder, Frozen, ImageEncoder, JointEncoder, TextEncoder
 from nrms.items.features import cached, cached_layers, cached_states
 from nrms.items.fusion import FUSIONS
+from nrms.items.ids import IdTable
 from nrms.items.side import Side
 from nrms.items.tower import ItemTower
 from nrms.items.tuning import prefix, rest_on, tune
-from nrms.runtime import progress
 from nrms.users.attention import NRMSUsers
 from nrms.users.blend import Blend
 from nrms.users.pointwise import Pointwise, PointwiseUnmasked
+from nrms.users.sequential import DSSM, BERT4Rec, GRU4Rec, NextItNet, SASRec
 
-USERS = {"nrms": NRMSUsers, "pointwise": Pointwise, "pointwise_unmasked": PointwiseUnmasked}
-NUMBERS = 1 << 26  # of user states gathered at a time: bounds memory whatever the length of slates
+USERS = {
+    **{"nrms": NRMSUsers, "pointwise": Pointwise, "pointwise_unmasked": PointwiseUnmasked},
+    **{"sasrec": SASRec, "bert4rec": BERT4Rec, "gru4rec": GRU4Rec, "nextitnet": NextItNet, "dssm": DSSM},
+}
+READERS = 32  # histories of like length whose states are computed together
 
 
 def distinct(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,16 +66,35 @@ class Recommender(nn.Module):
         """Scores (B, C) from the vectors (U, D) of the batch's items, of which `place` says which stands where; see `distinct`."""
         vectors = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])  # padding is not encoded; its vector is zero
         cut = batch.history.numel()
-        history, candidates = (  # (R, L, D), (B, C, D); unlike vectors[place], the gradient of F.embedding is the same in every run
-            F.embedding(part.view(shape), vectors) for part, shape in ((place[:cut], batch.history.shape), (place[cut:], batch.candidates.shape))
-        )
-        return self.users.score(self.users(history, batch.history_mask)[batch.reader], candidates)
+        past, shown = place[:cut].view(batch.history.shape), place[cut:].view(batch.candidates.shape)
+        states = self.states(vectors, past, batch.history_mask, batch.hidden)
+        # unlike vectors[shown], F.embedding has the same gradient in every run
+        return self.users.score(self.users.at(states, batch.reader, batch.place), F.embedding(shown, vectors))
+
+    def states(self, vectors: torch.Tensor, past: torch.Tensor, mask: torch.Tensor, hidden: torch.Tensor | None = None) -> torch.Tensor:
+        """User states (R, ...) of histories `past` (R, L), rows of `vectors`; in parts of like length, so that padding costs little."""
+        if len(past) <= READERS or not self.users.is_vector:
+            history = F.embedding(past, vectors)  # (R, L, D)
+            if hidden is not None:
+                history = torch.where(hidden[..., None], self.users.blank.to(history.dtype), history)
+            return self.users(history, mask)
+        length = mask.sum(1)
+        order, found = length.argsort(stable=True), []
+        for rows in order.split(READERS):
+            width = max(int(length[rows[-1]]), 1)
+            found.append(self.users(F.embedding(past[rows, :width], vectors), mask[rows, :width]))
+        return torch.cat(found).index_select(0, order.argsort())
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable weights by learning-rate group: `encoder` came pre-trained, `head` is new."""
         encoder = self.items.groups()
         known = {id(p) for p in encoder}
         return {"encoder": encoder, "head": [p for p in self.parameters() if p.requires_grad and id(p) not in known]}
+
+
+def whole_texts(tables: Tables) -> list[str]:
+    """Title and the rest of the text of every item, row 0 empty."""
+    return [f"{title} {abstract}".strip() for title, abstract in zip(tables.news.title, tables.news.abstract, strict=True)]
 
 
 def find_role(name: str, config: Config, tables: Tables) -> str:
@@ -85,7 +107,7 @@ def local_model(role: str, tables: Tables) -> Path:
     """The folder of the small model behind `role`, pre-trained now unless that was done for these news before."""
     news, pixels, cache = tables.news, tables.pixels, tables.folder / "models"
     if role == "bert":
-        return pretrain.text_model([f"{title} {abstract}".strip() for title, abstract in zip(news.title[1:], news.abstract[1:], strict=True)], cache)
+        return pretrain.text_model(whole_texts(tables)[1:], cache)
     if pixels is None or not pixels.present.any():
         raise NrmsError(f"The role `{role}` is to be pre-trained on the pictures of {tables.manifest['dataset']}, which has none.")
     if role == "vit":
@@ -110,13 +132,14 @@ def build_encoder(modality: str, config: Config, tables: Tables) -> Encoder:
             f"{config.exp} reads pictures, but {config.dataset} was prepared without: give `--images FOLDER` to `python -m nrms prepare`."
         )
     name, named = find_role(role, config, tables), {"role": role if role in ROLES else modality}
+    titles = tables.news.title if config.reads == "title" else whole_texts(tables)
     if modality == "text":
-        encoder = TextEncoder.from_pretrained(name, **named, title_tokens=config.title_tokens, **options).bind(tables.news.title)
+        encoder = TextEncoder.from_pretrained(name, **named, title_tokens=config.title_tokens, **options).bind(titles)
     elif modality == "image":
         encoder = ImageEncoder.from_pretrained(name, **named, **options).bind(tables.pixels.values, tables.pixels.present)
     else:
         encoder = JointEncoder.from_pretrained(name, **named, title_tokens=config.title_tokens, **options)
-        encoder.bind(tables.news.title, tables.pixels.values, tables.pixels.present)
+        encoder.bind(titles, tables.pixels.values, tables.pixels.present)
     return encoder
 
 
@@ -126,9 +149,9 @@ def tuned(encoder: Encoder, modality: str, config: Config, tables: Tables) -> nn
     used = torch.arange(len(encoder.present)) > 0 if FUSIONS[config.fusion].wants_blank else encoder.present
     sizes = {"dim": config.dim, "dropout": config.dropout, "made_by": sum(p.numel() for p in encoder.model.parameters())}
     if how == "frozen":
-        return Frozen(cached(encoder, *cache), encoder.present, used, **sizes)
+        return Frozen(cached(encoder, *cache), encoder.present, used, depth=config.depth, **sizes)
     if how == "side":
-        return Side([cached_layers(encoder, *cache)], encoder.present, used, rank=config.rank, **sizes)
+        return Side([cached_layers(encoder, *cache)], encoder.present, used, rank=config.rank, layers=config.side_layers, **sizes)
     layers = None if how == "full" else config.tuned_layers  # another modality may be tuned by layers
     below = prefix(encoder, layers)
     states = cached_states(encoder, below, *cache) if below else None
@@ -141,60 +164,39 @@ def tuned(encoder: Encoder, modality: str, config: Config, tables: Tables) -> nn
     return encoder
 
 
+def stand_in(modality: str, config: Config, tables: Tables) -> nn.Module | None:
+    """What needs no encoder: a table of ids, or frozen vectors that came with the data. None for everything else."""
+    if modality == "ids":
+        known = np.zeros(len(tables.news), bool)
+        known[tables.split(config.data).train.items.values] = True
+        return IdTable(torch.from_numpy(known), dim=config.dim)
+    if modality in config.data.given and config.tuning_of(modality) == "frozen":
+        table = tables.vectors[modality]
+        present = torch.from_numpy(np.any(table, axis=1))
+        used = torch.arange(len(present)) > 0 if FUSIONS[config.fusion].wants_blank else present
+        return Frozen(table, present, used, dim=config.dim, dropout=config.dropout, depth=config.depth)
+    return None
+
+
 def build(config: Config, tables: Tables, device: torch.device | str = "cpu") -> Recommender:
     """The recommender that `config` describes, on `device`, bound to the news of `tables`, with fresh weights from torch's seed.
 
     What is frozen is encoded now, there, unless that was done before.
     """
-    plain = {modality: build_encoder(modality, config, tables).to(device) for modality in config.modalities}
-    encoders = {modality: tuned(encoder, modality, config, tables) for modality, encoder in plain.items()}
+    ready = {modality: stand_in(modality, config, tables) for modality in config.modalities}
+    plain = {modality: build_encoder(modality, config, tables).to(device) for modality, encoder in ready.items() if encoder is None}
+    encoders = {modality: encoder or tuned(plain[modality], modality, config, tables) for modality, encoder in ready.items()}
     if len(plain) > 1 and all(isinstance(e, Side) for e in encoders.values()):  # IISAN's third chain, across both
         layers = [cached_layers(plain[m], tables.content, tables.folder / "features", m) for m in plain]
         both = torch.stack([e.present for e in plain.values()]).all(0)
-        encoders["both"] = Side(layers, both, both, dim=config.dim, rank=config.rank, dropout=config.dropout)
+        encoders["both"] = Side(layers, both, both, dim=config.dim, rank=config.rank, layers=config.side_layers, dropout=config.dropout)
     if config.shuffle_images:
-        for name in encoders.keys() - {"text"}:  # a side network across both reads the pictures' states too
+        for name in encoders.keys() - {"text", "ids"}:  # a side network across both reads the pictures' states too
             encoders[name].shuffle(shuffled(tables.pixels.present))
     fusion = FUSIONS[config.fusion](dim=config.dim, modalities=len(encoders), dropout=config.modality_dropout)
-    names = ("dim", "heads", "query_dim", "dropout", "history")
+    names = ["dim", "heads", "query_dim", "dropout", "history"]
+    if USERS[config.users].by_place:
+        names.append("layers")
     make = partial(USERS[config.users], **{name: getattr(config, name) for name in names})
     users = Blend(make, len(encoders)) if config.fusion == "late" else make()
     return Recommender(ItemTower(encoders, fusion), users).to(device)
-
-
-@torch.inference_mode()
-def encode_items(model: Recommender, batch: int = 1024, ids: torch.Tensor | None = None) -> torch.Tensor:
-    """Vectors of all items (N + 1, D), or of these alone and zeros for the others; row 0 zero. In order of length, so that padding costs little."""
-    model.eval()
-    lengths = model.items.lengths
-    ids = torch.arange(1, len(lengths), device=lengths.device) if ids is None else ids
-    order = ids[lengths[ids].argsort()]
-    vectors = [model.items(some) for some in progress(order.split(batch), "encoding news")]
-    table = vectors[0].new_zeros(len(lengths), vectors[0].shape[1])
-    return table.index_copy(0, order, torch.cat(vectors))
-
-
-@torch.inference_mode()
-def score_impressions(model: Recommender, impressions: Impressions, history: int, batch: int = 1024) -> np.ndarray:
-    """Scores of all candidates, flat like impressions.candidates.values, float32. `history`: most recent clicks that are read."""
-    return rank_impressions(model, encode_items(model), impressions, history, batch)
-
-
-@torch.inference_mode()
-def rank_impressions(model: Recommender, vectors: torch.Tensor, impressions: Impressions, history: int, batch: int = 1024) -> np.ndarray:
-    """`score_impressions`, given the vectors of all items (N + 1, D)."""
-    model.eval()
-    flat = np.empty(len(impressions.candidates.values), np.float32)
-    rows = np.argsort(impressions.reader, kind="stable")
-    for part in progress(np.array_split(rows, -(-len(rows) // batch)), "scoring users"):
-        _, first, reader = np.unique(impressions.reader[part], return_index=True, return_inverse=True)
-        past, mask = (torch.from_numpy(x).to(vectors.device) for x in impressions.history.pad(part[first], history))
-        users = model.users(vectors[past.long()], mask)  # (R, ...): each history once
-        at = impressions.candidates.index(part)
-        owner = np.repeat(reader, impressions.candidates.lengths[part])
-        size = max(1, NUMBERS // users[0].numel())
-        for begin in range(0, len(at), size):
-            piece = slice(begin, begin + size)
-            items = vectors[torch.from_numpy(impressions.candidates.values[at[piece]]).to(vectors.device).long()]
-            flat[at[piece]] = model.users.score(users[owner[piece]], items[:, None])[:, 0].float().cpu().numpy()
-    return flat

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 from scipy import sparse
 
 from nrms.data.prepare import Tables
-from nrms.data.tables import Impressions, Split
+from nrms.data.tables import Impressions, Ragged, Split
+from nrms.ranking import Scorer
 from nrms.runtime import progress
 
 BASELINES = {
@@ -15,6 +17,12 @@ BASELINES = {
     "popularity": "clicks in the train part",
     "recency": "the later first shown, the higher",
     "content": "TF-IDF cosine of the title to the mean of the history's titles, nothing trained",
+}
+CATALOGUE_BASELINES = {
+    "random": "scores drawn at random",
+    "popularity": "interactions in the training part",
+    "cooccurrence": "cosine of who took an item with who took those of the history, summed",
+    "content": "cosine of the item's text to the mean of the history's: of the vectors that came with the data, else TF-IDF; nothing trained",
 }
 CEILINGS = {
     "ceiling": "the true utility without its noise: no model can do better on average",
@@ -84,3 +92,43 @@ def references(tables: Tables, split: Split, history: int, seed: int) -> Iterato
         yield "ceiling", "ceiling", truth["text"] + truth["image"] + truth["freshness"]
         for name in ("text", "image", "history"):
             yield f"ceiling_{name}", "ceiling", truth[name]
+
+
+def catalogue_references(tables: Tables, split: Split, history: int, seed: int) -> Iterator[tuple[str, Scorer]]:
+    """(name, scorer of the whole catalogue for the test questions) of every baseline; `history`: most recent items that are read."""
+    test, size, log = split.test, len(tables.news), split.train.items
+    rng = np.random.default_rng(seed)
+    yield "random", lambda rows: torch.from_numpy(rng.random((len(rows), size), dtype=np.float32))
+    count = torch.from_numpy(np.bincount(log.values, minlength=size).astype(np.float32))
+    yield "popularity", lambda rows: count.repeat(len(rows), 1)
+    yield "cooccurrence", product_scorer(test, cooccurrence(log, size), history)
+    if "text" in tables.vectors:
+        vectors = np.asarray(tables.vectors["text"], np.float32)
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    else:
+        unit = tfidf(np.array([f"{t} {a}" for t, a in zip(tables.news.title, tables.news.abstract, strict=True)]))
+    yield "content", product_scorer(test, unit, history, square=False)
+
+
+def cooccurrence(log: Ragged, size: int) -> sparse.csr_matrix:
+    """(N + 1, N + 1): for two different items the cosine of the sets of users who have them."""
+    has = sparse.csr_matrix((np.ones(len(log.values), np.float32), (log.rows, log.values)), shape=(len(log), size))
+    has.data[:] = 1  # whoever took an item twice counts once
+    both = (has.T @ has).tocsr()
+    norm = np.sqrt(np.maximum(both.diagonal(), 1))
+    both.setdiag(0)
+    scale = sparse.diags(1 / norm)
+    return (scale @ both @ scale).tocsr().astype(np.float32)
+
+
+def product_scorer(test: Impressions, items: np.ndarray | sparse.csr_matrix, history: int, square: bool = True) -> Scorer:
+    """Scores of all items for histories: the sum of the rows of a `square` table of item by item, else the mean's product with the items' vectors."""
+
+    def scores_of(rows: np.ndarray) -> torch.Tensor:
+        past, mask = test.history.pad(rows, history)
+        reader = np.nonzero(mask)[0]
+        read = sparse.csr_matrix((np.ones(len(reader), np.float32), (reader, past[mask])), shape=(len(rows), items.shape[0]))
+        found = read @ items if square else (read @ items) @ items.T
+        return torch.from_numpy(np.ascontiguousarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float32))
+
+    return scores_of

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from nrms.metrics import METRICS, compare, holm, interval
+from nrms.metrics import PROTOCOLS, Protocol, compare, holm, interval
 from nrms.runtime import Run, home, read_json
 
 KINDS = ("model", "baseline", "ceiling")
@@ -31,7 +31,6 @@ FIRST = [
     "minutes",
     "peak_mb",
 ]
-SHOWN = ("auc", "mrr", "ndcg5", "ndcg10")
 
 
 @dataclass
@@ -52,13 +51,28 @@ class Entry:
     def kind(self) -> str:
         return self.record.get("kind", "model")
 
+    @property
+    def protocol(self) -> Protocol:
+        """How it was judged."""
+        return PROTOCOLS[self.record.get("protocol", "impressions")]
+
     @cached_property
     def rows(self) -> pd.DataFrame:
         """Metrics by impression, mean over seeds, and the columns `in: <slice>` and `auc: <slice>`; index: impression id."""
         paths = [run.folder / "rows.parquet" for run in self.runs]
-        columns = [c for c in pq.read_schema(paths[0]).names if c in ("impression", *METRICS) or ": " in c]
+        columns = [c for c in pq.read_schema(paths[0]).names if c in ("impression", *self.protocol.metrics) or ": " in c]
         tables = [pq.read_table(path, columns=columns).to_pandas().set_index("impression").astype(float) for path in paths]
         return sum(table.reindex(tables[0].index) for table in tables) / len(tables)
+
+    @property
+    def main(self) -> pd.Series:
+        """The main metric by impression."""
+        return self.rows[self.protocol.main]
+
+    def main_of_seed(self) -> dict[int, float]:
+        """The mean of the main metric by seed."""
+        found = zip(self.seeds, self.runs, strict=True)
+        return {seed: read_json(run.folder / "metrics.json")["all"][self.protocol.main]["mean"] for seed, run in found}
 
     def mean(self, key: str) -> float:
         """Mean over seeds of a number in run.json; NaN where no run has it."""
@@ -91,13 +105,19 @@ def entries(dataset: str | None = None, only: Run | None = None) -> list[Entry]:
     return sorted(rows, key=lambda e: (e.dataset, KINDS.index(e.kind)))
 
 
+def protocol_of(dataset: str) -> Protocol:
+    """How the models of a data set are judged; that of impressions where nothing has been run yet."""
+    found = entries(dataset)
+    return found[0].protocol if found else PROTOCOLS["impressions"]
+
+
 DIFFERENCES = ["difference", "difference_low", "difference_high", "p", "earned", "baseline"]
 
 
 def inputs(config: dict) -> str:
     """What a model read, and the values that were given by hand."""
     joint = bool(config.get("joint"))
-    read = ["title"] * (joint or bool(config.get("text"))) + ["image"] * (joint or bool(config.get("image")))
+    read = ["title"] * (joint or bool(config.get("text"))) + ["image"] * (joint or bool(config.get("image"))) + ["id"] * bool(config.get("ids"))
     how = ["joint"] * joint + [config.get("fusion", ""), config.get("tuning", "")]
     return ", ".join(
         [" + ".join(read), *(word for word in how if word not in ("", "single", "full")), *(f"{k} {v}" for k, v in config.get("given", {}).items())]
@@ -105,24 +125,25 @@ def inputs(config: dict) -> str:
 
 
 def leaderboard(dataset: str | None = None, only: Run | None = None) -> pd.DataFrame:
-    """One row per entry: FIRST, then MRR and nDCG intervals, sd over seeds, n, skipped, inputs, and the difference to the best baseline.
+    """One row per entry: FIRST, then what else its protocol shows, intervals, sd over seeds, n, skipped, inputs, difference to a baseline.
 
-    auc..ndcg10: mean over impressions of the mean over seeds. *_low, *_high: 95 % bootstrap interval over impressions.
-    difference: AUC minus that of the best baseline of the data set, paired by impression, with interval and p (paired t-test,
-    Holm-corrected over the models of the data set). earned: (AUC - 0.5) / (AUC of the text ceiling - 0.5), where that is known.
+    Metrics: mean over impressions of the mean over seeds. *_low, *_high: 95 % bootstrap interval over impressions.
+    difference: main metric (AUC, or nDCG@10 of a catalogue) minus that of the best baseline of the data set, paired by impression, with interval
+    and p (paired t-test, Holm-corrected over the models of the data set). earned: (AUC - 0.5) / (AUC of the text ceiling - 0.5), where that is known.
     only: of all the models, this run alone.
     """
     everything, lines = entries(dataset, only), []
     for entry in everything:
         line = {"dataset": entry.dataset, "exp": entry.exp, "kind": entry.kind, "seeds": " ".join(map(str, entry.seeds)), "status": entry.status}
+        line["protocol"] = entry.record.get("protocol", "impressions")
         if entry.status == "done":
-            for name in SHOWN:
+            for name in entry.protocol.shown:
                 values = entry.rows[name].dropna().to_numpy()
                 low, high = interval(values)
                 line |= {name: values.mean() if len(values) else np.nan, f"{name}_low": float(low), f"{name}_high": float(high)}
-            by_seed = [read_json(run.folder / "metrics.json")["all"]["auc"]["mean"] for run in entry.runs]
-            line |= {"n": len(entry.rows) - int(entry.rows["auc"].isna().sum()), "skipped": int(entry.rows["auc"].isna().sum())}
-            line["auc_sd"] = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan")
+            by_seed = list(entry.main_of_seed().values())
+            line |= {"n": len(entry.rows) - int(entry.main.isna().sum()), "skipped": int(entry.main.isna().sum())}
+            line[f"{entry.protocol.main}_sd"] = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan")
         line |= {key: entry.mean(key) for key in ("params", "trainable", "minutes", "peak_mb", "samples", "encoded")}
         line["inputs"] = inputs(entry.record.get("config", {})) if entry.kind == "model" else entry.record.get("about", "")
         line["error"] = entry.record.get("error") or ""
@@ -138,7 +159,7 @@ def add_differences(board: pd.DataFrame, rows: list[Entry]) -> pd.DataFrame:
     """The leaderboard of one data set with its columns DIFFERENCES filled in."""
     baselines, models, ceilings = ([e for e in rows if e.status == "done" and e.kind == kind] for kind in ("baseline", "model", "ceiling"))
     if baselines and models:
-        best = max(baselines, key=lambda e: e.rows["auc"].mean())
+        best = max(baselines, key=lambda e: e.main.mean())
         results = [compare(*align(e, best)) for e in models]
         for e, result, p in zip(models, results, holm([r["p"] for r in results]), strict=True):
             at = (board["exp"] == e.exp) & (board["status"] == "done") & (board["seeds"] == " ".join(map(str, e.seeds)))
@@ -146,14 +167,14 @@ def add_differences(board: pd.DataFrame, rows: list[Entry]) -> pd.DataFrame:
             board.loc[at, "baseline"] = best.exp
     for e in ceilings:
         if e.exp == "ceiling_text":
-            board["earned"] = (board["auc"] - 0.5) / (e.rows["auc"].mean() - 0.5)
+            board["earned"] = (board["auc"] - 0.5) / (e.main.mean() - 0.5)
     return board
 
 
-def align(a: Entry, b: Entry, metric: str = "auc") -> tuple[np.ndarray, np.ndarray]:
-    """The values of two entries for the same impressions, in the same order."""
-    both = a.rows[[metric]].join(b.rows[[metric]], lsuffix="_a", rsuffix="_b", how="inner")
-    return both[f"{metric}_a"].to_numpy(), both[f"{metric}_b"].to_numpy()
+def align(a: Entry, b: Entry) -> tuple[np.ndarray, np.ndarray]:
+    """The main metric of two entries for the same impressions, in the same order."""
+    both = a.main.to_frame("a").join(b.main.to_frame("b"), how="inner")
+    return both["a"].to_numpy(), both["b"].to_numpy()
 
 
 # words and numbers ---------------------------------------------------------------------------------------------------
@@ -182,8 +203,10 @@ def answer(run: Run) -> str:
 
 def sentence(row: pd.Series) -> str:
     """`answer` for one finished row of the leaderboard."""
-    text = f"**{row.exp} on {row.dataset}: AUC {row.auc:.3f}** (95 % interval {row.auc_low:.3f} to {row.auc_high:.3f}, "
-    text += f"n = {row.n:,.0f} impressions, {'seeds' if ' ' in row.seeds else 'seed'} {row.seeds})"
+    protocol = PROTOCOLS[row.protocol]
+    value, low, high = (row[protocol.main + end] for end in ("", "_low", "_high"))
+    text = f"**{row.exp} on {row.dataset}: {protocol.label} {value:.3f}** (95 % interval {low:.3f} to {high:.3f}, "
+    text += f"n = {row.n:,.0f} {protocol.unit}s, {'seeds' if ' ' in row.seeds else 'seed'} {row.seeds})"
     if pd.notna(row.difference):
         sure = "the interval excludes 0" if row.difference_low > 0 or row.difference_high < 0 else "the interval includes 0, so this may be chance"
         text += f", {row.difference:+.3f} against the best baseline, {row.baseline} "
@@ -195,10 +218,10 @@ def sentence(row: pd.Series) -> str:
 
 def comparison(dataset: str, only: Run | None = None) -> pd.DataFrame:
     """The leaderboard of one data set as people read it: a metric with its interval in one cell. only: of the models, this run alone."""
-    board = leaderboard(dataset, only)
+    board, protocol = leaderboard(dataset, only), protocol_of(dataset)
     shown = pd.DataFrame({"experiment": board["exp"], "kind": board["kind"], "seeds": board["seeds"], "status": board["status"]})
-    for name in SHOWN:
-        shown[METRICS[name][0]] = [with_interval(row, name) for _, row in board.iterrows()]
+    for name in protocol.shown:
+        shown[protocol.metrics[name][0]] = [with_interval(row, name) for _, row in board.iterrows()]
     shown["vs best baseline"] = ["" if pd.isna(row.difference) else f"{row.difference:+.3f} {difference(row)}" for _, row in board.iterrows()]
     shown["earned"] = [f"{row.earned:.0%}" if row.kind == "model" and pd.notna(row.earned) else "" for _, row in board.iterrows()]
     return shown.set_index("experiment")
@@ -222,21 +245,24 @@ def difference(row: pd.Series) -> str:
     return "" if pd.isna(row.difference) else f"[{row.difference_low:+.3f}, {row.difference_high:+.3f}], p {p_value(row.p)}"
 
 
-def definitions() -> str:
-    """What every number means, in Markdown."""
-    lines = [f"- **{label}**: {text}." for name, (label, text) in METRICS.items() if name in SHOWN]
+def definitions(*names: str) -> str:
+    """What every number of these protocols (by default of all) means, in Markdown."""
+    protocols = [PROTOCOLS[name] for name in names or PROTOCOLS]
+    lines = [f"- **{label}**: {text}." for p in protocols for name, (label, text) in p.metrics.items() if name in p.shown]
     lines += [
-        "- **[low, high]**: 95 % bootstrap interval over impressions (1,000 resamples) of the mean over seeds.",
-        "- **n**: test impressions with a defined metric; **skipped**: those where nothing or everything was clicked.",
-        "- **vs best baseline**: AUC minus that of the baseline with the highest AUC, paired by impression; p of a paired "
+        "- **[low, high]**: 95 % bootstrap interval over impressions or questions (1,000 resamples) of the mean over seeds.",
+        "- **n**: test impressions with a defined metric (**skipped**: those where nothing or everything was clicked), or questions: users asked for "
+        "their next item, with all items as candidates but those that the user had before.",
+        "- **vs best baseline**: main metric (AUC of impressions, nDCG@10 of a catalogue) minus that of the best baseline, paired; p of a paired "
         "t-test, Holm-corrected over the models of the data set.",
         "- **earned**: (AUC - 0.5) / (AUC of ceiling_text - 0.5): 100 % is what the true taste for titles alone would score. Demo worlds only.",
-        "- **baselines** learn nothing: random; popularity (clicks in the train part); recency (later first shown). Popularity "
-        "falls below chance where users prefer what is new; content (TF-IDF cosine to the history).",
+        "- **baselines** learn nothing: random; popularity (clicks or interactions in the train part); recency (later first shown). Popularity "
+        "falls below chance where users prefer what is new; content (cosine to the history, of TF-IDF or of vectors that came with the data); "
+        "cooccurrence (taken by the same users as the history).",
         "- **ceilings** know the truth of a demo world: everything but the noise; taste for text alone; for images "
         "alone; a nearly best reading of the history. Only the first bounds every model.",
         "- **parameters**: all that have a part in the scores, frozen encoders included; **trained**: those that learn.",
-        "- **clicks seen**: training rows, repeats by epoch counted; **encoded**: news that went through a pre-trained model while training, each "
+        "- **clicks seen**: training rows, repeats by epoch counted; **encoded**: items that went through a pre-trained model while training, each "
         "once where it is frozen.",
         "- **minutes**: training, without evaluation; **peak MB**: most memory the process held.",
         "- **dead**: a run whose process is gone; **stale**: done, but on data that have been prepared anew since.",

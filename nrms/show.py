@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from pandas.io.formats.style import Styler
 
 from nrms.config import Config, Experiment
@@ -37,29 +38,29 @@ def settings(config: Config) -> Styler:
 
 
 def splits(split) -> pd.DataFrame:
-    """The three sets of impressions: their size, their time, their clicks."""
+    """The three sets of a split: their size, their time, their clicks."""
     lines = {}
     for name in ("train", "valid", "test"):
         part = getattr(split, name)
         begin, end = (pd.Timestamp(int(t), unit="s") for t in (part.time.min(), part.time.max()))
-        clicks = int(part.clicked.sum())
-        lines[name] = {
-            "impressions": len(part),
-            "users": len(set(part.user)),
-            "clicks": clicks,
-            "clicked share": clicks / len(part.clicked),
-            "from": begin,
-            "to": end,
-        }
-    return pd.DataFrame(lines).T
+        if hasattr(part, "items"):  # a log
+            lines[name] = {"users": len(part), "interactions": len(part.items.values)}
+        else:
+            clicks = int(part.clicked.sum())
+            lines[name] = {"impressions": len(part), "users": len(set(part.user)), "clicks": clicks, "clicked share": clicks / len(part.clicked)}
+        lines[name] |= {"from": begin, "to": end} if end.year > 1971 else {"time": "the order of each user alone"}
+    return pd.DataFrame(lines).T.fillna("")
 
 
-def lengths(impressions) -> dict[str, np.ndarray]:
-    """What decides the cost and the difficulty of impressions: three counts, (n,) each."""
-    clicks = np.bincount(impressions.candidates.rows[impressions.clicked], minlength=len(impressions))
+def lengths(train) -> dict[str, np.ndarray]:
+    """What decides the cost and the difficulty of a data set: counts by impression, or by user and by item."""
+    if hasattr(train, "items"):
+        by_item = np.bincount(train.items.values)
+        return {"interactions per user": train.items.lengths, "interactions per item": by_item[by_item > 0]}
+    clicks = np.bincount(train.candidates.rows[train.clicked], minlength=len(train))
     return {
-        "history length": impressions.history.lengths,
-        "candidates per impression": impressions.candidates.lengths,
+        "history length": train.history.lengths,
+        "candidates per impression": train.candidates.lengths,
         "clicks per impression": clicks,
     }
 
@@ -85,22 +86,52 @@ def slate(news, impressions, row: int, scores: np.ndarray | None = None) -> Styl
 
 
 def typical(impressions, history: int = 5, candidates: int = 10) -> int:
-    """The first impression with at least this much history and about this many candidates: one that fits on a screen."""
+    """The first impression with at least this much history and about this many candidates, or one: one that fits on a screen."""
     length = impressions.candidates.lengths
-    fits = (impressions.history.lengths >= history) & (length >= candidates // 2) & (length <= candidates * 3 // 2)
+    about = (length >= candidates // 2) & (length <= candidates * 3 // 2) | (length == 1)
+    fits = (impressions.history.lengths >= history) & about
     return int(np.flatnonzero(fits)[0]) if fits.any() else 0
 
 
+def ranked(news, impressions, row: int, rows: pa.Table) -> Styler:
+    """What a model put first for one impression: its slate in order, or the first items of the catalogue and where the right one stands.
+
+    rows: rows.parquet of the run.
+    """
+    if "scores" in rows.column_names:
+        return slate(news, impressions, row, rows["scores"].combine_chunks().flatten().to_numpy(zero_copy_only=False))
+    items, right, rank = rows["first"][row].as_py(), rows["item"][row].as_py(), rows["rank"][row].as_py()
+    lines = [{"rank": i, "item": item} for i, item in enumerate(items, 1)]
+    if right not in items:
+        lines.append({"rank": rank, "item": right})
+    table = pd.DataFrame(lines).set_index("rank")
+    at = table["item"].to_numpy()
+    table = pd.DataFrame({"item": news.id[at], "category": news.category[at], "title": news.title[at]}, index=table.index)
+    table["taken next"] = np.where(at == right, "yes", "")
+    return readable(table.set_index(table.index.map(lambda r: f"{r:g}").rename("rank")))
+
+
 def batch_rows(news, batch, rows: int = 2) -> Styler:
-    """The first rows of a training batch: the click, what it is to beat, and how much history stands beside it."""
+    """The first rows of a training batch: the click, what it is to beat, and how much history stands before it."""
     lines = []
     for r in range(min(rows, len(batch))):
-        items = batch.candidates[r].tolist()
-        shown = batch.candidate_mask[r].tolist()
-        passed = [news.title[i] if kept else "(masked: the impression has no more)" for i, kept in zip(items[1:], shown[1:], strict=True)]
-        line = {"clicked": news.title[items[0]]} | {f"not clicked {i + 1}": title for i, title in enumerate(passed)}
-        lines.append(line | {"history": int(batch.history_mask[batch.reader[r]].sum())})
+        mask, clicked = batch.candidate_mask[r], batch.clicked[r]
+        shown = batch.candidates if batch.candidates.dim() == 1 else batch.candidates[r]
+        others = [
+            news.title[i] or news.id[i] if m else "(masked: there are no more)" for i, m in zip(shown[~clicked][:4], mask[~clicked][:4], strict=True)
+        ]
+        target = int(batch.target[r])
+        line = {"clicked": news.title[target] or news.id[target]} | {f"not clicked {i + 1}": title for i, title in enumerate(others)}
+        line["candidates in all"] = int(mask.sum())
+        line["history"] = int(batch.history_mask[batch.reader[r]].sum() if batch.place is None else batch.place[r])
+        lines.append(line)
     return readable(pd.DataFrame(lines).T)
+
+
+def places(batch) -> int:
+    """Items that the ordinary way would encode for a batch: every history of every row, every candidate."""
+    read = batch.history_mask[batch.reader] if batch.place is None else batch.history_mask  # one pass serves all rows of a window
+    return int(read.sum()) + int(batch.candidate_mask.sum() if batch.candidates.dim() == 2 else len(batch.candidates))
 
 
 def tokens(model, title: str) -> str:

@@ -17,13 +17,14 @@ from nrms.arguments import command, read_config
 from nrms.config import Config
 from nrms.data.batches import ClickSampler, ahead
 from nrms.data.prepare import Tables, load
-from nrms.data.splits import split_by_time
-from nrms.data.tables import Impressions
+from nrms.data.sequences import SequenceSampler
+from nrms.data.tables import Impressions, Split
 from nrms.gradients import backward, random_state, set_random_state
 from nrms.guards import Movement, check_loss, check_movement
 from nrms.items.reuse import Reuse
-from nrms.metrics import rank_metrics
-from nrms.recommender import Recommender, build, score_impressions
+from nrms.metrics import PROTOCOLS
+from nrms.ranking import judge_model
+from nrms.recommender import USERS, Recommender, build
 from nrms.runtime import Run, load_checkpoint, now, peak_mb, progress, run_folder, save_checkpoint, seed_everything
 
 LOGS = 60  # lines of history.jsonl per run, about
@@ -35,16 +36,31 @@ def learning_rate(step: int, steps: int, warmup: float) -> float:
     return min((step + 1) / rising, (steps - step) / max(1, steps - rising))
 
 
-def validate(model: Recommender, valid: Impressions, history: int) -> float:
-    """Mean AUC on `valid`. Raises NrmsError when the scores of every impression are all equal."""
-    scores = score_impressions(model, valid, history)
-    offsets = valid.candidates.offsets[:-1]
-    if (np.maximum.reduceat(scores, offsets) == np.minimum.reduceat(scores, offsets)).all():
+def sampler_of(config: Config, split: Split, size: int) -> ClickSampler | SequenceSampler:
+    """What draws the training batches: clicks of impressions, or windows of a log. size: N + 1."""
+    names = ["batch_size", "negatives", "history", "seed"]
+    if config.data.protocol == "impressions":
+        return ClickSampler(split.train, by_reader=config.by_reader, **{name: getattr(config, name) for name in names})
+    users = USERS[config.users]
+    options = {name: getattr(config, name) for name in (*names, "candidates", "mask_history", "mask_same")}
+    hidden = 0.0 if users.is_causal else config.hidden
+    return SequenceSampler(split.train, size=size, by_place=users.by_place, hidden=hidden, popularity=config.log_popularity, **options)
+
+
+def validate(model: Recommender, valid: Impressions, config: Config) -> float:
+    """Mean of the protocol's main metric on `valid`. Raises NrmsError when all scores of each impression are equal, or none can be judged."""
+    rows, found = judge_model(model, valid, config)
+    if "scores" in found:
+        offsets = valid.candidates.offsets[:-1]
+        flat = (np.maximum.reduceat(found["scores"], offsets) == np.minimum.reduceat(found["scores"], offsets)).all()
+    else:
+        flat = (found["better"] == 0).all() and (found["tied"] > 0).all()
+    if flat:
         raise NrmsError("Training was stopped: the model gives all candidates of an impression the same score, so it ranks nothing.")
-    auc = rank_metrics(scores, valid.clicked, valid.candidates.offsets)["auc"]
-    if np.isnan(auc).all():
+    values = rows[PROTOCOLS[config.data.protocol].main]
+    if np.isnan(values).all():
         raise NrmsError("Training was stopped: in every validation impression all candidates were clicked or none, so no AUC can be computed.")
-    return float(np.nanmean(auc))
+    return float(np.nanmean(values))
 
 
 def log_line(state: dict, loss: float, norm: float, moved: dict[str, dict[str, float]], optimizer: torch.optim.Optimizer) -> dict:
@@ -109,7 +125,7 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
 
 
 def train(config: Config, *, force: bool = False) -> Run:
-    """Trains what `config` says, into its run folder, and keeps the weights with the best validation AUC in checkpoint/best.safetensors.
+    """Trains what `config` says, into its run folder, and keeps the weights that validate best in checkpoint/best.safetensors.
 
     A run that is trained already with the same values and data is left alone unless `force`; one that was interrupted goes on.
     Raises NrmsError when a guard stops it; run.json then says `failed` and why.
@@ -118,7 +134,14 @@ def train(config: Config, *, force: bool = False) -> Run:
         raise NrmsError(f"{config.checkpoint} is given to be evaluated, not to be trained: use notebooks/eval.ipynb or `python -m nrms evaluate`.")
     tables = load(config.dataset, config.data)
     run = Run(run_folder(config.dataset, config.name, config.seed))
-    identity = {"kind": "model", "config": config.model_dump(), "hash": config.hash, "family": config.family, "data": tables.manifest["tables"]}
+    identity = {
+        "kind": "model",
+        "protocol": config.data.protocol,
+        "config": config.model_dump(),
+        "hash": config.hash,
+        "family": config.family,
+        "data": tables.manifest["tables"],
+    }
     same = all(run.record.get(k) == identity[k] for k in ("hash", "data"))
     if same and not force and run.record.get("trained") and (run.folder / "checkpoint" / "best.safetensors").exists():
         if run.status in ("failed", "dead", "stopped"):  # what failed came after training
@@ -139,17 +162,16 @@ def train(config: Config, *, force: bool = False) -> Run:
 
 def fit(config: Config, tables: Tables, run: Run) -> None:
     """The loop."""
-    split = split_by_time(tables.parts, config.data.valid_share)
+    split = tables.split(config.data)
     model, optimizer, accelerator = start(config, tables, run)
-    names = ("batch_size", "negatives", "history", "seed", "by_reader")
-    sampler = ClickSampler(split.train, **{name: getattr(config, name) for name in names})
+    sampler, judged_by = sampler_of(config, split, len(tables.news)), PROTOCOLS[config.data.protocol].label
     if not len(sampler):
         raise NrmsError("There is nothing to train on: no train impression has a click.")
     steps, rising = config.epochs * len(sampler), round(config.warmup * config.epochs * len(sampler))
     stops = {round(len(sampler) * i / config.validations) for i in range(1, config.validations + 1)}  # steps of an epoch after which to validate
     reuse = Reuse(model.items, items=len(tables.news), steps=config.reuse_steps, patience=steps / 20) if config.reuse_steps else None
     encodes = any(e.encodes for e in model.items.encoders.values())
-    state = {"objective": config.objective, "step": 0, "best_auc": -1.0, "best_step": 0, "encoded": 0, "samples": 0, "seconds": 0.0}
+    state = {"objective": config.objective, "step": 0, "best_valid": -1.0, "best_step": 0, "encoded": 0, "samples": 0, "seconds": 0.0}
     last = run.folder / "checkpoint" / "last.safetensors"
     if last.exists():
         tensors, state = load_checkpoint(last)
@@ -188,24 +210,24 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
                 line = log_line(state, loss.item(), float(norm), moved, optimizer)
                 line |= {"drift": reuse.drift} if reuse else {}
                 if i in stops:
-                    line["valid_auc"] = auc = validate(accelerator.unwrap_model(model), split.valid, config.history)
-                    state |= {"best_auc": auc, "best_step": state["step"]} if auc > state["best_auc"] else {}
+                    line["valid"] = valid = validate(accelerator.unwrap_model(model), split.valid, config)
+                    state |= {"best_valid": valid, "best_step": state["step"]} if valid > state["best_valid"] else {}
                 run.log(epoch=state["step"] / len(sampler), **line)
             if i in stops:
                 state["seconds"] = time.perf_counter() - clock
                 save(run, accelerator.unwrap_model(model), optimizer, state, {"config": config.model_dump(), "content": tables.content})
-                bar.set_postfix_str(f"loss {loss.item():.3f}, valid AUC {auc:.3f}")
+                bar.set_postfix_str(f"loss {loss.item():.3f}, valid {judged_by} {valid:.3f}")
     bar.close()
     last.unlink()
-    facts = {k: state[k] for k in ("best_auc", "best_step", "chance", "samples")}
-    facts["encoded"] = state["encoded"] or len(tables.news) - 1  # frozen: each once, in whatever run came first
+    facts = {k: state[k] for k in ("best_valid", "best_step", "chance", "samples")}
+    facts["encoded"] = state["encoded"] or (len(tables.news) - 1) * (config.modalities != ["ids"])  # frozen: each once, in whatever run came first
     run.update(status="trained", error=None, trained=now(), steps=steps, minutes=state["seconds"] / 60, peak_mb=peak_mb(), **facts)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """`python -m nrms.train EXP`: training without a notebook, for machines that have nothing but what learning needs."""
     run = train(read_config(__doc__ or "", arguments))
-    print(json.dumps({k: run.record[k] for k in ("status", "best_auc", "steps", "samples", "encoded", "minutes", "peak_mb", "device")}))
+    print(json.dumps({k: run.record[k] for k in ("status", "best_valid", "steps", "samples", "encoded", "minutes", "peak_mb", "device")}))
     print(f"wrote {run.folder}")
 
 

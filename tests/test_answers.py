@@ -42,7 +42,7 @@ def test_differences_are_paired_and_corrected(runs):
 def test_sentences_follow_the_runs(runs):
     """Yes where it is shown, `not answered` where it is not run, and what the control says."""
     found = answers.differences("made-up")
-    frozen, tuned, images = (answers.answer(q, found) for q in answers.QUESTIONS)
+    frozen, tuned, images = (answers.answer(q, found) for q in answers.NEWS)
     assert "Yes: 1 of 1 frozen encoders beat the best baseline, content; exp2_gate by most, +0.050" in frozen
     size = {(d.exp, d.other): f"{d.exp} {d.mean:+.3f}" for d in found}
     assert f"1 of 1 tuned encoders are better than the same ones frozen ({size['exp3_gate', 'exp2_gate']})" in tuned

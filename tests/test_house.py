@@ -10,14 +10,26 @@ import sys
 import pytest
 
 from nrms import ROOT
-from nrms.config import PARAMS, Dataset, Experiment, load_dataset, resolve
+from nrms.config import PARAMS, Dataset, Experiment, load_dataset, reads_a_log, resolve
 from nrms.runtime import data_folder
 
-LAYER = dict.fromkeys(("config", "runtime", "metrics", "objectives"), 0)
+LAYER = dict.fromkeys(("config", "runtime", "metrics", "objectives", "dropout"), 0)
 LAYER |= dict.fromkeys(("arguments", "data", "items", "users", "report", "page", "figures", "show", "original", "answers"), 1)
-LAYER |= {"recommender": 2, "references": 2, "train": 3, "guards": 3, "gradients": 3, "evaluate": 3, "bench": 3, "pipeline": 4, "__main__": 5}
+LAYER |= {
+    "recommender": 2,
+    "ranking": 2,
+    "references": 2,
+    "train": 3,
+    "guards": 3,
+    "gradients": 3,
+    "evaluate": 3,
+    "bench": 3,
+    "pipeline": 4,
+    "__main__": 5,
+}
 FAMILY = dict.fromkeys(("page", "figures", "show", "original", "answers"), "report")  # one thing in six files
-FAMILY |= {"guards": "train", "gradients": "train"}
+FAMILY |= {"guards": "train", "gradients": "train", "ranking": "recommender", "references": "recommender"}
+DATA = {False: "newsroom-tiny", True: "movies"}  # a data set of impressions, one of interactions
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("data_prep", "train", "eval", "analysis", "benchmark")]
 
 
@@ -105,7 +117,7 @@ def test_notebooks_end_with_what_they_do_not_show(path):
 @pytest.mark.parametrize("path", sorted(PARAMS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_experiment_resolves(path):
     """A params file is valid, and its header states question, command and what to expect."""
-    assert resolve(path.stem).exp == path.stem
+    assert resolve(path.stem, DATA[reads_a_log(path.stem)]).exp == path.stem
     head = path.read_text()
     assert all(word in head for word in ("# Question:", "# Command:", "# Expected:"))
 

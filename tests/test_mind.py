@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nrms import NrmsError
 from nrms.config import Dataset, load_dataset
+from nrms.data import ledger as ledgers
 from nrms.data import mind
 from nrms.data.prepare import load, prepare
 from nrms.data.tables import read_impressions, read_news
@@ -167,7 +168,7 @@ def test_blocks_do_not_matter(tmp_path, monkeypatch):
     """The same tables whether a file is read at once or in pieces smaller than a row."""
     source, results = write(tmp_path / "in", train=[f"{i}\t" + ROWS[0].split("\t", 1)[1] for i in range(50)]), []
     for size in (1 << 20, 37):
-        monkeypatch.setattr(mind, "BLOCK", size)
+        monkeypatch.setattr(ledgers, "BLOCK", size)
         folder = tmp_path / str(size)
         folder.mkdir()
         facts = mind.convert(source, folder, 1.0)

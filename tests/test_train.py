@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from nrms import NrmsError
+from nrms import NrmsError, ranking
 from nrms import train as training
 from nrms.config import resolve
 from nrms.data.batches import ClickSampler
@@ -105,7 +105,7 @@ def test_the_log_has_everything(place):
     """Each line: step, loss parts, gradient norm, learning rate and movement by group, items encoded, speed."""
     run = train(small())
     line = json.loads((run.folder / "history.jsonl").read_text().splitlines()[-1])
-    assert line["loss"].keys() == {"listwise"} and line["groups"].keys() == {"encoder", "head"} and 0 < line["valid_auc"] <= run.record["best_auc"]
+    assert line["loss"].keys() == {"listwise"} and line["groups"].keys() == {"encoder", "head"} and 0 < line["valid"] <= run.record["best_valid"]
     assert all(0 < g["update_ratio"] < 1 and g["moved"] > 0.9 and g["lr"] > 0 for g in line["groups"].values())
     assert line["encoded"] > 0 and line["samples_per_second"] > 0 and line["gradient_norm"] > 0
     assert {"params", "trainable", "minutes", "peak_mb", "versions", "hardware", "commit", "hash", "data"} <= run.record.keys()
@@ -127,7 +127,7 @@ def test_a_first_loss_off_chance_stops():
 
 def test_constant_scores_stop(place, monkeypatch):
     """A model that ranks nothing is stopped at its first validation, and run.json says why."""
-    monkeypatch.setattr(training, "score_impressions", lambda model, part, history: torch.zeros(len(part.candidates.values)).numpy())
+    monkeypatch.setattr(ranking, "score_impressions", lambda model, part, history: torch.zeros(len(part.candidates.values)).numpy())
     with pytest.raises(NrmsError, match="the same score"):
         train(small(name="constant"))
     run = Run(run_folder("newsroom-tiny", "constant", 0))

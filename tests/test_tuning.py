@@ -187,7 +187,7 @@ def test_a_side_network_starts_as_the_frozen_encoder(kind, tmp_path):
     encoder = make(kind, tmp_path)
     layers = features.cached_layers(encoder, "content", tmp_path, "x")
     assert layers.shape == (5, 4, 32) and np.allclose(layers[:, -1], features.cached(encoder, "content", tmp_path, "x"), atol=1e-6)
-    side = Side([layers], encoder.present, encoder.present, dim=8, rank=2, dropout=0.0)
+    side = Side([layers], encoder.present, encoder.present, dim=8, rank=2, layers=6, dropout=0.0)
     expected = standardise(layers, encoder.present)[ids, -1]
     assert torch.allclose(side.features(ids), expected, atol=1e-4)
     side(ids).square().sum().backward()
@@ -198,7 +198,7 @@ def test_side_networks_of_unlike_encoders_meet(tmp_path):
     """Across modalities: tables of different depth and width are read at the same relative heights."""
     tables = [np.random.default_rng(i).normal(size=(5, layers, width)).astype(np.float32) for i, (layers, width) in enumerate([(4, 6), (7, 10)])]
     present = torch.tensor(PRESENT)
-    side = Side(tables, present, present, dim=8, rank=2, dropout=0.0)
+    side = Side(tables, present, present, dim=8, rank=2, layers=6, dropout=0.0)
     assert side(ids).shape == (3, 8) and len(side.up) == 4
     side.shuffle(np.array([0, 3, 2, 4, 1]))
     assert torch.equal(side.table1[1], side.table1[1]) and side(ids).shape == (3, 8)

@@ -17,23 +17,32 @@ from nrms.data.tables import Impressions, Ragged
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of R readers. Masked places hold item 0 and must not matter."""
+    """B rows of R readers. Masked places hold item 0 and must not matter. What is None has no part."""
 
     history: torch.Tensor  # (R, L) int64, oldest first: each history once, whatever the number of its rows
     history_mask: torch.Tensor  # (R, L) bool
     reader: torch.Tensor  # (B,) int64, the history of each row
-    candidates: torch.Tensor  # (B, C) int64
+    candidates: torch.Tensor  # (B, C) int64, or (C,) where all rows have the same
     candidate_mask: torch.Tensor  # (B, C) bool
     clicked: torch.Tensor  # (B, C) bool
+    place: torch.Tensor | None = None  # (B,) int64, where in the history the row stands: how many clicks came before it; None: behind all of it
+    hidden: torch.Tensor | None = None  # (R, L) bool, places that the user encoder must not see
+    prior: torch.Tensor | None = None  # (C,) or (B, C), added to the scores in the loss alone
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        return Batch(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{name: None if value is None else change(value) for name, value in values.items()})
 
     def to(self, device: torch.device | str) -> "Batch":
         return self.map(lambda x: x.to(device, non_blocking=True))
 
     def __len__(self) -> int:
-        return len(self.candidates)
+        return len(self.reader)
+
+    @property
+    def target(self) -> torch.Tensor:
+        """(B,) the clicked item of each row."""
+        return self.candidates.expand(self.clicked.shape)[self.clicked]
 
 
 def draw_distinct(count: np.ndarray, k: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -1,17 +1,13 @@
 """How does a MIND folder become tables?
 
-news.tsv and behaviors.tsv, in folders or zips, at any depth, are read in blocks as columns. Nothing is dropped in silence: every oddity has a
-reason code and is counted as `set aside` (the row is left out), `repaired` (the row is kept without its unknown clicks) or `noted` (the row is
-kept as it is). Entities (columns 7 and 8 of news.tsv) are not read. Format: https://github.com/msnews/msnews.github.io (assets/doc/introduction.md).
+news.tsv and behaviors.tsv, in folders or zips, at any depth, are read in blocks as columns; what is odd is counted by `ledger.py`. Entities
+(columns 7 and 8 of news.tsv) are not read. Format: https://github.com/msnews/msnews.github.io (assets/doc/introduction.md).
 """
 
 import re
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -19,73 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nrms import NrmsError
+from nrms.data.ledger import Ledger, Member, flags, read_blocks, read_rows, repeats
 from nrms.data.tables import IMPRESSIONS_SCHEMA, NEWS_SCHEMA
 from nrms.runtime import progress
 
-BLOCK = 32 << 20  # bytes read at once; bounds memory
 TIME = "%m/%d/%Y %I:%M:%S %p"
 PARTS = {"train": r"train", "dev": r"dev|valid", "test": r"test"}
-REASONS = {
-    # set aside: the row is left out
-    "columns": "not as many tab-separated columns as the format has",
-    "nul": "a NUL byte, the trace of a torn write",
-    "encoding": "not UTF-8",
-    "id": "no id",
-    "duplicate": "an id that an earlier row has",
-    "time": f"a time that is not {TIME}",
-    "candidates": "no candidates",
-    "label": "a candidate that does not end in -0 or -1",
-    "unknown_candidate": "a candidate that no news.tsv has",
-    # repaired: the row is kept without it
-    "unknown_history": "clicks in the history that no news.tsv has",
-    # noted: the row is kept as it is
-    "bom": "a byte order mark before the first row",
-    "crlf": "Windows line ends",
-    "blank": "a line without anything; not counted as a row",
-    "empty_title": "a title without text",
-    "conflict": "an id that another part's news.tsv has with other text; the first is kept",
-    "empty_history": "a history without clicks",
-    "one_class": "all candidates clicked, or none: no metric can be computed, so evaluation skips it",
-}
-REPAIRED, NOTED = {"unknown_history"}, {"bom", "crlf", "blank", "empty_title", "conflict", "empty_history", "one_class"}
-
-
-@dataclass
-class Ledger:
-    """What was found in one file. rows_in = rows_out + the sum of what was set aside."""
-
-    file: str
-    rows_in: int = 0
-    rows_out: int = 0
-    counts: Counter = field(default_factory=Counter)
-    examples: list[str] = field(default_factory=list)  # the first three bad rows
-
-    @property
-    def bad(self) -> int:
-        return sum(n for reason, n in self.counts.items() if reason not in NOTED)
-
-    def check(self, most: float) -> None:
-        """Raises NrmsError when more than the share `most` of all rows is bad."""
-        if self.bad > most * self.rows_in:
-            share, first = self.bad / self.rows_in, "\n  ".join(self.examples)
-            raise NrmsError(
-                f"{self.file}: {self.bad} of {self.rows_in} rows ({share:.2%}) are bad, more than the {most:.2%} that `max_bad` allows. "
-                f"Mend the file, or raise max_bad in the data set's file in params/data. The first ones:\n  {first}"
-            )
-
-    def summary(self) -> dict:
-        kinds = {"set_aside": {}, "repaired": {}, "noted": {}}
-        for reason, n in sorted(self.counts.items()):
-            kinds["repaired" if reason in REPAIRED else "noted" if reason in NOTED else "set_aside"][reason] = n
-        return {"file": self.file, "rows_in": self.rows_in, "rows_out": self.rows_out, **kinds, "examples": self.examples}
-
-
-@dataclass(frozen=True)
-class Member:
-    """One file of the source, on disk or inside a zip (which is read in place and never unpacked)."""
-
-    name: str
-    open: Callable[[], IO[bytes]]
 
 
 def list_members(source: Path) -> list[Member]:
@@ -126,89 +61,6 @@ def find_members(source: Path) -> dict[str, dict[str, Member]]:
     if not any("behaviors.tsv" in files for part, files in found.items() if part == "train"):
         raise NrmsError(f"{source} holds no train part: expected news.tsv and behaviors.tsv in a folder or zip whose name contains `train`.")
     return {part: found[part] for part in PARTS if part in found}
-
-
-def read_blocks(stream: IO[bytes]) -> Iterator[tuple[list[bytes], bool]]:
-    """Lines of a file, block by block, and whether a byte order mark stood before the first."""
-    rest, bom = b"", None
-    while block := stream.read(BLOCK):
-        if bom is None:
-            bom = block.startswith(b"\xef\xbb\xbf")
-            block = block[3:] if bom else block
-        *lines, rest = (rest + block).split(b"\n")
-        yield lines, bool(bom)
-        bom = False
-    if rest:
-        yield [rest], bool(bom)
-
-
-@dataclass
-class Rows:
-    """The rows of a block that are still sound: their text, their line numbers in the file, their columns."""
-
-    ledger: Ledger
-    lines: pa.Array
-    numbers: np.ndarray
-    columns: list[pa.Array] = field(default_factory=list)
-
-    def count(self, reason: str, found: np.ndarray) -> None:
-        """Counts the rows where `found` (n,) is True."""
-        if not found.any():
-            return
-        self.ledger.counts[reason] += int(found.sum())
-        if reason not in NOTED:
-            for i in np.flatnonzero(found)[: max(3 - len(self.ledger.examples), 0)]:
-                text = self.lines[int(i)].as_py().decode("utf-8", "replace")
-                self.ledger.examples.append(f"{self.ledger.file}, line {self.numbers[i]}, {REASONS[reason]}: {text[:160]!r}")
-
-    def drop(self, reason: str, found: np.ndarray) -> None:
-        """Counts these rows and leaves them out from here on."""
-        self.count(reason, found)
-        if found.any():
-            keep = pa.array(~found)
-            self.lines, self.numbers, self.columns = self.lines.filter(keep), self.numbers[~found], [c.filter(keep) for c in self.columns]
-
-
-def read_rows(member: Member, ledger: Ledger, width: int) -> Iterator[Rows]:
-    """The rows of a file that have `width` columns of sound text, block by block."""
-    line = 1
-    with member.open() as stream:
-        for raw, bom in read_blocks(stream):
-            rows = Rows(ledger, pa.array(raw, pa.binary()), line + np.arange(len(raw)))
-            line += len(raw)
-            if bom:
-                ledger.counts["bom"] += 1
-            windows = flags(pc.ends_with(rows.lines, pattern=b"\r"))
-            rows.count("crlf", windows)
-            if windows.any():
-                rows.lines = pa.array([line.removesuffix(b"\r") for line in raw], pa.binary())
-            rows.drop("blank", flags(pc.equal(pc.binary_length(rows.lines), 0)))
-            ledger.rows_in += len(rows.numbers)
-            rows.drop("nul", flags(pc.match_substring(rows.lines, b"\0")))
-            try:
-                text = rows.lines.cast(pa.string())
-            except pa.ArrowInvalid:
-                rows.drop("encoding", np.array([line.decode("utf-8", "ignore").encode() != line for line in rows.lines.to_pylist()]))
-                text = rows.lines.cast(pa.string())
-            cells = pc.split_pattern(text, "\t")
-            wrong = pc.list_value_length(cells).to_numpy() != width
-            rows.drop("columns", wrong)
-            cells = cells.filter(pa.array(~wrong))
-            rows.columns = [pc.list_element(cells, i) for i in range(width)] if len(cells) else [pa.array([], pa.string())] * width
-            yield rows
-
-
-def flags(array: pa.Array) -> np.ndarray:
-    return array.to_numpy(zero_copy_only=False).astype(bool)
-
-
-def repeats(ids: pa.Array, seen: set[str]) -> np.ndarray:
-    """True where an id stands in `seen` or earlier in `ids`; adds all of them to `seen`."""
-    found = []
-    for name in ids.to_pylist():
-        found.append(name in seen)
-        seen.add(name)
-    return np.array(found, bool)
 
 
 def any_of(found: np.ndarray, owner: np.ndarray, rows: int) -> np.ndarray:

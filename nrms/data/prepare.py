@@ -4,12 +4,14 @@ A data set is a folder of parquet tables whose manifest.json was written last, a
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from nrms import NrmsError
 from nrms.config import Dataset
-from nrms.data import cards, grammar, images, mind, newsroom, scenes, tables
+from nrms.data import cards, grammar, images, interactions, mind, newsroom, scenes, splits, tables
 from nrms.runtime import atomic_folder, data_folder, now, read_json, write_json
 
 FORMAT = 2  # of the tables; a data set of another format is prepared anew
@@ -22,8 +24,16 @@ class Tables:
     folder: Path
     manifest: dict
     news: tables.News
-    parts: dict[str, tables.Impressions]  # train, dev and, where there is one, test
+    parts: dict[str, tables.Impressions]  # train, dev and, where there is one, test; empty for a log of interactions
     pixels: images.Pixels | None  # None for a data set prepared without pictures
+    log: tables.Interactions | None = None
+    vectors: dict[str, np.ndarray] = field(default_factory=dict)  # (N + 1, W) by modality, where they came with the data
+
+    def split(self, data: Dataset) -> tables.Split:
+        """Which of it trains, which chooses, which judges."""
+        if self.log is None:
+            return splits.split_by_time(self.parts, data.valid_share)
+        return splits.split_log(self.log, data.split, data.valid_share, data.test_share)
 
     @property
     def content(self) -> str:
@@ -32,26 +42,28 @@ class Tables:
 
 
 def key_of(data: Dataset) -> str:
-    """Changes when a generated world would come out different: its parameters, or the code that draws it."""
+    """Changes when the tables would come out different: by values of the data set's file or, of a generated world, by the code that draws it."""
     code = (
         b"".join(Path(module.__file__).read_bytes() for module in (newsroom, grammar, scenes, mind, tables, images))
         if data.source == "newsroom"
         else b""
     )
-    return hashlib.sha256(repr((FORMAT, data.world, data.image_size)).encode() + code).hexdigest()[:12]
+    chosen = (data.min_rating, data.min_length) if data.source == "interactions" else data.world
+    return hashlib.sha256(repr((FORMAT, chosen, data.image_size)).encode() + code).hexdigest()[:12]
 
 
 def prepare(
     name: str, data: Dataset, source: Path | None = None, pictures: Path | None = None, *, are_cards: bool = False, ids: Path | None = None
 ) -> dict:
-    """Makes data/<name> from a MIND folder or zip, or generates it, and returns its manifest. An existing one is replaced at the very end.
+    """Makes data/<name> from a MIND folder or zip or a folder with a log, or generates it; returns its manifest. An existing one is replaced last.
 
     pictures: a folder of <news id>.jpg, .png or .webp files. are_cards: they are IM-MIND cards. ids: where they are named by other ids, a table
     of both, or a folder or zip with the news.tsv files that have those ids.
     Raises NrmsError if a source is missing, not wanted, or too bad.
     """
-    if data.source == "mind" and source is None:
-        raise NrmsError(f"The data set {name} comes from a MIND folder or zip: `python -m nrms prepare {name} --from FOLDER`.")
+    if data.source != "newsroom" and source is None:
+        what = "MIND folder or zip" if data.source == "mind" else "folder with interactions.tsv and items.tsv"
+        raise NrmsError(f"The data set {name} comes from a {what}: `python -m nrms prepare {name} --from FOLDER`.")
     if data.source == "newsroom" and (source is not None or data.world is None):
         raise NrmsError(f"The data set {name} is generated: leave out `--from`, and let params/data/{name}.yaml say `world:`.")
     if pictures is None and (are_cards or ids):
@@ -61,7 +73,13 @@ def prepare(
             source = folder / "raw"
             newsroom.generate(data.world, source)
             pictures = source / "images" if data.world.image_share else None
-        facts = mind.convert(source, folder, data.max_bad)
+        if data.source == "interactions":
+            options = {"min_rating": data.min_rating, "min_length": data.min_length}
+            facts = interactions.convert(source, folder, data.max_bad, **options)
+            pictures = pictures or (source / "images" if (source / "images").is_dir() else None)
+            check_given(name, data, facts["vectors"])
+        else:
+            facts = mind.convert(source, folder, data.max_bad)
         manifest = {"dataset": name, "format": FORMAT, "key": key_of(data), "made": now(), "source": data.source, **facts}
         if pictures is not None:
             news = tables.read_news(folder / "news.parquet")
@@ -69,9 +87,17 @@ def prepare(
             options = {"names": names, "cut": cards.cover if are_cards else None}
             manifest["images"] = images.write_store(pictures, news.id, data.image_size, folder / "images.npy", **options) | {"matched": matched}
             manifest["images"]["sha256"] = images.fingerprint(folder / "images.npy")
-        manifest["tables"] = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*.parquet"))}
+        kept = [*folder.glob("*.parquet"), *(folder / f"{modality}.npy" for modality in facts.get("vectors", ()))]
+        manifest["tables"] = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(kept)}
         write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def check_given(name: str, data: Dataset, found: dict) -> None:
+    """Raises NrmsError when vectors that the data set's file counts on did not come."""
+    for modality in data.given:
+        if modality not in found:
+            raise NrmsError(f"params/data/{name}.yaml says `given: {data.given}`, but there is no {modality}.npy beside the log.")
 
 
 def load(name: str, data: Dataset) -> Tables:
@@ -87,5 +113,10 @@ def load(name: str, data: Dataset) -> Tables:
         raise NrmsError(
             f"The data set {name} is not prepared: run `python -m nrms prepare {name} --from FOLDER` with the folder or zip of its source."
         )
-    parts = {part: tables.read_impressions(path.parent / f"{part}.parquet") for part in manifest["parts"]}
-    return Tables(path.parent, manifest, tables.read_news(path.parent / "news.parquet"), parts, images.read_store(path.parent / "images.npy"))
+    if manifest["source"] != data.source or (data.source == "interactions" and manifest["key"] != key_of(data)):
+        raise NrmsError(f"The data set {name} was prepared with other values of params/data/{name}.yaml than it has now: prepare it again.")
+    folder = path.parent
+    parts = {part: tables.read_impressions(folder / f"{part}.parquet") for part in manifest.get("parts", ())}
+    log = tables.read_interactions(folder / "interactions.parquet") if data.source == "interactions" else None
+    vectors = {modality: np.load(folder / f"{modality}.npy", mmap_mode="r") for modality in manifest.get("vectors", ())}
+    return Tables(folder, manifest, tables.read_news(folder / "news.parquet"), parts, images.read_store(folder / "images.npy"), log, vectors)

@@ -107,10 +107,26 @@ class Impressions:
 
 
 @dataclass(frozen=True)
-class Split:
-    """Three sets of impressions in the order of time; `test` is looked at once, when a model is finished."""
+class Interactions:
+    """What each of R users took, oldest first; ties in time keep the order of the source."""
 
-    train: Impressions
+    user: np.ndarray  # (R,) str
+    items: Ragged  # item numbers
+    time: np.ndarray  # int64 for every value of `items`: seconds since 1970, or the place in the user's order where the source has no time
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three sets in the order of time; `test` is looked at once, when a model is finished.
+
+    Of impressions all three are such. Of a log of interactions `train` is a log, and an impression of `valid` or `test` is a user's next item: its
+    history what came before, its only candidate, clicked, the item that is to be found among all items.
+    """
+
+    train: "Impressions | Interactions"
     valid: Impressions
     test: Impressions
 
@@ -126,6 +142,8 @@ IMPRESSIONS_SCHEMA = pa.schema(
         ("clicked", pa.list_(pa.bool_())),
     ]
 )
+
+INTERACTIONS_SCHEMA = pa.schema([("user", pa.string()), ("items", pa.list_(pa.int32())), ("time", pa.list_(pa.int64()))])
 
 
 def ragged(column: pa.ChunkedArray) -> Ragged:
@@ -147,6 +165,11 @@ def read_impressions(path: Path) -> Impressions:
     strings = (table[name].to_numpy(zero_copy_only=False) for name in ("id", "user"))
     time = table["time"].to_numpy().astype("datetime64[s]").astype(np.int64)
     return Impressions(*strings, time, ragged(table["history"]), ragged(table["candidates"]), clicked)
+
+
+def read_interactions(path: Path) -> Interactions:
+    table = pq.read_table(path, schema=INTERACTIONS_SCHEMA)
+    return Interactions(table["user"].to_numpy(zero_copy_only=False), ragged(table["items"]), ragged(table["time"]).values)
 
 
 def unseen(train: Sequence[Impressions], size: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
 
 from nrms import NrmsError
+from nrms.dropout import Dropout
 from nrms.items.content import Pictures, Titles
 from nrms.items.pretrained import joint_states, load_pretrained, load_tower, matching_model
 
@@ -63,7 +64,7 @@ class Encoder(nn.Module):
         self.model, self.pool = model, Pool(pooling, dim=width, query_dim=query_dim)
         if getattr(model, "pooler", None) is not None and any(True for _ in model.pooler.parameters()):
             model.pooler = None  # BERT's and ViT's pooler is not used: it would count as weights that do not move
-        self.dropout, self.project = nn.Dropout(dropout), projection(width, dim)
+        self.dropout, self.project = Dropout(dropout), projection(width, dim)
 
     @property
     def present(self) -> torch.Tensor:
@@ -217,18 +218,22 @@ class JointEncoder(Encoder):
 class Frozen(nn.Module):
     """In the place of an encoder that is not trained: its pooled vectors, made once, and a projection.
 
-    made_by: how many parameters made the features, for the record. Each dimension is standardised over the items that are `used` (N + 1,): those with
-    content, or all where blanks take part.
+    made_by: how many parameters made the features, for the record. depth: hidden layers before the projection, as wide as the features. Each
+    dimension is standardised over the items that are `used` (N + 1,): those with content, or all where blanks take part.
     """
 
     encodes = False
 
-    def __init__(self, features: np.ndarray, present: torch.Tensor, used: torch.Tensor, *, dim: int, dropout: float, made_by: int = 0):
+    def __init__(
+        self, features: np.ndarray, present: torch.Tensor, used: torch.Tensor, *, dim: int, dropout: float, depth: int = 0, made_by: int = 0
+    ):
         super().__init__()
         self.made_by = made_by
         self.register_buffer("table", standardise(features, used), persistent=False)  # (N + 1, W)
         self.register_buffer("present", present.clone(), persistent=False)
-        self.dropout, self.project = nn.Dropout(dropout), projection(self.table.shape[-1], dim)
+        width = self.table.shape[-1]
+        self.hidden = nn.Sequential(*(nn.Sequential(Dropout(dropout), nn.Linear(width, width), nn.GELU()) for _ in range(depth)))
+        self.dropout, self.project = Dropout(dropout), projection(width, dim)
 
     def shuffle(self, order: np.ndarray) -> None:
         """From now on item i has the features of item order[i]."""
@@ -239,7 +244,7 @@ class Frozen(nn.Module):
         return torch.ones(len(self.table), dtype=torch.int64, device=self.table.device)
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
-        return self.project(self.dropout(self.table[items]))
+        return self.project(self.dropout(self.hidden(self.table[items])))
 
 
 def standardise(features: np.ndarray, used: torch.Tensor) -> torch.Tensor:

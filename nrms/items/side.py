@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from nrms.dropout import Dropout
 from nrms.items.encoders import projection, standardise
 
 
@@ -17,17 +18,27 @@ class Side(nn.Module):
     """Item numbers (U,) -> (U, D), from tables (N + 1, layers, W) of pooled hidden states: one modality's, or those of several, mixed layer by layer.
 
     x = last layer, the mean over the tables; for every layer h from below: x = x + up(gelu(down(g x + (1 - g) h))). `present`: items for which every
-    table has content. made_by: parameters of the frozen encoder, for the record. Encoders of different depth are read at the same relative heights.
+    table has content. made_by: parameters of the frozen encoder, for the record. Of each table at most `layers` states are read, evenly from the
+    lowest to the highest (Sung et al., NeurIPS 2022, drop layers too), so encoders of different depth are read at the same relative heights.
     """
 
     encodes = False
 
     def __init__(
-        self, tables: Sequence[np.ndarray], present: torch.Tensor, used: torch.Tensor, *, dim: int, rank: int, dropout: float, made_by: int = 0
+        self,
+        tables: Sequence[np.ndarray],
+        present: torch.Tensor,
+        used: torch.Tensor,
+        *,
+        dim: int,
+        rank: int,
+        layers: int,
+        dropout: float,
+        made_by: int = 0,
     ):
         super().__init__()
         self.made_by = made_by
-        depth, width = min(t.shape[1] for t in tables), tables[0].shape[2]
+        depth, width = min(layers, *(t.shape[1] for t in tables)), tables[0].shape[2]
         for i, table in enumerate(tables):
             heights = np.linspace(0, table.shape[1] - 1, depth).round().astype(int)
             self.register_buffer(f"table{i}", standardise(table[:, heights], used), persistent=False)  # (N + 1, layers, W)
@@ -43,7 +54,7 @@ class Side(nn.Module):
         for up in self.up:
             nn.init.zeros_(up.weight)
             nn.init.zeros_(up.bias)
-        self.dropout, self.project = nn.Dropout(dropout), projection(width, dim)
+        self.dropout, self.project = Dropout(dropout), projection(width, dim)
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -56,12 +67,13 @@ class Side(nn.Module):
 
     def features(self, items: torch.Tensor) -> torch.Tensor:
         """What frozen encoder and side network say of these items: (U, W)."""
-        layers = [same(getattr(self, f"table{i}")[items]) for i, same in enumerate(self.same_width)]  # each (U, layers, W)
-        h = torch.einsum("mulw,lm->ulw", torch.stack(layers), self.mix.softmax(1))
-        x = h[:, -1]
+        layers = [same(getattr(self, f"table{i}")[items]).unbind(1) for i, same in enumerate(self.same_width)]  # [table][layer] (U, W)
+        mix, gate = self.mix.softmax(1), torch.sigmoid(self.gate)
+        x = sum(m * table[-1] for m, table in zip(mix[-1], layers, strict=True))
         for layer, (down, up) in enumerate(zip(self.down, self.up, strict=True)):
-            g = torch.sigmoid(self.gate[layer])
-            x = x + up(nn.functional.gelu(down(g * x + (1 - g) * h[:, layer])))
+            # `down` is linear and weights sum to one, so it goes first: what is then mixed and gated is narrow
+            below = sum(m * down(table[layer]) for m, table in zip(mix[layer], layers, strict=True))
+            x = x + up(nn.functional.gelu(gate[layer] * down(x) + (1 - gate[layer]) * below))
         return x
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from nrms.dropout import Dropout
 from nrms.users.base import UserEncoder
 
 
@@ -55,7 +56,7 @@ class NRMSUsers(UserEncoder):
         super().__init__()  # `history`, the most places there can be, is not used: NRMS has no positions
         self.attend = SelfAttention(dim=dim, heads=heads)
         self.pool = AdditiveAttention(dim=dim, query_dim=query_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.newcomer = nn.Parameter(torch.randn(dim) * 0.02)
 
     def forward(self, history: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ LAYERS = 4
 class Pointwise(UserEncoder):
     """State: the history itself with its mask, (B, L, D + 1). Score: log-odds of a click, each candidate alone behind the history."""
 
+    is_vector = False
     masked = True
 
     def __init__(self, *, dim: int, heads: int, dropout: float, history: int, query_dim: int):

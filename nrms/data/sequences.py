@@ -1,0 +1,156 @@
+"""What does the model see at one step, when it is to find the next item of a log? The same Batch as of impressions, with other candidates.
+
+Sequences are cut into windows; every place of a window is a training row, whose history is what stands before it in the window. So that a row has
+much of its past in view, windows overlap by half and begin elsewhere in every epoch; every interaction of a sequence is a row once per epoch.
+
+    candidates   C     shape    masked out
+    drawn        1+K   (B, C)   nothing: K items that the user has not in the training part, each drawn alike
+    batch        U     (C,)     other items of the user's own window; other places of the row's own item
+    all          N     (C,)     other items of the user's own window
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from nrms.data.batches import Batch
+from nrms.data.tables import Interactions, Ragged
+
+TRIES = 50  # draws of a negative before it is masked out: for a user who has nearly everything
+
+
+class SequenceSampler:
+    """Training batches of an epoch, a function of (seed, epoch) alone.
+
+    batch_size: windows per batch. history: L, places of a window. by_place: the user encoder knows something at every place; else each row is a
+    window of its own. hidden: share of places to hide from an encoder that sees both sides; 0 for one that sees the past alone.
+    """
+
+    def __init__(
+        self,
+        log: Interactions,
+        *,
+        size: int,
+        batch_size: int,
+        history: int,
+        seed: int,
+        candidates: str,
+        negatives: int = 1,
+        by_place: bool = True,
+        hidden: float = 0.0,
+        mask_history: bool = True,
+        mask_same: bool = True,
+        popularity: bool = False,
+    ):
+        self.log, self.batch_size, self.history, self.seed, self.hidden = log, batch_size, history, seed, hidden
+        self.candidates, self.negatives, self.by_place, self.mask_history, self.mask_same = candidates, negatives, by_place, mask_history, mask_same
+        count = np.bincount(log.items.values, minlength=size)
+        self.known = np.flatnonzero(count)  # items of the training part: what a softmax runs over; new ones come in at the test
+        self.size = size
+        self.log_share = np.log(np.maximum(count, 1) / count.sum()).astype(np.float32) if popularity else None
+        self.owned = np.unique(log.items.rows * size + log.items.values)  # who has what, sorted
+        self.steps = -(-len(self.windows(np.random.default_rng(0))[0]) // batch_size)
+
+    def __len__(self) -> int:
+        """Batches per epoch, the same in each."""
+        return self.steps
+
+    def windows(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(user, begin, first row, end) of every window, positions in the user's sequence: rows are `first` to `end`, inputs `begin` to `end`."""
+        length = self.log.items.lengths
+        if self.by_place:  # whoever fits into one window has one; of others half a window is rows, and all of it inputs
+            stride = np.where(length <= self.history + 1, np.maximum(length, 1), max(self.history // 2, 1))
+        else:
+            stride = np.ones(len(length), int)
+        phase = np.where(length > stride, rng.integers(stride), 0)
+        count = -(-(length + phase) // stride)
+        user = np.repeat(np.arange(len(length)), count)
+        first = (np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)) * stride[user] - phase[user]
+        end = np.minimum(first + stride[user], length[user])
+        first = np.maximum(first, 0)
+        return user, np.maximum(end - 1 - self.history, 0), first, end
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of this epoch from number `start` on."""
+        rng = np.random.default_rng([self.seed, epoch])
+        windows = self.windows(rng)
+        order = rng.permutation(len(windows[0]))
+        for i, part in enumerate(np.array_split(order, self.steps)):
+            draws = np.random.default_rng([self.seed, epoch, i])  # of its own, so that an epoch can be entered in the middle
+            if i >= start:
+                yield self.batch(*(column[part] for column in windows), draws)
+
+    def batch(self, user: np.ndarray, begin: np.ndarray, first: np.ndarray, end: np.ndarray, rng: np.random.Generator) -> Batch:
+        """One batch of these windows."""
+        offset = self.log.items.offsets[user]
+        whole = Ragged(self.log.items.values, np.append(self.log.items.offsets, 0))
+        span = end - begin
+        column = np.arange(int(span.max()))
+        inside = column < span[:, None]
+        window = np.where(inside, whole.values[np.where(inside, (offset + begin)[:, None] + column, 0)], 0).astype(np.int64)  # (R, L + 1)
+        rows = inside & (column >= (first - begin)[:, None])
+        hidden = None
+        if self.hidden:  # the last place of a window stands behind its history, any other is hidden with this chance
+            hidden = inside & (rng.random(inside.shape) < self.hidden) & (column < (span - 1)[:, None])
+            rows = hidden | (column == (span - 1)[:, None])
+        elif not self.by_place:
+            rows = column == (span - 1)[:, None]
+        history, read = window[:, :-1], (column < (span - 1)[:, None])[:, :-1]
+        history = np.where(read, history, 0)
+        if not history.shape[1]:
+            history, read = np.zeros((len(user), 1), np.int64), np.zeros((len(user), 1), bool)
+        reader, place = np.nonzero(rows)
+        target = window[reader, place]
+        shown, mask, clicked, prior = self.choose(user, window, inside, reader, target, rng)
+        named = {"history": history, "history_mask": read, "reader": reader, "place": place, "hidden": None if hidden is None else hidden[:, :-1]}
+        named |= {"candidates": shown, "candidate_mask": mask, "clicked": clicked, "prior": prior}
+        if named["hidden"] is not None and not named["hidden"].shape[1]:
+            named["hidden"] = np.zeros_like(read)
+        return Batch(**{k: None if v is None else torch.from_numpy(np.ascontiguousarray(v)) for k, v in named.items()})
+
+    def choose(self, user, window, inside, reader, target, rng):
+        """Candidates, their mask, which of them is the row's own item, and what is added to their scores in the loss."""
+        if self.candidates == "drawn":
+            drawn, found = self.draw(user[reader], rng)
+            shown = np.column_stack([target, drawn])
+            mask = np.column_stack([np.ones(len(target), bool), found])
+            clicked = np.zeros_like(mask)
+            clicked[:, 0] = True
+            return shown, mask, clicked, None
+        shown = np.unique(target) if self.candidates == "batch" else self.known
+        at = np.searchsorted(shown, target)
+        clicked = np.zeros((len(target), len(shown)), bool)
+        clicked[np.arange(len(target)), at] = True
+        mask = np.ones_like(clicked)
+        if self.mask_history:
+            own = np.zeros((len(window), len(shown)), bool)
+            place = np.minimum(np.searchsorted(shown, window), len(shown) - 1)
+            row, where = np.nonzero(inside & (shown[place] == window))
+            own[row, place[row, where]] = True
+            mask = ~own[reader] | clicked
+        prior = None
+        if self.candidates == "batch":  # each place of the batch is a negative: an item counts as often as it stands there
+            count = np.bincount(at, minlength=len(shown))
+            prior = np.log(count).astype(np.float32)
+            if self.log_share is not None:
+                prior = prior - self.log_share[shown]
+            if self.mask_same:  # but once for its own rows
+                prior = prior - np.where(clicked, np.log(count).astype(np.float32), 0)
+        elif self.log_share is not None:
+            prior = -self.log_share[shown]
+        return shown, mask, clicked, prior
+
+    def draw(self, user: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """K known items for each of these users that they do not have, (B, K), and whether one was found."""
+        drawn = self.known[rng.integers(len(self.known), size=(len(user), self.negatives))]
+        for _ in range(TRIES):
+            key = user[:, None] * self.size + drawn
+            bad = self.owned[np.minimum(np.searchsorted(self.owned, key), len(self.owned) - 1)] == key
+            if not bad.any():
+                break
+            drawn[bad] = self.known[rng.integers(len(self.known), size=int(bad.sum()))]
+        else:
+            key = user[:, None] * self.size + drawn
+            bad = self.owned[np.minimum(np.searchsorted(self.owned, key), len(self.owned) - 1)] == key
+        return np.where(bad, 0, drawn), ~bad

@@ -1,0 +1,110 @@
+"""How does a recommender rank what there is to rank? The slate of an impression, or the whole catalogue.
+
+Every item is encoded once, every history once; slates are scored flat, without padding to the longest. In a catalogue the rank of the right item is
+counted, not sorted for: one pass over a block of scores that fits in memory, whatever the number of users and items.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from nrms.config import Config
+from nrms.data.tables import Impressions
+from nrms.metrics import catalogue_metrics, rank_metrics
+from nrms.recommender import Recommender
+from nrms.runtime import progress
+
+NUMBERS = 1 << 26  # of user states gathered at a time: bounds memory whatever the length of slates
+BLOCK = 1 << 23  # scores of the catalogue at a time, (users, N + 1): few enough to be read again before they leave the cache
+TOP = 10  # items of each ranking that are kept to be looked at
+
+
+@torch.inference_mode()
+def encode_items(model: Recommender, batch: int = 1024, ids: torch.Tensor | None = None) -> torch.Tensor:
+    """Vectors of all items (N + 1, D), or of these alone and zeros for the others; row 0 zero. In order of length, so that padding costs little."""
+    model.eval()
+    lengths = model.items.lengths
+    ids = torch.arange(1, len(lengths), device=lengths.device) if ids is None else ids
+    order = ids[lengths[ids].argsort()]
+    vectors = [model.items(some) for some in progress(order.split(batch), "encoding items")]
+    table = vectors[0].new_zeros(len(lengths), vectors[0].shape[1])
+    return table.index_copy(0, order, torch.cat(vectors))
+
+
+@torch.inference_mode()
+def score_impressions(model: Recommender, impressions: Impressions, history: int, batch: int = 1024) -> np.ndarray:
+    """Scores of all candidates, flat like impressions.candidates.values, float32. `history`: most recent clicks that are read."""
+    return rank_impressions(model, encode_items(model), impressions, history, batch)
+
+
+@torch.inference_mode()
+def rank_impressions(model: Recommender, vectors: torch.Tensor, impressions: Impressions, history: int, batch: int = 1024) -> np.ndarray:
+    """`score_impressions`, given the vectors of all items (N + 1, D)."""
+    model.eval()
+    flat = np.empty(len(impressions.candidates.values), np.float32)
+    rows = np.argsort(impressions.reader, kind="stable")
+    for part in progress(np.array_split(rows, -(-len(rows) // batch)), "scoring users"):
+        _, first, reader = np.unique(impressions.reader[part], return_index=True, return_inverse=True)
+        users = states_of(model, vectors, impressions, part[first], history)  # (R, ...): each history once
+        at = impressions.candidates.index(part)
+        owner = np.repeat(reader, impressions.candidates.lengths[part])
+        size = max(1, NUMBERS // users[0].numel())
+        for begin in range(0, len(at), size):
+            piece = slice(begin, begin + size)
+            items = vectors[torch.from_numpy(impressions.candidates.values[at[piece]]).to(vectors.device).long()]
+            flat[at[piece]] = model.users.score(users[owner[piece]], items[:, None])[:, 0].float().cpu().numpy()
+    return flat
+
+
+def states_of(model: Recommender, vectors: torch.Tensor, impressions: Impressions, rows: np.ndarray, history: int) -> torch.Tensor:
+    """User states (R, ...) behind the histories of these impressions."""
+    past, mask = (torch.from_numpy(x).to(vectors.device) for x in impressions.history.pad(rows, history))
+    return model.users.at_end(model.users(vectors[past.long()], mask), mask)
+
+
+Scorer = Callable[[np.ndarray], torch.Tensor]  # numbers of impressions (b,) -> scores of all items (b, N + 1), which may be written over
+
+
+def model_scorer(model: Recommender, vectors: torch.Tensor, impressions: Impressions, history: int) -> Scorer:
+    """The scores of a model, given the vectors of all items (N + 1, D)."""
+    return lambda rows: model.users.score(states_of(model, vectors, impressions, rows, history), vectors).float()
+
+
+@torch.inference_mode()
+def rank_catalogue(scores_of: Scorer, impressions: Impressions, size: int, *, seen: bool = False, top: int = 0) -> dict[str, np.ndarray]:
+    """Where the one candidate of each impression stands among all `size` - 1 items, and the first `top` of each ranking.
+
+    {better (n,), tied (n,): how many other items score higher, and the same; items (n, top)}. Padding is no item; what the user had before is left
+    out, but for the right item itself, unless `seen`. Raises ValueError when a right item's score is no finite number.
+    """
+    target, n = impressions.candidates.values, len(impressions)
+    better, tied = np.empty(n, np.int64), np.empty(n, np.int64)
+    best = np.zeros((n, min(top, size - 1)), np.int32)
+    for part in progress(np.array_split(np.arange(n), -(-n // max(1, BLOCK // size))), "ranking the catalogue"):
+        scores = scores_of(part)
+        right = torch.from_numpy(target[part].astype(np.int64)).to(scores.device)[:, None]
+        own = scores.gather(1, right)  # before anything is left out
+        if not torch.isfinite(own).all():
+            raise ValueError("The score of a right item is no finite number; the model has diverged.")
+        scores[:, 0] = -torch.inf
+        if not seen:
+            past = impressions.history.take(part)
+            scores[torch.from_numpy(past.rows).to(scores.device), torch.from_numpy(past.values.astype(np.int64)).to(scores.device)] = -torch.inf
+            scores.scatter_(1, right, own)
+        better[part] = (scores > own).sum(1).cpu().numpy()
+        tied[part] = (scores == own).sum(1).cpu().numpy() - 1
+        if top:
+            best[part] = scores.topk(best.shape[1], dim=1).indices.cpu().numpy()
+    return {"better": better, "tied": tied, "items": best}
+
+
+def judge_model(model: Recommender, impressions: Impressions, config: Config) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The metrics of every impression by the protocol of the data, (n,) each, and what they were made of: flat scores, or ranks and first items."""
+    if config.data.protocol == "impressions":
+        scores = score_impressions(model, impressions, config.history)
+        return rank_metrics(scores, impressions.clicked, impressions.candidates.offsets), {"scores": scores}
+    vectors = encode_items(model)
+    scorer = model_scorer(model, vectors, impressions, config.history)
+    found = rank_catalogue(scorer, impressions, len(vectors), seen=config.rank_seen, top=TOP)
+    return catalogue_metrics(found["better"], found["tied"]), found

@@ -1,0 +1,161 @@
+"""Logs of interactions: what is read, what is set aside and why, and what is refused."""
+
+import numpy as np
+import pytest
+
+from nrms import NrmsError
+from nrms.config import load_dataset
+from nrms.data.prepare import load, prepare
+
+ITEMS = ["item\ttitle\tgenres\tyear", "a\tA film\tDrama\t1990", "b\tB film\tComedy\t1991", "c\tC film\tDrama\t1992", "d\tD film\tNoir\t1993"]
+LOG = ["user\titem\trating\ttimestamp", *(f"{u}\t{i}\t{r}\t{t}" for u, i, r, t in (("u", "a", 3, 30), ("u", "b", 4, 10), ("u", "c", 5, 20)))]
+
+
+def write(folder, log=LOG, items=ITEMS, name="interactions.tsv"):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("\n".join(log) + "\n")
+    if items:
+        (folder / "items.tsv").write_text("\n".join(items) + "\n")
+    return folder
+
+
+def read(folder, **given):
+    """The log as {user: ids}, the tables and the manifest."""
+    data = load_dataset("movies", max_bad=1.0, **given)
+    manifest = prepare("movies", data, folder)
+    tables = load("movies", data)
+    names = {user: tables.news.id[tables.log.items[r]].tolist() for r, user in enumerate(tables.log.user)}
+    return names, tables, manifest
+
+
+def found(manifest, file="interactions.tsv"):
+    """{reason: count} of a file, and that nothing is lost."""
+    entry = next(f for f in manifest["files"] if f["file"] == file)
+    assert entry["rows_in"] == entry["rows_out"] + sum(entry["set_aside"].values())
+    return entry["set_aside"] | entry["noted"]
+
+
+def test_order_is_that_of_time_then_of_the_file(home, tmp_path):
+    """Items of a user come oldest first; where times are equal, as the file has them; columns of items find their places."""
+    names, tables, _ = read(write(tmp_path / "in", [*LOG, "v\td\t1\t5", "v\ta\t1\t5", "v\tb\t1\t4"]))
+    assert names == {"u": ["b", "c", "a"], "v": ["b", "d", "a"]}
+    assert tables.news.title[1] == "A film" and tables.news.category[4] == "Noir" and tables.news.abstract[2] == "1991" and tables.pixels is None
+
+
+def test_every_odd_row_has_a_reason(home, tmp_path):
+    """One row for each reason: it is set aside and counted, the others are kept."""
+    odd = ["u\ta", "\ta\t3\t1", "u\t \t3\t1", "u\tb\t3\tsoon", "u\tz\t3\t1", "u\ta\t3\t30", "u\ta\0\t3\t31", "u\ta\thigh\t32"]
+    names, _, manifest = read(write(tmp_path / "in", [*LOG, *odd]), min_rating=1.0)
+    assert names == {"u": ["b", "c", "a"]}
+    assert found(manifest) == {"columns": 1, "id": 2, "time": 1, "unknown_item": 1, "repeated": 1, "nul": 1, "rating": 1}
+
+
+def test_ratings_and_short_users_are_choices(home, tmp_path):
+    """Below `min_rating` a row is left out, below `min_length` a user; neither counts as bad."""
+    folder = write(tmp_path / "in", [*LOG, "u\td\t2\t40", "v\ta\t5\t1", "v\tb\t5\t2"])
+    data = load_dataset("movies", min_rating=3.0, max_bad=0.0)
+    manifest = prepare("movies", data, folder)
+    assert found(manifest) == {"low_rating": 1} and manifest["short"] == {"users": 1, "interactions": 2} and manifest["users"] == 1
+    with pytest.raises(NrmsError, match="No user has 9 interactions"):
+        read(folder, min_length=9)
+
+
+def test_too_many_bad_rows_stop(home, tmp_path):
+    """Above `max_bad` preparing stops with the first bad rows."""
+    with pytest.raises(NrmsError, match="25.00%.*max_bad"):
+        prepare("movies", load_dataset("movies"), write(tmp_path / "in", [*LOG, "u\tb\t3\tsoon"]))
+
+
+def test_forms_of_tables(home, tmp_path):
+    """Commas with quotes, RecBole's names with types, dates, milliseconds, Windows line ends and a byte order mark read the same."""
+    expected = {"u": ["b", "c", "a"]}
+    recbole = ["user_id:token,item_id:token,timestamp:float", "u,a,3000000000000", "u,b,1000000000000.0", "u,c,2000000000000"]
+    assert read(write(tmp_path / "1", recbole, name="movies.inter"))[0] == expected
+    dates = ['user,item,date,note\r\nu,a,2020-03-01,"x, y"\r\nu,b,2020-01-01T10:00:00Z,\r\nu,c,2020-02-01 12:30:00,"""q"""\r']
+    assert read(write(tmp_path / "2", ["\ufeff" + dates[0]], name="interactions.csv"))[0] == expected
+    names, tables, _ = read(write(tmp_path / "3", LOG, items=None))
+    assert names == expected and set(tables.news.id) == {"", "a", "b", "c"}, "without a table of items they are those of the log"
+
+
+def test_sequences_are_the_log_without_times(home, tmp_path):
+    """train, valid and test with the items before: one user, one log, which leaves out what the files left out."""
+    folder, head = tmp_path / "in", "user_id:token\titem_id_list:token_seq\titem_id:token"
+    for name, rows in {"train": ["u\ta\tb"], "valid": ["u\ta b\tc"], "test": ["u\ta b c\td"]}.items():
+        write(folder, [head, *rows], name=f"{name}.inter")
+    names, tables, manifest = read(folder)
+    split = tables.split(load_dataset("movies"))
+    assert names == {"u": ["a", "b", "c", "d"]} and not manifest["has_time"]
+    assert tables.news.id[split.valid.candidates.values].tolist() == ["c"] and tables.news.id[split.test.candidates.values].tolist() == ["d"]
+    write(folder, [head, "u\tb a\tc"], name="valid.inter")
+    with pytest.raises(NrmsError, match="user 'u' are not those of"):
+        read(folder)
+
+
+def test_missing_files_and_columns_are_sentences(home, tmp_path):
+    """No log, two logs, no column: each says what was expected."""
+    with pytest.raises(NrmsError, match="no folder"):
+        read(tmp_path / "none")
+    with pytest.raises(NrmsError, match="holds no log"):
+        read(write(tmp_path / "1", name="other.tsv"))
+    write(tmp_path / "2", name="interactions.csv")
+    with pytest.raises(NrmsError, match="leave one"):
+        read(write(tmp_path / "2"))
+    with pytest.raises(NrmsError, match="no column for the time: its first line names user, item, when"):
+        read(write(tmp_path / "3", ["user\titem\twhen", "u\ta\t1"]))
+    with pytest.raises(NrmsError, match="comes from a folder"):
+        prepare("movies", load_dataset("movies"))
+
+
+def test_given_vectors_go_by_the_lines_of_items(home, tmp_path):
+    """Row i belongs to line i; another number of rows, pickles and values that are no numbers are refused, and what the file counts on must come."""
+    folder = write(tmp_path / "in")
+    np.save(folder / "text.npy", np.arange(8.0).reshape(4, 2))
+    _, tables, manifest = read(folder)
+    assert manifest["vectors"] == {"text": 2} and tables.vectors["text"].tolist() == [[0, 0], [0, 1], [2, 3], [4, 5], [6, 7]]
+    for bad, says in ((np.zeros((3, 2)), "one row for each of 4 items"), (np.full((4, 2), np.nan), "no finite numbers, first in row 0")):
+        np.save(folder / "text.npy", bad)
+        with pytest.raises(NrmsError, match=says):
+            read(folder)
+    np.save(folder / "text.npy", np.array([{}] * 4, object))
+    with pytest.raises(NrmsError, match="not an array of numbers"):
+        read(folder)
+    (folder / "text.npy").unlink()
+    with pytest.raises(NrmsError, match=r"no text.npy beside the log"):
+        read(folder, given=["text"])
+
+
+def test_other_values_ask_for_preparing_again(home, tmp_path):
+    """A log that was prepared with one `min_length` is not served for another."""
+    read(write(tmp_path / "in"))
+    with pytest.raises(NrmsError, match="prepare it again"):
+        load("movies", load_dataset("movies", min_length=4))
+    with pytest.raises(NrmsError, match="is not prepared"):
+        load("scientific", load_dataset("scientific"))
+
+
+def test_clicks_of_mind_are_a_log(tiny, home):
+    """A user's log is the history, then what they clicked by time, each news once."""
+    data = load_dataset("mind-clicks")
+    prepare("mind-clicks", data, tiny.folder / "raw")
+    log, news = (tables := load("mind-clicks", data)).log, tables.news
+    user = int(np.argmax(log.items.lengths))
+    taken = news.id[log.items[user]].tolist()
+    train, dev = (tiny.parts[p] for p in ("train", "dev"))
+    expected = []
+    for part in (train, dev):
+        rows = np.flatnonzero(part.user == log.user[user])
+        rows = rows[np.argsort(part.time[rows], kind="stable")]
+        expected += tiny.news.id[part.history[rows[0]]].tolist() if len(rows) and part is train else []
+        for r in rows:
+            begin = part.candidates.offsets[r]
+            expected += [tiny.news.id[i] for j, i in enumerate(part.candidates[r]) if part.clicked[begin + j]]
+    assert len(set(taken)) == len(taken) and set(expected) <= set(taken)
+    assert (np.diff(log.time.reshape(-1))[np.diff(log.items.rows) == 0] >= 0).all()
+
+
+def test_real_logs(home, real_data):
+    """The films and the supplies are read whole: every row, every picture, every vector."""
+    manifest = prepare("movies", load_dataset("movies"), real_data / "movies")
+    assert (manifest["users"], manifest["interactions"], manifest["news"], manifest["images"]["found"]) == (943, 100_000, 1682, 1399)
+    manifest = prepare("scientific", load_dataset("scientific"), real_data / "scientific")
+    assert (manifest["users"], manifest["interactions"], manifest["news"], manifest["vectors"]) == (2928, 19_712, 1585, {"text": 512, "image": 512})
