@@ -52,6 +52,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     bench.add_argument(
         "--copies", type=int, nargs="+", default=[1, 4], help="sizes of logs to read, in data sets; 14 of newsroom-large are MIND-large"
     )
+    bench.add_argument("--catalogue", type=int, nargs=2, default=[10_000, 150_000], metavar=("USERS", "ITEMS"), help="a catalogue to rank")
     commands.add_parser("report", help="rebuild all tables and pages")
     return parser.parse_args(arguments)
 

@@ -15,10 +15,11 @@ import torch
 
 from nrms import NrmsError
 from nrms.arguments import command, read_config
-from nrms.config import LEARNING, ROLES, Config, Experiment
+from nrms.config import Config, Experiment
 from nrms.data.prepare import Tables, load
 from nrms.data.tables import Impressions, Split, unseen
 from nrms.metrics import catalogue_metrics, rank_metrics, summarise
+from nrms.parameters import LEARNING, ROLES
 from nrms.ranking import TOP, judge_model, rank_catalogue
 from nrms.recommender import build
 from nrms.references import BASELINES, CATALOGUE_BASELINES, CEILINGS, catalogue_references, references

@@ -24,15 +24,15 @@ def chance_of(config: Config, batch: Batch) -> float:
     return loss_of(config, batch, torch.zeros(batch.candidate_mask.shape, device=batch.candidate_mask.device)).item()
 
 
-def backward(model: Recommender, batch: Batch, config: Config, accelerator: Accelerator, reuse: Reuse | None) -> tuple[torch.Tensor, int, float]:
-    """One batch's gradients. Returns its loss, how many items were encoded, and the loss of equal scores."""
-    objective, chance = partial(loss_of, config, batch), chance_of(config, batch)
+def backward(model: Recommender, batch: Batch, config: Config, accelerator: Accelerator, reuse: Reuse | None) -> tuple[torch.Tensor, int]:
+    """One batch's gradients. Returns its loss and how many items were encoded."""
+    objective = partial(loss_of, config, batch)
     if config.encode_at_once:
-        return *backward_in_two_passes(accelerator.unwrap_model(model), batch, objective, config.encode_at_once, accelerator), chance
+        return backward_in_two_passes(accelerator.unwrap_model(model), batch, objective, config.encode_at_once, accelerator)
     scores, encoded = model(batch, reuse)
     loss = objective(scores)
     accelerator.backward(loss)
-    return loss.detach(), reuse.encoded if reuse else encoded, chance
+    return loss.detach(), reuse.encoded if reuse else encoded
 
 
 def backward_in_two_passes(model: Recommender, batch: Batch, loss_of: Callable, part: int, accelerator: Accelerator) -> tuple[torch.Tensor, int]:

@@ -6,7 +6,8 @@ import torch
 
 from nrms import NrmsError
 
-FIRST_LOSS = 0.35  # nats that the first loss may be off log(1 + K): that of scores with a standard deviation of about 0.8
+FIRST_LOSS = 0.35  # nats that the first loss may be above that of equal scores: that of scores with a standard deviation of about 0.8
+TOLD = 0.5  # share of it below which a first loss is too good: untrained, what is like the history may win, but not by so much
 MOVING = 0.5  # share of the weights with a gradient that a step must change
 
 
@@ -20,8 +21,12 @@ def check_loss(loss: float, chance: float, step: int) -> None:
 
 def check_first_loss(loss: float, chance: float) -> None:
     """Raises NrmsError when the loss before any training is far from that of equal scores."""
-    if abs(loss - chance) > FIRST_LOSS:
+    if loss > chance + FIRST_LOSS:
         raise NrmsError(f"Training was stopped: the first loss is {loss:.2f} nats, but a model that knows nothing has about {chance:.2f}.")
+    if loss < TOLD * chance:
+        raise NrmsError(
+            f"Training was stopped: the first loss is {loss:.2f} nats, far below the {chance:.2f} of one that knows nothing: is it told the answer?"
+        )
 
 
 class Movement:

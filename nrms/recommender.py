@@ -190,6 +190,10 @@ def build(config: Config, tables: Tables, device: torch.device | str = "cpu") ->
         layers = [cached_layers(plain[m], tables.content, tables.folder / "features", m) for m in plain]
         both = torch.stack([e.present for e in plain.values()]).all(0)
         encoders["both"] = Side(layers, both, both, dim=config.dim, rank=config.rank, layers=config.side_layers, dropout=config.dropout)
+    if config.data.protocol == "catalogue":  # vectors of ids and of content start with a length of about one: no score is large among so many
+        for encoder in encoders.values():
+            if hasattr(encoder, "project"):
+                nn.init.normal_(encoder.project.weight, std=(encoder.project.in_features * config.dim) ** -0.5)
     if config.shuffle_images:
         for name in encoders.keys() - {"text", "ids"}:  # a side network across both reads the pictures' states too
             encoders[name].shuffle(shuffled(tables.pixels.present))

@@ -19,7 +19,7 @@ from nrms.data.batches import ClickSampler, ahead
 from nrms.data.prepare import Tables, load
 from nrms.data.sequences import SequenceSampler
 from nrms.data.tables import Impressions, Split
-from nrms.gradients import backward, random_state, set_random_state
+from nrms.gradients import backward, chance_of, random_state, set_random_state
 from nrms.guards import Movement, check_loss, check_movement
 from nrms.items.reuse import Reuse
 from nrms.metrics import PROTOCOLS
@@ -188,9 +188,10 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
                 group["lr"] = group["peak"] * learning_rate(state["step"], steps, config.warmup)
             batch = batch.to(accelerator.device)
             optimizer.zero_grad()
-            loss, encoded, chance = backward(model, batch, config, accelerator, reuse)
-            check_loss(loss.item(), chance, state["step"])
-            state.setdefault("chance", chance)
+            loss, encoded = backward(model, batch, config, accelerator, reuse)
+            if "chance" not in state:
+                state["chance"] = chance_of(config, batch)
+            check_loss(loss.item(), state["chance"], state["step"])
             norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
             state["step"] += 1
             logged = state["step"] % max(1, steps // LOGS) == 0 or i in stops

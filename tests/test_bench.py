@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from nrms import bench, figures
+from nrms import bench, figures, measure, plain
 from nrms.config import resolve
 from nrms.data.batches import ClickSampler
 from nrms.data.prepare import load
+from nrms.data.tables import Impressions, Ragged
 from nrms.metrics import rank_metrics
+from nrms.ranking import rank_catalogue
 from nrms.recommender import build
 
 
@@ -18,7 +20,7 @@ def test_plain_steps_have_our_loss_and_gradients(tiny, split):
     model = build(resolve(4, "newsroom-tiny", device="cpu", dropout=0.0), tiny)
     batch = next(ClickSampler(split.train, batch_size=40, negatives=4, history=50, seed=0).epoch(0))
     found = []
-    for step in (bench.plain_step, bench.our_step):
+    for step in (plain.plain_step, measure.our_step):
         model.zero_grad()
         found.append((step(model, batch), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
@@ -30,7 +32,7 @@ def test_plain_metrics_are_ours(split):
     test = split.test
     scores = np.random.default_rng(0).random(len(test.clicked))
     ours = rank_metrics(scores, test.clicked, test.candidates.offsets)
-    assert bench.plain_metrics(scores, test.clicked, test.candidates.offsets) == pytest.approx(
+    assert plain.plain_metrics(scores, test.clicked, test.candidates.offsets) == pytest.approx(
         sum(np.nanmean(ours[name]) for name in ("auc", "ndcg5", "ndcg10"))
     )
 
@@ -38,15 +40,25 @@ def test_plain_metrics_are_ours(split):
 def test_plain_reading_finds_as_many_candidates(tiny):
     """Line by line with pandas there are as many candidates as in our table."""
     train = tiny.parts["train"]
-    assert bench.plain_reading(tiny.folder / "raw" / "train" / "behaviors.tsv", 10**6) == len(train.candidates.values)
+    assert plain.plain_reading(tiny.folder / "raw" / "train" / "behaviors.tsv", 10**6) == len(train.candidates.values)
+
+
+def test_plain_ranks_are_ours():
+    """Sorting all scores of a user gives the rank that we count, where nothing is left out and no two scores are equal."""
+    rng = np.random.default_rng(0)
+    states, items = (torch.from_numpy(rng.standard_normal((n, 8), dtype=np.float32)) for n in (20, 60))
+    right = rng.integers(1, 60, 20).astype(np.int32)
+    asked = Impressions(*(np.arange(20),) * 3, Ragged(right[:0], np.zeros(21, int)), Ragged(right, np.arange(21)), np.ones(20, bool))
+    ours = rank_catalogue(lambda rows: states[rows] @ items.T, asked, 60)
+    assert plain.plain_ranks(states, items, right).tolist() == (ours["better"] + 1).tolist() and not ours["tied"].any()
 
 
 def test_the_benchmark_runs(home):
     """On the smallest world with a tiny encoder: every measurement is there, ratios are positive, results are kept, the figure is drawn."""
-    results = bench.run("newsroom-tiny", layers=1, width=64, sizes=(16,), repeats=2, copies=(1, 3), steps=2)
+    results = bench.run("newsroom-tiny", layers=1, width=64, sizes=(16,), repeats=2, copies=(1, 3), steps=2, catalogue=(50, 90))
     assert bench.latest("newsroom-tiny") == results and bench.latest("newsroom") is None and load("newsroom-tiny", resolve(4, "newsroom-tiny").data)
     summary = bench.summary(results)
-    assert len(summary) == 3 and (summary["low"] <= summary["ratio"]).all() and (summary["ratio"] > 0).all()
+    assert len(summary) == 4 and (summary["low"] <= summary["ratio"]).all() and (summary["ratio"] > 0).all()
     assert len(figures.benchmark(results).axes) == 6
     costs = bench.costs(results)["cost"]
     assert "epoch of exp3_side from cached features, batch 64, width 256" in costs and "epoch of exp3, batch 16, by reader" in costs

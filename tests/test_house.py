@@ -13,7 +13,7 @@ from nrms import ROOT
 from nrms.config import PARAMS, Dataset, Experiment, load_dataset, reads_a_log, resolve
 from nrms.runtime import data_folder
 
-LAYER = dict.fromkeys(("config", "runtime", "metrics", "objectives", "dropout"), 0)
+LAYER = dict.fromkeys(("parameters", "config", "runtime", "metrics", "objectives", "dropout"), 0)
 LAYER |= dict.fromkeys(("arguments", "data", "items", "users", "report", "page", "figures", "show", "original", "answers"), 1)
 LAYER |= {
     "recommender": 2,
@@ -24,10 +24,14 @@ LAYER |= {
     "gradients": 3,
     "evaluate": 3,
     "bench": 3,
+    "measure": 3,
+    "plain": 3,
     "pipeline": 4,
     "__main__": 5,
 }
 FAMILY = dict.fromkeys(("page", "figures", "show", "original", "answers"), "report")  # one thing in six files
+FAMILY |= {"parameters": "config"}
+FAMILY |= {"measure": "bench", "plain": "bench"}
 FAMILY |= {"guards": "train", "gradients": "train", "ranking": "recommender", "references": "recommender"}
 DATA = {False: "newsroom-tiny", True: "movies"}  # a data set of impressions, one of interactions
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("data_prep", "train", "eval", "analysis", "benchmark")]

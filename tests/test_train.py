@@ -123,6 +123,8 @@ def test_a_first_loss_off_chance_stops():
     check_first_loss(1.7, 1.609)
     with pytest.raises(NrmsError, match="first loss is 3.00"):
         check_first_loss(3.0, 1.609)
+    with pytest.raises(NrmsError, match="is it told the answer"):
+        check_first_loss(0.7, 1.609)
 
 
 def test_constant_scores_stop(place, monkeypatch):
@@ -275,7 +277,7 @@ def gradients(tiny, split, seed=0, reuse=None, **given):
     model = build(config, tiny).train()
     batch = next(ClickSampler(split.train, batch_size=32, negatives=4, history=50, seed=0).epoch(0))
     torch.manual_seed(seed)
-    loss, encoded, _ = backward(model, batch, config, Plain(), reuse and reuse(model))
+    loss, encoded = backward(model, batch, config, Plain(), reuse and reuse(model))
     return loss.item(), encoded, [p.grad for p in model.parameters() if p.grad is not None]
 
 

@@ -1,0 +1,185 @@
+"""Which values does an experiment have, and which a data set? Every one with its type, its default, its bounds and its meaning."""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ROLES = ("bert", "vit", "blip")
+
+
+ORDERED = ("sasrec", "bert4rec", "gru4rec", "nextitnet", "dssm")  # user encoders that learn at every place of a log
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class World(Strict):
+    """The demo world of nrms.data.newsroom. The weights fix the difficulty; a test holds the ceilings where they are promised."""
+
+    news: int = Field(3000, ge=50)
+    users: int = Field(4000, ge=10)
+    train: int = Field(16000, ge=10, description="impressions of the train days")
+    dev: int = Field(4000, ge=10, description="impressions of the dev day")
+    image_share: float = Field(0.44, ge=0, le=1, description="share of news with a picture (MIND-small with IM-MIND: 0.44)")
+    text_weight: float = Field(1.65, ge=0)
+    image_weight: float = Field(1.3, ge=0)
+    freshness_weight: float = Field(0.9, ge=0)
+    seed: int = Field(0, ge=0)
+
+
+class Dataset(Strict):
+    """One data set: where it comes from and what the roles bert, vit and blip mean there. A file in params/data."""
+
+    about: str = ""
+    source: Literal["mind", "newsroom", "interactions"] = Field(
+        description="mind: a MIND folder given with --from; newsroom: generated here; interactions: a folder with a log and items, given with --from"
+    )
+    bert: str = Field(
+        "google-bert/bert-base-uncased", description="text model: hub id, local folder, or `local`: pre-trained here on its titles and abstracts"
+    )
+    vit: str = Field(
+        "google/vit-base-patch16-224", description="vision model: likewise; `local` is pre-trained on this data set's pictures and sub-categories"
+    )
+    blip: str = Field(
+        "Salesforce/blip-itm-base-coco",
+        description="model that matches pictures with texts, BLIP or CLIP: likewise; `local` goes on from the local bert and vit",
+    )
+    image_size: int = Field(224, ge=16, description="S, side of the stored pictures in pixels")
+    valid_share: float = Field(0.1, gt=0, lt=1, description="share of the train impressions, the latest, held out for validation")
+    split: Literal["leave_one_out", "time"] = Field("leave_one_out", description="of a log of interactions; impressions are always split by time")
+    test_share: float = Field(0.1, gt=0, lt=1, description="share of a log's interactions behind the moment of the test, where split is time")
+    min_length: int = Field(3, ge=3, description="users of a log with fewer interactions are left out")
+    min_rating: float | None = Field(None, description="interactions of a log with a lower rating are left out; null: a rating says nothing")
+    given: list[Literal["text", "image"]] = Field([], description="modalities whose vectors came with the data; they stand for frozen encoders")
+    max_bad: float = Field(0.001, ge=0, le=1, description="prepare stops above this share of bad rows")
+    world: World | None = None
+
+    @property
+    def protocol(self) -> str:
+        """How models are judged: on slates that were shown (`impressions`), or on the whole catalogue (`catalogue`)."""
+        return "catalogue" if self.source == "interactions" else "impressions"
+
+    training: dict[str, Any] = Field({}, description="experiment values that fit this data set's size, e.g. epochs")
+
+
+# values that say how weights are learned, not what they are: a checkpoint fits whatever they are
+LEARNING = (
+    *("question", "modality_dropout", "dropout", "objective", "negatives", "epochs", "batch_size", "lr", "encoder_lr", "weight_decay"),
+    *("by_reader", "reuse_steps", "encode_at_once", "warmup", "clip", "validations", "device", "precision"),
+    *("candidates", "temperature", "log_popularity", "mask_history", "mask_same", "hidden"),
+)
+
+
+class Experiment(Strict):
+    """Everything one run does. A file in params states only what makes its experiment different."""
+
+    question: str = Field("", description="what this experiment is to answer; opens its report")
+    # items
+    text: str | None = Field("bert", description="text encoder: the role `bert`, a hub id or a local folder; null for none; `blip`: its text side")
+    image: str | None = Field(None, description="image encoder: the role `vit`, a hub id or a local folder; null for none; `blip`: its vision side")
+    joint: str | None = Field(None, description="one encoder of text and image together, in place of both: `blip`, a hub id or a local folder")
+    ids: bool = Field(False, description="a learned vector for each item takes part, as one more modality; with text, image and joint null: alone")
+    reads: Literal["title", "all"] = Field("title", description="what of an item's text is read: its title, or the rest behind it too")
+    shuffle_images: bool = Field(False, description="a control: pictures change places among the news that have one")
+    fusion: Literal["single", "sum", "concat", "hadamard", "hadamard_blank", "gate", "cross_attention", "late"] = Field(
+        "single", description="text and image -> one vector"
+    )
+    modality_dropout: float = Field(0.1, ge=0, lt=1, description="share of pictures hidden from the gate in training")
+    tuning: Literal["frozen", "top", "full", "lora", "adapter", "side"] = Field(
+        "full", description="what of the pre-trained weights learns; nrms/items/tuning.py has the list"
+    )
+    image_tuning: Literal["frozen", "top", "full", "lora", "adapter", "side"] | None = Field(
+        None, description="the same for the image encoder, where it differs"
+    )
+    tuned_layers: int | None = Field(None, ge=1, description="layers, counted from the top, that top, lora and adapter touch; null: all")
+    tuned_modules: str | None = Field(None, description="ends of the names of linear modules that lora or adapter touch, a regular expression")
+    rank: int = Field(8, ge=1, description="rank of LoRA, width of the bottlenecks of adapter and side")
+    side_layers: int = Field(6, ge=2, description="hidden states that a side network reads at most, evenly from the embeddings to the top")
+    depth: int = Field(0, ge=0, description="hidden layers between frozen vectors and the item's vector; 0: a linear map")
+    pooling: Literal["attention", "mean", "cls", "projected"] = Field(
+        "attention",
+        description="states of tokens or patches (T, .) -> one vector; not attention if frozen; projected: the vector BLIP or CLIP compares",
+    )
+    title_tokens: int = Field(30, ge=3, description="tokens of a title that are read, special tokens included")
+    # users and scorer
+    users: Literal["nrms", "pointwise", "pointwise_unmasked", "sasrec", "bert4rec", "gru4rec", "nextitnet", "dssm"] = Field(
+        "nrms",
+        description="who the user is, given the history: in any order (nrms, dssm), in order (sasrec, bert4rec, gru4rec, nextitnet), or "
+        "pointwise: a Transformer over history and one candidate, as the original's, with its missing masks or as it was",
+    )
+    layers: int = Field(2, ge=1, description="layers, or blocks, of sasrec, bert4rec, gru4rec, nextitnet and dssm")
+    dim: int = Field(256, ge=4, description="D, width of item and user vectors")
+    heads: int = Field(16, ge=1, description="H, attention heads of the user encoder; divides dim")
+    query_dim: int = Field(200, ge=1, description="width of additive attention")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    history: int = Field(50, ge=1, description="L, most recent clicks that are read")
+    # objective
+    objective: Literal["listwise", "pointwise", "bce", "bpr"] = Field(
+        "listwise",
+        description="listwise: which was clicked, a softmax; bpr: each pair; bce: each candidate alone; pointwise: so too, clicks weighed 25 times",
+    )
+    candidates: Literal["slate", "drawn", "batch", "all"] = Field(
+        "slate",
+        description="what a click is held against: what the impression showed; of a log, K drawn at random, the items of the batch, or all items",
+    )
+    negatives: int = Field(4, ge=1, description="K, candidates per click that were not clicked: from the same impression, or drawn")
+    temperature: float = Field(1.0, gt=0, description="scores are divided by it in the loss")
+    log_popularity: bool = Field(False, description="log popularity is taken off the scores in the loss, of candidates batch and all")
+    mask_history: bool = Field(True, description="other items of the user's own window are no candidates in the loss, of candidates batch and all")
+    mask_same: bool = Field(True, description="other places of the same item in the batch are no candidates in the loss, of candidates batch")
+    hidden: float = Field(0.2, gt=0, lt=1, description="share of places that bert4rec must find again")
+    rank_seen: bool = Field(False, description="in ranking the catalogue the user's own items are candidates too")
+    # training
+    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(128, ge=1, description="B, clicks per step")
+    lr: float = Field(1e-4, gt=0, description="peak learning rate of everything new")
+    encoder_lr: float = Field(2e-5, gt=0, description="peak learning rate of pre-trained weights")
+    weight_decay: float = Field(0.01, ge=0)
+    by_reader: bool = Field(False, description="clicks of a reader stay together in a batch: cheaper, and rows less independent")
+    reuse_steps: int = Field(0, ge=0, description="an item's vector may stand in for up to so many steps: cheaper, and stale; 0: never")
+    encode_at_once: int | None = Field(
+        None, ge=1, description="items encoded at a time; where a batch has more, gradients are made in two passes: slower, in less memory; null: all"
+    )
+    warmup: float = Field(0.1, ge=0, le=1, description="share of all steps in which the learning rate rises")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    validations: int = Field(2, ge=1, description="validations per epoch; the best one's weights are kept")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast on GPUs that have it; weights stay fp32")
+
+
+class Config(Experiment):
+    """A resolved experiment: what to run, on which data, with which seed. Saved as `config` in run.json."""
+
+    exp: str
+    dataset: str
+    seed: int = Field(0, ge=0)
+    name: str = Field(description="folder of the run under reports/<dataset>: the experiment's name, with a suffix when values are given by hand")
+    given: dict[str, Any] = Field({}, description="the values given by hand")
+    checkpoint: str | None = Field(None, description="a best.safetensors to evaluate, trained elsewhere")
+    data: Dataset
+
+    @property
+    def modalities(self) -> list[str]:
+        """What of a news is read, first what every news has."""
+        return [m for m in ("joint", "text", "ids", "image") if getattr(self, m)]
+
+    def tuning_of(self, modality: str) -> str:
+        return (self.image_tuning if modality == "image" else None) or self.tuning
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that change when any value changes but the words of a description."""
+        values = self.model_dump(exclude={"question": True, "name": True, "given": True, "data": {"about"}})
+        return digest(values)
+
+    @property
+    def family(self) -> str:
+        """The same for all seeds: runs of one family are averaged, others never."""
+        return digest(self.model_dump(exclude={"question": True, "name": True, "given": True, "seed": True, "data": {"about"}}))
+
+
+def digest(values: dict) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
