@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from nrms.data.batches import Batch
-from nrms.data.tables import Interactions, Ragged
+from nrms.data.tables import Interactions
 
 TRIES = 50  # draws of a negative before it is masked out: for a user who has nearly everything
 
@@ -83,34 +83,34 @@ class SequenceSampler:
 
     def batch(self, user: np.ndarray, begin: np.ndarray, first: np.ndarray, end: np.ndarray, rng: np.random.Generator) -> Batch:
         """One batch of these windows."""
-        offset = self.log.items.offsets[user]
-        whole = Ragged(self.log.items.values, np.append(self.log.items.offsets, 0))
-        span = end - begin
-        column = np.arange(int(span.max()))
-        inside = column < span[:, None]
-        window = np.where(inside, whole.values[np.where(inside, (offset + begin)[:, None] + column, 0)], 0).astype(np.int64)  # (R, L + 1)
+        span, at = end - begin, self.log.items.offsets[user] + begin
+        column = np.arange(max(int(span.max()), 2))
+        inside, last = column < span[:, None], column == (span - 1)[:, None]
+        window = np.where(inside, self.log.items.values[np.where(inside, at[:, None] + column, 0)], 0).astype(np.int64)  # (R, L + 1)
+        before, hidden = inside & ~last, None
         rows = inside & (column >= (first - begin)[:, None])
-        hidden = None
         if self.hidden:  # the last place of a window stands behind its history, any other is hidden with this chance
-            hidden = inside & (rng.random(inside.shape) < self.hidden) & (column < (span - 1)[:, None])
-            rows = hidden | (column == (span - 1)[:, None])
+            hidden = before & (rng.random(inside.shape) < self.hidden)
+            rows = hidden | last
         elif not self.by_place:
-            rows = column == (span - 1)[:, None]
-        history, read = window[:, :-1], (column < (span - 1)[:, None])[:, :-1]
-        history = np.where(read, history, 0)
-        if not history.shape[1]:
-            history, read = np.zeros((len(user), 1), np.int64), np.zeros((len(user), 1), bool)
+            rows = last
         reader, place = np.nonzero(rows)
         target = window[reader, place]
         shown, mask, clicked, prior = self.choose(user, window, inside, reader, target, rng)
-        named = {"history": history, "history_mask": read, "reader": reader, "place": place, "hidden": None if hidden is None else hidden[:, :-1]}
-        named |= {"candidates": shown, "candidate_mask": mask, "clicked": clicked, "prior": prior}
-        if named["hidden"] is not None and not named["hidden"].shape[1]:
-            named["hidden"] = np.zeros_like(read)
-        return Batch(**{k: None if v is None else torch.from_numpy(np.ascontiguousarray(v)) for k, v in named.items()})
+        values = {"history": np.where(before, window, 0)[:, :-1], "history_mask": before[:, :-1], "reader": reader, "place": place}
+        values |= {
+            "candidates": shown,
+            "candidate_mask": mask,
+            "clicked": clicked,
+            "prior": prior,
+            "hidden": hidden if hidden is None else hidden[:, :-1],
+        }
+        return Batch(**{k: v if v is None else torch.from_numpy(np.ascontiguousarray(v)) for k, v in values.items()})
 
-    def choose(self, user, window, inside, reader, target, rng):
-        """Candidates, their mask, which of them is the row's own item, and what is added to their scores in the loss."""
+    def choose(
+        self, user: np.ndarray, window: np.ndarray, inside: np.ndarray, reader: np.ndarray, target: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Candidates, their mask, which of them is the row's own item, and what is added to their scores in the loss; shapes as of Batch."""
         if self.candidates == "drawn":
             drawn, found = self.draw(user[reader], rng)
             shown = np.column_stack([target, drawn])
@@ -145,12 +145,14 @@ class SequenceSampler:
         """K known items for each of these users that they do not have, (B, K), and whether one was found."""
         drawn = self.known[rng.integers(len(self.known), size=(len(user), self.negatives))]
         for _ in range(TRIES):
-            key = user[:, None] * self.size + drawn
-            bad = self.owned[np.minimum(np.searchsorted(self.owned, key), len(self.owned) - 1)] == key
+            bad = self.has(user[:, None], drawn)
             if not bad.any():
                 break
             drawn[bad] = self.known[rng.integers(len(self.known), size=int(bad.sum()))]
-        else:
-            key = user[:, None] * self.size + drawn
-            bad = self.owned[np.minimum(np.searchsorted(self.owned, key), len(self.owned) - 1)] == key
+        bad = self.has(user[:, None], drawn)
         return np.where(bad, 0, drawn), ~bad
+
+    def has(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """True where the user has the item in the training part."""
+        key = user * self.size + item
+        return self.owned[np.minimum(np.searchsorted(self.owned, key), len(self.owned) - 1)] == key
