@@ -92,11 +92,15 @@ def rank_catalogue(scores_of: Scorer, impressions: Impressions, size: int, *, se
             past = impressions.history.take(part)
             scores[torch.from_numpy(past.rows).to(scores.device), torch.from_numpy(past.values.astype(np.int64)).to(scores.device)] = -torch.inf
             scores.scatter_(1, right, own)
-        better[part] = (scores > own).sum(1).cpu().numpy()
-        tied[part] = (scores == own).sum(1).cpu().numpy() - 1
+        better[part], tied[part] = count_rows(scores > own), count_rows(scores == own) - 1
         if top:
             best[part] = scores.topk(best.shape[1], dim=1).indices.cpu().numpy()
     return {"better": better, "tied": tied, "items": best}
+
+
+def count_rows(flags: torch.Tensor) -> np.ndarray:
+    """How many values of each row are True. On a CPU by numpy, which counts bytes by words; torch would add them up as 64-bit numbers."""
+    return flags.sum(1).cpu().numpy() if flags.is_cuda else np.array([np.count_nonzero(row) for row in flags.numpy()])
 
 
 def judge_model(model: Recommender, impressions: Impressions, config: Config) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

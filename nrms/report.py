@@ -223,7 +223,8 @@ def comparison(dataset: str, only: Run | None = None) -> pd.DataFrame:
     for name in protocol.shown:
         shown[protocol.metrics[name][0]] = [with_interval(row, name) for _, row in board.iterrows()]
     shown["vs best baseline"] = ["" if pd.isna(row.difference) else f"{row.difference:+.3f} {difference(row)}" for _, row in board.iterrows()]
-    shown["earned"] = [f"{row.earned:.0%}" if row.kind == "model" and pd.notna(row.earned) else "" for _, row in board.iterrows()]
+    if "auc" in protocol.metrics:
+        shown["earned"] = [f"{row.earned:.0%}" if row.kind == "model" and pd.notna(row.earned) else "" for _, row in board.iterrows()]
     return shown.set_index("experiment")
 
 

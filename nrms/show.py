@@ -154,7 +154,11 @@ def tuning(model) -> Styler:
     """What of each encoder learns: the report of nrms.items.tuning, or what stands in the encoder's place."""
     lines = {}
     for name, encoder in model.items.encoders.items():
-        stands = {"Frozen": "frozen: its vectors were made once and are looked up", "Side": "side network on hidden states that were made once"}
+        stands = {
+            "Frozen": "frozen: its vectors were made once, or came with the data, and are looked up",
+            "Side": "side network on hidden states that were made once",
+            "IdTable": "a vector for each item that training has",
+        }
         lines[name] = str(getattr(encoder, "report", stands.get(type(encoder).__name__, "")))
     return readable(pd.DataFrame({"what learns": lines}))
 

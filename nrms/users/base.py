@@ -33,5 +33,5 @@ class UserEncoder(nn.Module):
 
         The dot product over sqrt(D), so that untrained scores are of order one whatever D.
         """
-        scores = state @ items.T if items.dim() == 2 else torch.einsum("bd,bcd->bc", state, items)
-        return scores * state.shape[-1] ** -0.5
+        state = state * state.shape[-1] ** -0.5
+        return state @ items.T if items.dim() == 2 else torch.einsum("bd,bcd->bc", state, items)
