@@ -94,3 +94,34 @@ def test_the_originals_evaluator_on_real_shapes(real_data):
     assert wrong.loc["perfect"].tolist() == pytest.approx([0.571, 0.285, 0.286, 0.340], abs=0.01)
     assert wrong.loc["random"].tolist() == pytest.approx([0.498, 0.224, 0.228, 0.287], abs=0.015)
     assert set(METRICS) >= set(rank_metrics(rankers["random"], clicked, offsets))
+
+
+def test_logs_are_asked_their_own_questions(home):
+    """Ids win where training had an item often, content where it never had: by slice, with intervals; the sentence counts who is better."""
+    rng = np.random.default_rng(0)
+    base, new = rng.random(400) * 0.3, np.arange(400) < 150
+    parts = {"item new": new, "item in training over 100": ~new, "history 1-10": np.arange(400) % 2 == 0}
+    fake("popularity", 0, base, "baseline", n=400, protocol="catalogue")
+    for seed in (0, 1):
+        fake("idrec_sasrec", seed, base + 0.2 * ~new, n=400, protocol="catalogue", slices=parts)
+        fake("morec_ts_sasrec", seed, base + 0.1 * new + rng.normal(0, 0.01, 400), n=400, protocol="catalogue", slices=parts)
+    found = answers.differences("made-up")
+    assert {(d.exp, d.other, d.label) for d in found} == {("morec_ts_sasrec", "idrec_sasrec", "nDCG@10"), ("idrec_sasrec", "popularity", "nDCG@10")}
+    assert "0 of 1 ways of content in the place of ids are better than ids; worse: morec_ts_sasrec" in answers.answer(answers.IDS, found)
+    pair = answers.SLICED["catalogue"]
+    text = answers.where(answers.by_slice("made-up", *pair), *pair)
+    assert (
+        "**morec_ts_sasrec** is better where: item new (+0.1" in text and "**idrec_sasrec** is better where: item in training over 100 (-0.2" in text
+    )
+    assert answers.where(answers.by_slice("made-up", "idrec_dssm", "idrec_sasrec"), "a", "b") == "a and b are not both finished on this data set."
+
+
+def test_a_slice_without_a_difference_is_named(home):
+    """Where the interval holds 0, or p is not small for so many slices, no difference is claimed."""
+    rng = np.random.default_rng(1)
+    base, half = rng.random(300), np.arange(300) < 150
+    fake("idrec_sasrec", 0, base, n=300, protocol="catalogue", slices={"item new": half})
+    fake("morec_ts_sasrec", 0, base + rng.normal(0, 0.3, 300), n=300, protocol="catalogue", slices={"item new": half})
+    pair = answers.SLICED["catalogue"]
+    text = answers.where(answers.by_slice("made-up", *pair), *pair)
+    assert "**idrec_sasrec** is nowhere shown to be better" in text and "No difference is shown in: item new" in text

@@ -11,20 +11,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from nrms import ROOT, page, pipeline, report
-from nrms.metrics import METRICS
+from nrms.metrics import METRICS, PROTOCOLS
 from nrms.runtime import Run, process_started, run_folder, write_json
 
 COLUMNS = "dataset,exp,kind,seeds,status,auc,auc_low,auc_high,mrr,ndcg5,ndcg10,params,trainable,minutes,peak_mb"
 
 
-def fake(exp, seed, auc, kind="model", n=200, dataset="made-up", family="a"):
-    """A finished run whose impressions have these AUCs, in an order of its own."""
+def fake(exp, seed, auc, kind="model", n=200, dataset="made-up", family="a", protocol="impressions", slices=None):
+    """A finished run whose impressions have these values of every metric, in an order of its own. slices: {name: (n,) bool}."""
     run = Run(run_folder(dataset, exp, seed))
-    run.begin(kind=kind, family=family, params=10, trainable=5, minutes=1.5, peak_mb=100)
+    run.begin(kind=kind, family=family, params=10, trainable=5, minutes=1.5, peak_mb=100, protocol=protocol)
     order = np.random.default_rng(seed).permutation(n)
-    rows = {"impression": pa.array([str(i) for i in order])} | {name: pa.array(np.asarray(auc, float)[order]) for name in METRICS}
+    metrics = PROTOCOLS[protocol].metrics
+    rows = {"impression": pa.array([str(i) for i in order])} | {name: pa.array(np.asarray(auc, float)[order]) for name in metrics}
+    rows |= {f"in: {name}": pa.array(where[order]) for name, where in (slices or {}).items()}
     pq.write_table(pa.table(rows), run.folder / "rows.parquet")
-    write_json(run.folder / "metrics.json", {"all": {name: {"mean": float(np.mean(auc)), "n": n} for name in METRICS}})
+    write_json(run.folder / "metrics.json", {"all": {name: {"mean": float(np.mean(auc)), "n": n} for name in metrics}})
     run.update(status="done")
 
 

@@ -128,7 +128,7 @@ def seconds(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, most: float) -> tuple[pd.DataFrame, Ledger]:
     """(user, item, time) of every sound interaction, in the order of the file. ids: known items; None: whatever the log names."""
     names, separator = read_header(path)
-    ledger, parts, seen = Ledger(path.name), [], []
+    ledger, parts = Ledger(path.name), []
     user, item, time = (column_of(names, kind, path) for kind in ("user", "item", "time"))
     rating = column_of(names, "rating", path, needed=min_rating is not None)
     for rows in read_table(path, ledger, names, separator):
@@ -142,7 +142,6 @@ def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, most:
             rows.drop("low_rating", value[~np.isnan(value)] < min_rating)
         frame = {"user": rows.columns[user].to_pylist(), "item": rows.columns[item].to_pylist(), "time": seconds(rows.columns[time])[0]}
         parts.append(pd.DataFrame(frame))
-        seen.append((rows.numbers, rows.lines))
     log = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"user": [], "item": [], "time": []})
     again = log.duplicated().to_numpy(bool)
     if again.any():
