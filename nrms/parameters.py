@@ -128,7 +128,7 @@ class Experiment(Strict):
     negatives: int = Field(4, ge=1, description="K, candidates per click that were not clicked: from the same impression, or drawn")
     temperature: float = Field(1.0, gt=0, description="scores are divided by it in the loss")
     log_popularity: bool = Field(False, description="log popularity is taken off the scores in the loss, of candidates batch and all")
-    mask_history: bool = Field(True, description="other items of the user's own window are no candidates in the loss, of candidates batch and all")
+    mask_history: bool = Field(True, description="other items that the user has are no candidates in the loss, of candidates batch and all")
     mask_same: bool = Field(True, description="other places of the same item in the batch are no candidates in the loss, of candidates batch")
     hidden: float = Field(0.2, gt=0, lt=1, description="share of places that bert4rec must find again")
     rank_seen: bool = Field(False, description="in ranking the catalogue the user's own items are candidates too")

@@ -156,14 +156,14 @@ def test_in_batch_softmax_is_that_of_a_slow_loop(popularity, same, own):
     losses = []
     target, reader = batch.target.tolist(), batch.reader.tolist()
     for b, item in enumerate(target):
-        window = {*batch.history[reader[b]].tolist(), *(t for t, r in zip(target, reader, strict=True) if r == reader[b])} - {0}
+        owned = {*batch.history[reader[b]].tolist(), *(t for t, r in zip(target, reader, strict=True) if r == reader[b])} - {0}
 
         def logit(i, b=b):
             return score[b, i].item() / 0.5 - (math.log(count[i] / count.sum()) if popularity else 0)
 
         total = math.exp(logit(item))
         for j, other in enumerate(target):
-            if j == b or (same and other == item) or (own and other != item and other in window):
+            if j == b or (same and other == item) or (own and other != item and other in owned):
                 continue
             total += math.exp(logit(other))
         # without the mask for the same item, its other places are right answers that count as wrong ones, and its own logit has their number

@@ -5,8 +5,8 @@ much of its past in view, windows overlap by half and begin elsewhere in every e
 
     candidates   C     shape    masked out
     drawn        1+K   (B, C)   nothing: K items that the user has not in the training part, each drawn alike
-    batch        U     (C,)     other items of the user's own window; other places of the row's own item
-    all          N     (C,)     other items of the user's own window
+    batch        U     (C,)     other items that the user has in the training part; other places of the row's own item
+    all          N     (C,)     other items that the user has in the training part
 """
 
 from collections.abc import Iterator
@@ -96,7 +96,7 @@ class SequenceSampler:
             rows = last
         reader, place = np.nonzero(rows)
         target = window[reader, place]
-        shown, mask, clicked, prior = self.choose(user, window, inside, reader, target, rng)
+        shown, mask, clicked, prior = self.choose(user, reader, target, rng)
         values = {"history": np.where(before, window, 0)[:, :-1], "history_mask": before[:, :-1], "reader": reader, "place": place}
         values |= {
             "candidates": shown,
@@ -108,7 +108,7 @@ class SequenceSampler:
         return Batch(**{k: v if v is None else torch.from_numpy(np.ascontiguousarray(v)) for k, v in values.items()})
 
     def choose(
-        self, user: np.ndarray, window: np.ndarray, inside: np.ndarray, reader: np.ndarray, target: np.ndarray, rng: np.random.Generator
+        self, user: np.ndarray, reader: np.ndarray, target: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
         """Candidates, their mask, which of them is the row's own item, and what is added to their scores in the loss; shapes as of Batch."""
         if self.candidates == "drawn":
@@ -124,10 +124,11 @@ class SequenceSampler:
         clicked[np.arange(len(target)), at] = True
         mask = np.ones_like(clicked)
         if self.mask_history:
-            own = np.zeros((len(window), len(shown)), bool)
-            place = np.minimum(np.searchsorted(shown, window), len(shown) - 1)
-            row, where = np.nonzero(inside & (shown[place] == window))
-            own[row, place[row, where]] = True
+            whole = self.log.items.take(user)
+            place = np.minimum(np.searchsorted(shown, whole.values), len(shown) - 1)
+            there = shown[place] == whole.values
+            own = np.zeros((len(user), len(shown)), bool)
+            own[whole.rows[there], place[there]] = True
             mask = ~own[reader] | clicked
         prior = None
         if self.candidates == "batch":  # each place of the batch is a negative: an item counts as often as it stands there
