@@ -63,7 +63,9 @@ def run(
     tables = load(dataset, resolve(4, dataset).data)
     config = resolve(4, dataset, bert=str(random_encoder(tables, layers, width)), dropout=0.0)
     pictures = tables.pixels is not None
-    both = resolve(3, dataset, bert=config.data.bert, vit=str(random_vision(tables, layers, width)), dropout=0.0) if pictures else None
+    both = None
+    if pictures:  # in two passes: at full size the pictures of a batch do not fit into 24 GB at once
+        both = resolve(3, dataset, bert=config.data.bert, vit=str(random_vision(tables, layers, width)), dropout=0.0, encode_at_once=128)
     machine = measure_machine(repeats)
     results = {
         "made": now(),

@@ -48,7 +48,8 @@ def slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
         item = test.candidates.values
         count = np.bincount(split.train.items.values, minlength=size)[item]
         rarity = {f"item {name}": (count >= low) & (count <= high) for name, (low, high) in RARITY.items()}
-        pictured = {} if tables.pixels is None else {"item with a picture": tables.pixels.present[item], "item without": ~tables.pixels.present[item]}
+        has = tables.pictured
+        pictured = {} if has is None else {"item with a picture": has[item], "item without": ~has[item]}
         return {"all": np.ones(len(test), bool)} | rarity | pictured | by_length
     new = unseen([split.train, split.valid], size)[test.candidates.values]
     clicked_new = np.bincount(test.candidates.rows[test.clicked & new], minlength=len(test)) > 0

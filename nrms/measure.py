@@ -6,10 +6,12 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
 from nrms import NrmsError
@@ -19,6 +21,7 @@ from nrms.data.batches import Batch, ClickSampler, ahead
 from nrms.data.prepare import Tables
 from nrms.data.splits import split_by_time
 from nrms.data.tables import Impressions, Ragged
+from nrms.gradients import backward_in_two_passes
 from nrms.items import pretrain
 from nrms.items.encoders import Frozen
 from nrms.items.fusion import FUSIONS
@@ -52,11 +55,21 @@ def times(work: Callable[[], object], repeats: int, *, warm: bool = True) -> dic
     return {"median": float(np.median(found)), "low": float(np.quantile(found, 0.25)), "high": float(np.quantile(found, 0.75)), "n": repeats}
 
 
-def our_step(model: Recommender, batch: Batch) -> float:
-    """The same loss and gradients: each different news once, in parts of like length, each history once."""
+def our_step(model: Recommender, batch: Batch, part: int | None = None) -> float:
+    """The same loss and gradients: each different news once, in parts of like length, each history once.
+
+    part: gradients in two passes, so many items at a time, for what does not fit into memory at once.
+    """
+
+    def loss_of(scores: torch.Tensor) -> torch.Tensor:
+        return listwise(scores, batch.candidate_mask, batch.clicked)
+
+    if part:
+        accelerator = Accelerator(mixed_precision="bf16" if device() == "cuda" else "no")
+        return backward_in_two_passes(model, batch, loss_of, part, accelerator)[0].item()
     with autocast():
         scores, _ = model(batch)
-    loss = listwise(scores, batch.candidate_mask, batch.clicked)
+    loss = loss_of(scores)
     loss.backward()
     return loss.item()
 
@@ -118,7 +131,8 @@ def measure_steps(config: Config, tables: Tables, sizes: list[int], repeats: int
             batch = next(sampler.epoch(0)).to(device())
             items, _ = distinct(batch)
             places = len(batch) * (batch.history.shape[1] + batch.candidates.shape[1])
-            work = {"ours": (our_step, len(items), int(lengths[items].sum()), batch)}
+            step = partial(our_step, part=config.encode_at_once)
+            work = {"ours": (step, len(items), int(lengths[items].sum()), batch)}
             if not by_reader and config.modalities == ["text"]:
                 few = rows_of(batch, slice(0, min(size, 2 * SLICE)))  # the plain way takes as long for every row
                 work["plain"] = (plain_step, places, places * config.title_tokens, few)

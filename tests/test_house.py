@@ -21,7 +21,7 @@ LAYER |= {
     "references": 2,
     "train": 3,
     "guards": 3,
-    "gradients": 3,
+    "gradients": 2,
     "evaluate": 3,
     "bench": 3,
     "measure": 3,
@@ -32,7 +32,7 @@ LAYER |= {
 FAMILY = dict.fromkeys(("page", "figures", "show", "original", "answers"), "report")  # one thing in six files
 FAMILY |= {"parameters": "config"}
 FAMILY |= {"measure": "bench", "plain": "bench"}
-FAMILY |= {"guards": "train", "gradients": "train", "ranking": "recommender", "references": "recommender"}
+FAMILY |= {"guards": "train", "gradients": "recommender", "ranking": "recommender", "references": "recommender"}
 DATA = {False: "newsroom-tiny", True: "movies"}  # a data set of impressions, one of interactions
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("data_prep", "train", "eval", "analysis", "benchmark")]
 

@@ -36,6 +36,13 @@ class Tables:
         return splits.split_log(self.log, data.split, data.valid_share, data.test_share)
 
     @property
+    def pictured(self) -> np.ndarray | None:
+        """(N + 1,) True for items with a picture, or with a vector of one that came with the data; None where there are no pictures at all."""
+        if self.pixels is not None:
+            return self.pixels.present
+        return np.any(self.vectors["image"], axis=1) if "image" in self.vectors else None
+
+    @property
     def content(self) -> str:
         """Changes when the texts or the pictures do."""
         return self.manifest["tables"]["news.parquet"] + str(self.manifest.get("images"))
