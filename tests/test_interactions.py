@@ -39,7 +39,9 @@ def test_order_is_that_of_time_then_of_the_file(home, tmp_path):
     """Items of a user come oldest first; where times are equal, as the file has them; columns of items find their places."""
     names, tables, _ = read(write(tmp_path / "in", [*LOG, "v\td\t1\t5", "v\ta\t1\t5", "v\tb\t1\t4"]))
     assert names == {"u": ["b", "c", "a"], "v": ["b", "d", "a"]}
-    assert tables.news.title[1] == "A film" and tables.news.category[4] == "Noir" and tables.news.abstract[2] == "1991" and tables.pixels is None
+    assert (
+        tables.news.title[1] == "A film" and tables.news.category[4] == "Noir" and tables.news.abstract[2] == "Comedy 1991" and tables.pixels is None
+    )
 
 
 def test_every_odd_row_has_a_reason(home, tmp_path):

@@ -92,11 +92,11 @@ def is_blank(column: pa.Array) -> np.ndarray:
 
 
 def read_items(path: Path, most: float) -> tuple[pa.Table, Ledger]:
-    """The table of items, row 0 padding. `title` is the column of that name, else text or name; what has no place of its own goes to `abstract`."""
+    """The table of items, row 0 padding. `title` is the column of that name, else text or name; every other text, categories too, goes to `abstract`."""
     names, separator = read_header(path)
     ledger = Ledger(path.name)
     at = {kind: column_of(names, kind, path, needed=kind == "item") for kind in ("item", "title", "category", "subcategory", "url")}
-    rest = [i for i in range(len(names)) if i not in at.values()]
+    rest = [i for i in range(len(names)) if i not in (at["item"], at["title"], at["url"])]
     blocks, seen = [pa.table([[""]] * 6, schema=NEWS_SCHEMA)], set()
     for rows in read_table(path, ledger, names, separator):
         rows.drop("id", is_blank(rows.columns[at["item"]]))
