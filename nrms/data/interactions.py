@@ -92,7 +92,7 @@ def is_blank(column: pa.Array) -> np.ndarray:
 
 
 def read_items(path: Path, most: float) -> tuple[pa.Table, Ledger]:
-    """The table of items, row 0 padding. `title` is the column of that name, else text or name; every other text, categories too, goes to `abstract`."""
+    """The table of items, row 0 padding. `title`: the column of that name, else text or name; all other text, categories too, goes to `abstract`."""
     names, separator = read_header(path)
     ledger = Ledger(path.name)
     at = {kind: column_of(names, kind, path, needed=kind == "item") for kind in ("item", "title", "category", "subcategory", "url")}
