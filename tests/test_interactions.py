@@ -75,6 +75,8 @@ def test_forms_of_tables(home, tmp_path):
     assert read(write(tmp_path / "1", recbole, name="movies.inter"))[0] == expected
     dates = ['user,item,date,note\r\nu,a,2020-03-01,"x, y"\r\nu,b,2020-01-01T10:00:00Z,\r\nu,c,2020-02-01 12:30:00,"""q"""\r']
     assert read(write(tmp_path / "2", ["\ufeff" + dates[0]], name="interactions.csv"))[0] == expected
+    _, tables, _ = read(write(tmp_path / "4", items=["item,asin,title", "a,X1,A", "b,X2,B", "c,X3,C"]))
+    assert tables.news.abstract.tolist() == [""] * 4, "a second id is no text"
     names, tables, _ = read(write(tmp_path / "3", LOG, items=None))
     assert names == expected and set(tables.news.id) == {"", "a", "b", "c"}, "without a table of items they are those of the log"
 

@@ -96,7 +96,7 @@ def read_items(path: Path, most: float) -> tuple[pa.Table, Ledger]:
     names, separator = read_header(path)
     ledger = Ledger(path.name)
     at = {kind: column_of(names, kind, path, needed=kind == "item") for kind in ("item", "title", "category", "subcategory", "url")}
-    rest = [i for i in range(len(names)) if i not in (at["item"], at["title"], at["url"])]
+    rest = [i for i, name in enumerate(names) if i != at["title"] and name.lower() not in (*NAMES["item"], *NAMES["url"])]  # a second id is no text
     blocks, seen = [pa.table([[""]] * 6, schema=NEWS_SCHEMA)], set()
     for rows in read_table(path, ledger, names, separator):
         rows.drop("id", is_blank(rows.columns[at["item"]]))
