@@ -261,7 +261,11 @@ def by_slice(dataset: str, exp: str, other: str) -> pd.DataFrame:
     return pd.DataFrame(lines).T.query("n > 1").astype({"n": int})
 
 
-SLICED = {"impressions": ("exp3_gate", "exp4"), "catalogue": ("morec_ts_sasrec", "idrec_sasrec")}  # whose difference is shown by slice
+Pair = tuple[str, str]
+SLICED: dict[str, list[Pair]] = {  # whose difference is shown by slice
+    "impressions": [("exp3_gate", "exp4")],
+    "catalogue": [("morec_ts_sasrec", "idrec_sasrec"), ("morec_e2e_sasrec", "idrec_sasrec")],
+}
 
 
 def where(sliced: pd.DataFrame, exp: str, other: str) -> str:
@@ -273,7 +277,7 @@ def where(sliced: pd.DataFrame, exp: str, other: str) -> str:
     better = {exp: [], other: []}
     for name, row in parts.iterrows():
         if sure[name] < 0.05 and row["low"] * row["high"] > 0:
-            says = f"{name} ({row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], n = {row['n']:,})"
+            says = f"{name} ({row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], n = {int(row['n']):,})"
             better[exp if row["mean"] > 0 else other].append(says)
     lines = [
         f"**{name}** is better where: {'; '.join(found)}." if found else f"**{name}** is nowhere shown to be better."

@@ -112,17 +112,19 @@ def by_slice(run: Run) -> Figure:
     return figure
 
 
-def slice_differences(sliced: pd.DataFrame, label: str, exp: str, other: str) -> Figure:
-    """Paired differences of two experiments by slice, with intervals, n beside each name."""
-    figure, (ax,) = canvas(1, (9, 0.36 * len(sliced) + 1.4))
-    for i, (_, row) in enumerate(sliced.iterrows()):
-        color = BLUE if row["low"] > 0 else ORANGE if row["high"] < 0 else GREY
-        ax.plot([row["low"], row["high"]], [i, i], color=color, lw=3, alpha=0.5)
-        ax.plot(row["mean"], i, "o", color=color)
-    ax.axvline(0, color="black", lw=0.8)
-    names = [f"{name}  (n = {n:,})" for name, n in zip(sliced.index, sliced["n"], strict=True)]
-    ax.set(yticks=range(len(sliced)), yticklabels=names, xlabel=f"{label}: {exp} minus {other}, with 95 % interval")
-    ax.invert_yaxis()
+def slice_differences(sliced: Mapping[tuple[str, str], pd.DataFrame], label: str) -> Figure:
+    """Paired differences of two experiments by slice, with intervals, n beside each name; side by side for several pairs."""
+    rows = max(len(table) for table in sliced.values())
+    figure, axes = canvas(len(sliced), (8.5 * len(sliced), 0.36 * rows + 1.4))
+    for ax, ((exp, other), table) in zip(axes, sliced.items(), strict=True):
+        for i, (_, row) in enumerate(table.iterrows()):
+            color = BLUE if row["low"] > 0 else ORANGE if row["high"] < 0 else GREY
+            ax.plot([row["low"], row["high"]], [i, i], color=color, lw=3, alpha=0.5)
+            ax.plot(row["mean"], i, "o", color=color)
+        ax.axvline(0, color="black", lw=0.8)
+        names = [f"{name}  (n = {n:,})" for name, n in zip(table.index, table["n"], strict=True)]
+        ax.set(yticks=range(len(table)), yticklabels=names, xlabel=f"{label}: {exp} minus {other}, with 95 % interval")
+        ax.invert_yaxis()
     return figure
 
 

@@ -108,7 +108,7 @@ def test_logs_are_asked_their_own_questions(home):
     found = answers.differences("made-up")
     assert {(d.exp, d.other, d.label) for d in found} == {("morec_ts_sasrec", "idrec_sasrec", "nDCG@10"), ("idrec_sasrec", "popularity", "nDCG@10")}
     assert "0 of 1 ways of content in the place of ids are better than ids; worse: morec_ts_sasrec" in answers.answer(answers.IDS, found)
-    pair = answers.SLICED["catalogue"]
+    pair = answers.SLICED["catalogue"][0]
     text = answers.where(answers.by_slice("made-up", *pair), *pair)
     assert (
         "**morec_ts_sasrec** is better where: item new (+0.1" in text and "**idrec_sasrec** is better where: item in training over 100 (-0.2" in text
@@ -122,6 +122,6 @@ def test_a_slice_without_a_difference_is_named(home):
     base, half = rng.random(300), np.arange(300) < 150
     fake("idrec_sasrec", 0, base, n=300, protocol="catalogue", slices={"item new": half})
     fake("morec_ts_sasrec", 0, base + rng.normal(0, 0.3, 300), n=300, protocol="catalogue", slices={"item new": half})
-    pair = answers.SLICED["catalogue"]
+    pair = answers.SLICED["catalogue"][0]
     text = answers.where(answers.by_slice("made-up", *pair), *pair)
     assert "**idrec_sasrec** is nowhere shown to be better" in text and "No difference is shown in: item new" in text
