@@ -232,6 +232,8 @@ def ledger(dataset: str) -> pd.DataFrame:
     """What every finished experiment of a data set read, held and cost; means over seeds."""
     board = leaderboard(dataset)
     rows = board[(board["kind"] == "model") & (board["status"] == "done")]
+    if rows.empty:
+        return pd.DataFrame()
     shown = {"experiment": rows["exp"], "inputs": rows["inputs"]}
     whole = {"parameters": "params", "trainable": "trainable", "clicks seen": "samples", "encoded": "encoded", "peak MB": "peak_mb"}
     shown |= {label: rows[key].map(thousands) for label, key in whole.items()}

@@ -329,7 +329,17 @@ def movies(board, monkeypatch):
     monkeypatch.setenv("NRMS_HOME", str(board[0]))
 
     def make(exp, **given):
-        small = {"dim": 16, "heads": 2, "query_dim": 8, "history": 12, "batch_size": 16, "lr": 1e-2, "dropout": 0.0, "temperature": 1.0, "device": "cpu"}
+        small = {
+            "dim": 16,
+            "heads": 2,
+            "query_dim": 8,
+            "history": 12,
+            "batch_size": 16,
+            "lr": 1e-2,
+            "dropout": 0.0,
+            "temperature": 1.0,
+            "device": "cpu",
+        }
         config = resolve(exp, "movies", **small | given)
         torch.manual_seed(0)
         return config, load("movies", config.data)
