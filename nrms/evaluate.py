@@ -154,6 +154,12 @@ def check_fits(path: Path, state: dict, config: Config, tables: Tables) -> None:
                 f"{path} does not fit {config.dataset}: its `{role}` was {theirs['data'].get(role)!r} of {theirs['dataset']}, here it is "
                 f"{getattr(config.data, role)!r}. A model pre-trained on one data set's own content is another one elsewhere."
             )
+    bound = ["ids"] * config.ids + [m for m in config.modalities if m in config.data.given and config.tuning_of(m) == "frozen"]
+    if bound and state.get("content") != tables.content:
+        raise NrmsError(
+            f"{path} does not fit {config.dataset}: its {' and '.join(bound)} are those of the items of {theirs['dataset']} as they were then, "
+            "not of these."
+        )
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:

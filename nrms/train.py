@@ -197,11 +197,8 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
             logged = state["step"] % max(1, steps // LOGS) == 0 or i in stops
             movement = Movement({g["name"]: g["params"] for g in optimizer.param_groups}) if logged else None
             optimizer.step()
-            state |= {
-                "encoded": state["encoded"] + encoded * encodes,
-                "samples": state["samples"] + len(batch),
-                "seconds": time.perf_counter() - clock,
-            }
+            state |= {"encoded": state["encoded"] + encoded * encodes, "samples": state["samples"] + len(batch)}
+            state["seconds"] = time.perf_counter() - clock
             bar.update()
             if movement:
                 moved = movement.measure()

@@ -16,6 +16,7 @@ from nrms.data.prepare import load, prepare
 from nrms.data.sequences import SequenceSampler
 from nrms.data.splits import leave_one_out, split_log, split_log_by_time
 from nrms.data.tables import Impressions, Interactions, Ragged
+from nrms.evaluate import check_fits
 from nrms.gradients import backward, chance_of, loss_of
 from nrms.items.ids import IdTable
 from nrms.metrics import CATALOGUE, catalogue_metrics
@@ -421,6 +422,15 @@ def test_two_passes_serve_logs_too(movies):
         results.append((loss.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
     assert results[0][0] == pytest.approx(results[1][0], abs=1e-5)
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(results[0][1], results[1][1], strict=True))
+
+
+def test_ids_of_other_items_are_refused(movies):
+    """Weights with ids fit the items they were learned for, and no others, be they as many."""
+    config, tables = movies("idrec_sasrec")
+    state = {"config": config.model_dump(), "content": tables.content}
+    check_fits("best.safetensors", state, config, tables)
+    with pytest.raises(NrmsError, match="its ids are those of the items of movies as they were then"):
+        check_fits("best.safetensors", state | {"content": "other"}, config, tables)
 
 
 def test_values_that_do_not_go_with_a_log():

@@ -44,8 +44,9 @@ class Tables:
 
     @property
     def content(self) -> str:
-        """Changes when the texts or the pictures do."""
-        return self.manifest["tables"]["news.parquet"] + str(self.manifest.get("images"))
+        """Changes when the texts, the pictures or vectors that came with the data do."""
+        given = [self.manifest["tables"][f"{modality}.npy"] for modality in sorted(self.vectors)]
+        return self.manifest["tables"]["news.parquet"] + str(self.manifest.get("images")) + "".join(given)
 
 
 def key_of(data: Dataset) -> str:
