@@ -256,7 +256,7 @@ def by_slice(dataset: str, exp: str, other: str) -> pd.DataFrame:
         if kind == "in":
             where = a[column].to_numpy() > 0.5
             lines[name] = compare(a[main].to_numpy()[where], b[main].to_numpy()[where])
-        elif kind == "auc":
+        elif kind == main:
             lines[name] = compare(a[column].to_numpy(), b[column].to_numpy())
     return pd.DataFrame(lines).T.query("n > 1").astype({"n": int})
 

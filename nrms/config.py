@@ -17,9 +17,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from nrms import ROOT, NrmsError
-from nrms.parameters import ORDERED, ROLES, Config, Dataset, Experiment, World, digest
+from nrms.parameters import GRAPHS, ORDERED, ROLES, TERMS, Config, Dataset, Experiment, World, digest
 
 PARAMS = ROOT / "params"
+APART = ("missrec", "bm3", "freedom", "alignrec")  # user encoders that read the modalities of an item one by one
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 REFERENCES = (  # names of rows that are no experiments
     *("random", "popularity", "recency", "content", "cooccurrence"),
@@ -129,7 +130,7 @@ def resolve(
 def reads_a_log(exp: object) -> bool:
     """True for an experiment on a log of interactions, False for one on impressions: by its user encoder, or by ids."""
     values = read_yaml(PARAMS, exp, "experiment")
-    return bool(values.get("ids")) or values.get("users") in ORDERED
+    return bool(values.get("ids")) or values.get("users") in (*ORDERED, *GRAPHS, "missrec")
 
 
 def check_together(config: Config) -> None:
@@ -160,10 +161,35 @@ def check_together(config: Config) -> None:
         raise NrmsError("image_tuning needs an image encoder: `image` is null.")
     if config.shuffle_images and not config.image:
         raise NrmsError("shuffle_images needs an image encoder: `image` is null.")
-    if config.fusion == "late" and config.users != "nrms":
-        raise NrmsError(f"fusion late blends scores of user vectors, which users {config.users} does not have: give users nrms.")
+    if config.fusion == "late" and config.users not in ("nrms", *APART):
+        raise NrmsError(f"fusion late hands modalities over one by one, which users {config.users} does not read: give users nrms.")
+    check_terms(config)
     if config.dim % config.heads:
         raise NrmsError(f"heads is {config.heads} and does not divide dim, {config.dim}.")
+
+
+def check_terms(config: Config) -> None:
+    """Raises NrmsError for terms of the loss, or modalities, that the user encoder does not have."""
+    for name in config.terms:
+        if name not in TERMS:
+            raise NrmsError(f"`terms` names {name!r}, which is no term{nearest(name, TERMS)}")
+        if config.users not in TERMS[name]:
+            raise NrmsError(f"The term {name} looks at what users {config.users} does not have; it goes with users {', '.join(TERMS[name])}.")
+    if config.objective == "none" and not config.terms:
+        raise NrmsError("objective is none and there are no terms: nothing would be learned.")
+    if ("two_views" in config.terms) != (config.item_drop > 0):
+        raise NrmsError("The term two_views and item_drop go together: a second view is the history with items left out.")
+    if config.terms and config.encode_at_once:
+        raise NrmsError("encode_at_once makes gradients in two passes, which terms do not have: give one of them.")
+    if not config.layers and config.users not in GRAPHS:
+        raise NrmsError(f"layers is 0, which only users {', '.join(GRAPHS)} can be without.")
+    content = [m for m in config.modalities if m != "ids"]
+    if config.users in GRAPHS and not (config.ids and all(config.tuning_of(m) == "frozen" for m in content)):
+        raise NrmsError(f"users {config.users} reads the vectors of all items at every step: give ids true and tuning frozen.")
+    if config.users in APART and not (content and config.fusion == "late"):
+        if content == config.modalities[:1] and len(config.modalities) == 1 and config.users == "missrec":
+            return
+        raise NrmsError(f"users {config.users} reads the modalities of an item one by one: give text, image or joint, and fusion late.")
 
 
 def check_protocol(config: Config) -> None:
@@ -175,11 +201,11 @@ def check_protocol(config: Config) -> None:
     if config.candidates not in pairs.get(config.objective, (config.candidates,)):
         raise NrmsError(f"objective {config.objective} takes few candidates, but candidates is {config.candidates}: give candidates drawn.")
     if config.data.protocol == "impressions":
-        if config.users in ORDERED:
-            raise NrmsError(f"users {config.users} learns from the order of a log; {config.dataset} has impressions: give users nrms.")
+        if config.users in (*ORDERED, *GRAPHS, "missrec"):
+            raise NrmsError(f"users {config.users} learns from a log of interactions; {config.dataset} has impressions: give users nrms.")
         if config.ids:
             raise NrmsError(f"ids takes a log of interactions: on {config.dataset} a third of the news to be ranked are new.")
-    if config.data.protocol == "catalogue" and config.users.startswith("pointwise"):
+    if config.data.protocol != "impressions" and config.users.startswith("pointwise"):
         raise NrmsError(f"users {config.users} reads one candidate at a time and cannot rank a catalogue: give another.")
     if config.log_popularity and config.candidates not in ("batch", "all"):
         raise NrmsError("log_popularity goes with candidates batch or all.")

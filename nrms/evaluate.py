@@ -17,10 +17,10 @@ from nrms import NrmsError
 from nrms.arguments import command, read_config
 from nrms.config import Config, Experiment
 from nrms.data.prepare import Tables, load
-from nrms.data.tables import Impressions, Split, unseen
-from nrms.metrics import catalogue_metrics, rank_metrics, summarise
+from nrms.data.tables import Split, unseen
+from nrms.metrics import PROTOCOLS, rank_metrics, set_metrics, summarise
 from nrms.parameters import LEARNING, ROLES
-from nrms.ranking import TOP, judge_model, rank_catalogue
+from nrms.ranking import TOP, judge_model, metrics_of, rank_catalogue
 from nrms.recommender import build
 from nrms.references import BASELINES, CATALOGUE_BASELINES, CEILINGS, catalogue_references, references
 from nrms.runtime import Run, atomic, load_checkpoint, now, peak_mb, read_json, read_state, run_folder, write_json
@@ -45,30 +45,53 @@ def slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
         "history over 50": length > 50,
     }
     if tables.log is not None:
-        item = test.candidates.values
-        count = np.bincount(split.train.items.values, minlength=size)[item]
-        rarity = {f"item {name}": (count >= low) & (count <= high) for name, (low, high) in RARITY.items()}
-        has = tables.pictured
-        pictured = {} if has is None else {"item with a picture": has[item], "item without": ~has[item]}
-        return {"all": np.ones(len(test), bool)} | rarity | pictured | by_length
+        own = item_slices(tables, split) if (test.candidates.lengths == 1).all() else {}
+        return {"all": np.ones(len(test), bool)} | own | by_length
     new = unseen([split.train, split.valid], size)[test.candidates.values]
     clicked_new = np.bincount(test.candidates.rows[test.clicked & new], minlength=len(test)) > 0
     return {"all": np.ones(len(test), bool)} | by_length | {"a clicked news is new": clicked_new, "no clicked news is new": ~clicked_new}
 
 
-def candidate_slices(tables: Tables, test: Impressions) -> dict[str, np.ndarray]:
-    """{name: bool per candidate}: candidates that are ranked among themselves, the others left out."""
-    if tables.pixels is None:
-        return {}
-    pictured = tables.pixels.present[test.candidates.values]
-    return {"candidates with a picture": pictured, "candidates without": ~pictured}
+def item_slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
+    """{name: bool per right item of the test part of a log}: by how often training has the item, and by whether it has a picture."""
+    item = split.test.candidates.values
+    count = np.bincount(split.train.items.values, minlength=len(tables.news))[item]
+    rarity = {f"item {name}": (count >= low) & (count <= high) for name, (low, high) in RARITY.items()}
+    has = tables.pictured
+    return rarity | ({} if has is None else {"item with a picture": has[item], "item without": ~has[item]})
+
+
+def among(tables: Tables, split: Split, found: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """{name: metrics (n,)} of candidates that are judged by themselves, the others left out; NaN for an impression that has none.
+
+    Of impressions candidates with and without a picture, ranked among themselves; of users with several right items those of `item_slices`, their
+    ranks as they are.
+    """
+    test, result = split.test, {}
+    several = "better" in found and bool((test.candidates.lengths > 1).any())
+    if "scores" in found and tables.pixels is not None:
+        pictured = tables.pixels.present[test.candidates.values]
+        parts = {"candidates with a picture": pictured, "candidates without": ~pictured}
+    else:
+        parts = item_slices(tables, split) if several else {}
+    for name, kept in parts.items():
+        offsets = np.concatenate([[0], np.cumsum(kept)])[test.candidates.offsets]
+        if "scores" in found:
+            result[name] = rank_metrics(found["scores"][kept], test.clicked[kept], offsets)
+            continue
+        some = np.diff(offsets) > 0
+        values = set_metrics(found["better"][kept], found["tied"][kept], np.r_[0, offsets[1:][some]]) if some.any() else {}
+        result[name] = {metric: np.full(len(test), np.nan) for metric in values}
+        for metric, column in values.items():
+            result[name][metric][some] = column
+    return {name: values for name, values in result.items() if values}
 
 
 def judge(run: Run, tables: Tables, split: Split, rows: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> dict:
     """Writes what a scorer reached on the test part, rows.parquet and metrics.json of a run.
 
     rows, found: as `ranking.judge_model` gives them. rows.parquet: one row per impression, with id, user, sizes, metrics, `in: <slice>` for slices of
-    impressions, and of slates scores and `auc: <slice>` for slices of candidates, of a catalogue rank and first items.
+    impressions, `<main metric>: <slice>` for slices of candidates, and of slates scores, of a catalogue ranks and first items.
     metrics.json: {slice: {metric: {mean, low, high, n, skipped}}}, which is returned too.
     """
     test = split.test
@@ -76,18 +99,18 @@ def judge(run: Run, tables: Tables, split: Split, rows: dict[str, np.ndarray], f
     columns = {"impression": test.id, "user": test.user, "history": test.history.lengths.astype(np.int32)}
     result = {name: summarise(rows, where) for name, where in parts.items() if where.any()}
     flags = {f"in: {name}": where for name, where in parts.items() if name != "all"}
+    for name, values in among(tables, split, found).items():
+        result[name] = summarise(values, parts["all"])
+        main = next(p.main for p in PROTOCOLS.values() if p.metrics.keys() == values.keys())
+        flags[f"{main}: {name}"] = values[main]
     if "scores" in found:
         columns["candidates"] = test.candidates.lengths.astype(np.int32)
         columns["clicks"] = np.bincount(test.candidates.rows[test.clicked], minlength=len(test)).astype(np.int32)
-        for name, kept in candidate_slices(tables, test).items():
-            offsets = np.concatenate([[0], np.cumsum(kept)])[test.candidates.offsets]
-            among = rank_metrics(found["scores"][kept], test.clicked[kept], offsets)
-            result[name] = summarise(among, parts["all"])
-            flags[f"auc: {name}"] = among["auc"]
         listed = pa.ListArray.from_arrays(pa.array(test.candidates.offsets, pa.int32()), pa.array(found["scores"].astype(np.float32)))
         last = {"scores": listed}
     else:
-        columns |= {"item": test.candidates.values, "rank": found["better"] + 1 + found["tied"] / 2}
+        offsets, rank = pa.array(test.candidates.offsets, pa.int32()), found["better"] + 1 + found["tied"] / 2
+        columns |= {"items": pa.ListArray.from_arrays(offsets, test.candidates.values), "ranks": pa.ListArray.from_arrays(offsets, rank)}
         last = {"first": pa.array(list(found["items"]), pa.list_(pa.int32()))}
     with atomic(run.folder / "rows.parquet") as part:
         pq.write_table(pa.table(columns | rows | flags | last), part, compression="zstd")
@@ -104,9 +127,9 @@ def evaluate_references(config: Config) -> list[Run]:
     tables = load(config.dataset, config.data)
     split, protocol = tables.split(config.data), config.data.protocol
     how = [config.data.valid_share, config.history]
-    how += [config.data.split, config.data.test_share, config.rank_seen] if protocol == "catalogue" else []
+    how += [config.data.split, config.data.test_share, config.rank_seen] if protocol != "impressions" else []
     identity = {"hash": "-".join(map(str, how)), "family": "reference", "data": tables.manifest["tables"], "protocol": protocol}
-    about = CATALOGUE_BASELINES if protocol == "catalogue" else BASELINES
+    about = BASELINES if protocol == "impressions" else CATALOGUE_BASELINES
     about = about | (CEILINGS if (tables.folder / "raw" / "truth.parquet").exists() else {})
     names = list(about)
     done = {
@@ -114,8 +137,8 @@ def evaluate_references(config: Config) -> list[Run]:
         for name in names
         if reference_run(config, name).status == "done" and all(reference_run(config, name).record.get(k) == identity[k] for k in identity)
     }
-    makers = {"impressions": judge_references, "catalogue": judge_catalogue_references}
-    scorers = makers[protocol](config, tables, split) if len(done) < len(names) else ()
+    maker = judge_references if protocol == "impressions" else judge_catalogue_references
+    scorers = maker(config, tables, split) if len(done) < len(names) else ()
     for name, kind, rows, found in scorers:
         run = reference_run(config, name)
         run.begin(kind=kind, about=about[name], **identity)
@@ -134,7 +157,7 @@ def judge_catalogue_references(config: Config, tables: Tables, split: Split):
     """(name, kind, rows, found) of the baselines of a catalogue."""
     for name, scorer in catalogue_references(tables, split, config.history, seed=0):
         found = rank_catalogue(scorer, split.test, len(tables.news), seen=config.rank_seen, top=TOP)
-        yield name, "baseline", catalogue_metrics(found["better"], found["tied"]), found
+        yield name, "baseline", metrics_of(found, split.test, config), found
 
 
 def check_fits(path: Path, state: dict, config: Config, tables: Tables) -> None:

@@ -10,7 +10,9 @@ from nrms.config import Config
 from nrms.data.batches import Batch
 from nrms.items.reuse import Reuse
 from nrms.objectives import OBJECTIVES
+from nrms.parameters import GRAPHS
 from nrms.recommender import Recommender, distinct
+from nrms.terms import TERMS, Rows
 
 
 def loss_of(config: Config, batch: Batch, scores: torch.Tensor) -> torch.Tensor:
@@ -19,20 +21,35 @@ def loss_of(config: Config, batch: Batch, scores: torch.Tensor) -> torch.Tensor:
     return OBJECTIVES[config.objective](scores.float() / config.temperature + prior, batch.candidate_mask, batch.clicked)
 
 
+def terms_of(config: Config, batch: Batch, views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The experiment's further terms by name, each times its weight. `views` are of all nodes, or of the batch's readers."""
+    if not config.terms:
+        return {}
+    mask = batch.candidate_mask & ~batch.clicked
+    if batch.candidates.dim() == 2:  # the click stands in column 0
+        others, mask = batch.candidates[:, 1:], mask[:, 1:]
+    else:
+        others = batch.candidates.expand(mask.shape)
+    user = batch.history[batch.reader, 0] if config.users in GRAPHS else batch.reader
+    rows = Rows(user, batch.target, others, mask)
+    return {name: weight * TERMS[name](views, rows) for name, weight in config.terms.items()}
+
+
 def chance_of(config: Config, batch: Batch) -> float:
     """The loss of equal scores on this batch."""
     return loss_of(config, batch, torch.zeros(batch.candidate_mask.shape, device=batch.candidate_mask.device)).item()
 
 
-def backward(model: Recommender, batch: Batch, config: Config, accelerator: Accelerator, reuse: Reuse | None) -> tuple[torch.Tensor, int]:
-    """One batch's gradients. Returns its loss and how many items were encoded."""
+def backward(model: Recommender, batch: Batch, config: Config, accelerator: Accelerator, reuse: Reuse | None) -> tuple[dict[str, torch.Tensor], int]:
+    """One batch's gradients. Returns its loss by part, the objective first, and how many items were encoded."""
     objective = partial(loss_of, config, batch)
     if config.encode_at_once:
-        return backward_in_two_passes(accelerator.unwrap_model(model), batch, objective, config.encode_at_once, accelerator)
-    scores, encoded = model(batch, reuse)
-    loss = objective(scores)
-    accelerator.backward(loss)
-    return loss.detach(), reuse.encoded if reuse else encoded
+        loss, encoded = backward_in_two_passes(accelerator.unwrap_model(model), batch, objective, config.encode_at_once, accelerator)
+        return {config.objective: loss}, encoded
+    scores, encoded, views = model(batch, reuse)
+    parts = {config.objective: objective(scores)} | terms_of(config, batch, views)
+    accelerator.backward(sum(parts.values()))
+    return {name: part.detach() for name, part in parts.items()}, reuse.encoded if reuse else encoded
 
 
 def backward_in_two_passes(model: Recommender, batch: Batch, loss_of: Callable, part: int, accelerator: Accelerator) -> tuple[torch.Tensor, int]:

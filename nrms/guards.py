@@ -11,12 +11,19 @@ TOLD = 0.5  # share of it below which a first loss is too good: untrained, what 
 MOVING = 0.5  # share of the weights with a gradient that a step must change
 
 
-def check_loss(loss: float, chance: float, step: int) -> None:
-    """Raises NrmsError when a loss is no number, or when the first is far from that of equal scores."""
+def check_loss(loss: float, chance: float, step: int, *, knows: bool = False) -> None:
+    """Raises NrmsError when a loss is no number, or when the first is far from that of equal scores; not of a model that `knows` from elsewhere."""
     if not math.isfinite(loss):
         raise NrmsError(f"Training was stopped at step {step}: the loss is {loss}; try a smaller learning rate.")
-    if step == 0:
+    if step == 0 and not knows:
         check_first_loss(loss, chance)
+
+
+def check_terms(parts: dict[str, torch.Tensor], step: int) -> None:
+    """Raises NrmsError when a part of a loss of several is no number."""
+    if len(parts) > 1 and not math.isfinite(sum(parts.values()).item()):
+        wrong = next((name for name, part in parts.items() if not math.isfinite(part.item())), "the sum")
+        raise NrmsError(f"Training was stopped at step {step}: `{wrong}` of the loss is no number; try a smaller learning rate or weight.")
 
 
 def check_first_loss(loss: float, chance: float) -> None:

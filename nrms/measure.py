@@ -68,7 +68,7 @@ def our_step(model: Recommender, batch: Batch, part: int | None = None) -> float
         accelerator = Accelerator(mixed_precision="bf16" if device() == "cuda" else "no")
         return backward_in_two_passes(model, batch, loss_of, part, accelerator)[0].item()
     with autocast():
-        scores, _ = model(batch)
+        scores = model(batch).scores
     loss = loss_of(scores)
     loss.backward()
     return loss.item()

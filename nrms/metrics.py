@@ -22,6 +22,12 @@ CUTS = (5, 10, 20, 50)
 CATALOGUE = {f"hr{k}": (f"HR@{k}", f"share of questions whose item is among the first {k} of the whole catalogue") for k in CUTS}
 CATALOGUE |= {f"ndcg{k}": (f"nDCG@{k}", f"1/log2(rank+1) of the item where it is among the first {k}, else 0; mean over questions") for k in CUTS}
 CATALOGUE |= {"mrr": ("MRR", "1/rank of the item in the whole catalogue; mean over questions")}
+SETS = {f"recall{k}": (f"Recall@{k}", f"share of a user's right items among the first {k} of the whole catalogue; mean over users") for k in CUTS}
+SETS |= {
+    f"ndcg{k}": (f"nDCG@{k}", f"sum of 1/log2(rank+1) over a user's right items among the first {k}, over the largest possible; mean over users")
+    for k in CUTS
+}
+SETS |= {"mrr": ("MRR", "mean of 1/rank over a user's right items in the whole catalogue; mean over users")}
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Protocol:
 PROTOCOLS = {
     "impressions": Protocol(METRICS, ("auc", "mrr", "ndcg5", "ndcg10"), "auc", "impression"),
     "catalogue": Protocol(CATALOGUE, ("ndcg10", "hr10", "hr50", "mrr"), "ndcg10", "question"),
+    "sets": Protocol(SETS, ("recall20", "recall10", "ndcg20", "ndcg10"), "recall20", "user"),
 }
 RESAMPLES = 1000
 
@@ -108,15 +115,34 @@ def catalogue_metrics(better: np.ndarray, tied: np.ndarray) -> dict[str, np.ndar
     better, tied (n,): how many other items score higher, and the same. The item is then equally likely at each of the ranks better + 1 to
     better + 1 + tied, and a metric is its mean over them.
     """
+    hits, gains, inverse = hits_and_gains(better, tied)
+    return {f"hr{k}": hits[k] for k in CUTS} | {f"ndcg{k}": gains[k] for k in CUTS} | {"mrr": inverse}
+
+
+def hits_and_gains(better: np.ndarray, tied: np.ndarray) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray], np.ndarray]:
+    """Of every right item: whether it is among the first k and 1/log2(rank+1) if it is, for the k of CUTS, and 1/rank; the mean over its ranks."""
     rank = np.arange(1, int((better + tied).max(initial=0)) + 2)
 
     def mean_over(f: np.ndarray) -> np.ndarray:
         upto = np.r_[0.0, np.cumsum(f)]
         return (upto[better + tied + 1] - upto[better]) / (tied + 1)
 
-    result = {f"hr{k}": mean_over((rank <= k).astype(float)) for k in CUTS}
-    result |= {f"ndcg{k}": mean_over(np.where(rank <= k, 1 / np.log2(rank + 1), 0)) for k in CUTS}
-    return result | {"mrr": mean_over(1 / rank)}
+    gains = {k: mean_over(np.where(rank <= k, 1 / np.log2(rank + 1), 0)) for k in CUTS}
+    return {k: mean_over((rank <= k).astype(float)) for k in CUTS}, gains, mean_over(1 / rank)
+
+
+def set_metrics(better: np.ndarray, tied: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
+    """The SETS metrics of n users, (n,) float64 in [0, 1]; user r has the right items offsets[r] : offsets[r + 1], at least one.
+
+    better, tied: as for `catalogue_metrics`, one value per right item, other right items of the user counted like any others. Source: the
+    evaluator of RecBole and MMRec, but for ties.
+    """
+    hits, gains, inverse = hits_and_gains(better, tied)
+    size = np.diff(offsets)
+    ideal = np.r_[0.0, np.cumsum(1 / np.log2(np.arange(2, max(CUTS) + 2)))]
+    result = {f"recall{k}": np.add.reduceat(hits[k], offsets[:-1]) / size for k in CUTS}
+    result |= {f"ndcg{k}": np.add.reduceat(gains[k], offsets[:-1]) / ideal[np.minimum(size, k)] for k in CUTS}
+    return result | {"mrr": np.add.reduceat(inverse, offsets[:-1]) / size}
 
 
 def bootstrap_means(values: np.ndarray, seed: int = 0) -> np.ndarray:

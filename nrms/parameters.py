@@ -10,6 +10,14 @@ ROLES = ("bert", "vit", "blip")
 
 
 ORDERED = ("sasrec", "bert4rec", "gru4rec", "nextitnet", "dssm")  # user encoders that learn at every place of a log
+GRAPHS = ("lightgcn", "bm3", "freedom", "alignrec")  # those to which a user is a node beside the items
+TERMS = {  # what else can be descended, and the user encoders that have what it looks at
+    **dict.fromkeys(("l2", "uia", "uniform"), GRAPHS),
+    **dict.fromkeys(("cca", "similarity"), ("alignrec",)),
+    "content_bpr": ("freedom",),
+    **dict.fromkeys(("bootstrap", "bootstrap_content"), ("bm3",)),
+    **dict.fromkeys(("two_views", "interest_norm", "interest_overlap"), ("missrec",)),
+}
 
 
 class Strict(BaseModel):
@@ -49,9 +57,14 @@ class Dataset(Strict):
     )
     image_size: int = Field(224, ge=16, description="S, side of the stored pictures in pixels")
     valid_share: float = Field(0.1, gt=0, lt=1, description="share of the train impressions, the latest, held out for validation")
-    split: Literal["leave_one_out", "time"] = Field("leave_one_out", description="of a log of interactions; impressions are always split by time")
-    test_share: float = Field(0.1, gt=0, lt=1, description="share of a log's interactions behind the moment of the test, where split is time")
-    min_length: int = Field(3, ge=3, description="users of a log with fewer interactions are left out")
+    log: str | None = Field(None, description="name of the log's file, without suffix, where a folder has several")
+    split: Literal["leave_one_out", "time", "period", "random", "labelled"] = Field(
+        "leave_one_out",
+        description="of a log; a user is asked for the one item that comes next (leave_one_out, time), or for all they took in the last period, "
+        "at random, or where the log's own column says so; impressions are always split by time",
+    )
+    test_share: float = Field(0.1, gt=0, lt=1, description="share of a log's interactions that test, where split is time, period or random")
+    min_length: int = Field(3, ge=1, description="users of a log with fewer interactions are left out")
     min_rating: float | None = Field(None, description="interactions of a log with a lower rating are left out; null: a rating says nothing")
     given: list[Literal["text", "image"]] = Field([], description="modalities whose vectors came with the data; they stand for frozen encoders")
     max_bad: float = Field(0.001, ge=0, le=1, description="prepare stops above this share of bad rows")
@@ -59,8 +72,10 @@ class Dataset(Strict):
 
     @property
     def protocol(self) -> str:
-        """How models are judged: on slates that were shown (`impressions`), or on the whole catalogue (`catalogue`)."""
-        return "catalogue" if self.source == "interactions" else "impressions"
+        """How models are judged: on slates that were shown, or on the whole catalogue, where one item is right (`catalogue`) or several (`sets`)."""
+        if self.source != "interactions":
+            return "impressions"
+        return "catalogue" if self.split in ("leave_one_out", "time") else "sets"
 
     training: dict[str, Any] = Field({}, description="experiment values that fit this data set's size, e.g. epochs")
 
@@ -70,6 +85,7 @@ LEARNING = (
     *("question", "modality_dropout", "dropout", "objective", "negatives", "epochs", "batch_size", "lr", "encoder_lr", "weight_decay"),
     *("by_reader", "reuse_steps", "encode_at_once", "warmup", "clip", "validations", "device", "precision"),
     *("candidates", "temperature", "log_popularity", "mask_history", "mask_same", "hidden"),
+    *("terms", "pruned", "item_drop", "start", "trains"),
 )
 
 
@@ -84,8 +100,8 @@ class Experiment(Strict):
     ids: bool = Field(False, description="a learned vector for each item takes part, as one more modality; with text, image and joint null: alone")
     reads: Literal["title", "all"] = Field("title", description="what of an item's text is read: its title, or the rest behind it too")
     shuffle_images: bool = Field(False, description="a control: pictures change places among the news that have one")
-    fusion: Literal["single", "sum", "concat", "hadamard", "hadamard_blank", "gate", "cross_attention", "late"] = Field(
-        "single", description="text and image -> one vector"
+    fusion: Literal["single", "sum", "concat", "hadamard", "hadamard_blank", "gate", "cross_attention", "beside", "late"] = Field(
+        "single", description="vectors of modalities -> one vector; late: none, scores are blended or the user encoder takes them one by one"
     )
     modality_dropout: float = Field(0.1, ge=0, lt=1, description="share of pictures hidden from the gate in training")
     tuning: Literal["frozen", "top", "full", "lora", "adapter", "side"] = Field(
@@ -98,6 +114,7 @@ class Experiment(Strict):
     tuned_modules: str | None = Field(None, description="ends of the names of linear modules that lora or adapter touch, a regular expression")
     rank: int = Field(8, ge=1, description="rank of LoRA, width of the bottlenecks of adapter and side")
     side_layers: int = Field(6, ge=2, description="hidden states that a side network reads at most, evenly from the embeddings to the top")
+    standardise: bool = Field(True, description="frozen vectors are standardised by dimension; False: read as they came")
     depth: int = Field(0, ge=0, description="hidden layers between frozen vectors and the item's vector; 0: a linear map")
     pooling: Literal["attention", "mean", "cls", "projected"] = Field(
         "attention",
@@ -105,22 +122,50 @@ class Experiment(Strict):
     )
     title_tokens: int = Field(30, ge=3, description="tokens of a title that are read, special tokens included")
     # users and scorer
-    users: Literal["nrms", "pointwise", "pointwise_unmasked", "sasrec", "bert4rec", "gru4rec", "nextitnet", "dssm"] = Field(
+    users: Literal[
         "nrms",
-        description="who the user is, given the history: in any order (nrms, dssm), in order (sasrec, bert4rec, gru4rec, nextitnet), or "
-        "pointwise: a Transformer over history and one candidate, as the original's, with its missing masks or as it was",
+        "pointwise",
+        "pointwise_unmasked",
+        "sasrec",
+        "bert4rec",
+        "gru4rec",
+        "nextitnet",
+        "dssm",
+        "missrec",
+        "lightgcn",
+        "bm3",
+        "freedom",
+        "alignrec",
+    ] = Field(
+        "nrms",
+        description="who the user is, given the history: in any order (nrms, dssm), in order (sasrec, bert4rec, gru4rec, nextitnet), by clusters of "
+        "content (missrec), or as a node of a graph (lightgcn, bm3, freedom, alignrec); pointwise: a Transformer over history and one candidate, as "
+        "the original's, with its missing masks or as it was",
     )
-    layers: int = Field(2, ge=1, description="layers, or blocks, of sasrec, bert4rec, gru4rec, nextitnet and dssm")
+    layers: int = Field(
+        2, ge=0, description="layers, or blocks, of the user encoder; of missrec in each half; of a graph the steps, 0: matrix factorisation"
+    )
+    wide: int = Field(256, ge=1, description="width of the hidden layer of missrec's feed-forward parts")
+    interests: Literal["kmeans", "dpc", "none"] = Field("kmeans", description="how missrec finds clusters, anew every epoch; none: a control")
+    interest_ratio: float = Field(0.5, gt=0, le=1, description="clusters over vectors of items' modalities")
+    blend_learns: bool = Field(True, description="how missrec weighs modalities is learned; False: their mean")
+    neighbours: int = Field(10, ge=1, description="nearest items by content, in the item graph of freedom and alignrec, an item itself among them")
+    item_steps: int = Field(1, ge=0, description="steps over the item graph")
+    image_share: float = Field(0.1, ge=0, le=1, description="share of pictures in the item graph, where text has one too")
     dim: int = Field(256, ge=4, description="D, width of item and user vectors")
     heads: int = Field(16, ge=1, description="H, attention heads of the user encoder; divides dim")
     query_dim: int = Field(200, ge=1, description="width of additive attention")
     dropout: float = Field(0.1, ge=0, lt=1)
     history: int = Field(50, ge=1, description="L, most recent clicks that are read")
     # objective
-    objective: Literal["listwise", "pointwise", "bce", "bpr"] = Field(
+    objective: Literal["listwise", "pointwise", "bce", "bpr", "none"] = Field(
         "listwise",
-        description="listwise: which was clicked, a softmax; bpr: each pair; bce: each candidate alone; pointwise: so too, clicks weighed 25 times",
+        description="listwise: which was clicked, a softmax; bpr: each pair; bce: each candidate alone; pointwise: so too, clicks weighed 25 times; "
+        "none: nothing of the scores, terms alone",
     )
+    terms: dict[str, float] = Field({}, description="what else is descended, with its weight; nrms/terms.py has the list")
+    pruned: float = Field(0.0, ge=0, lt=1, description="share of the edges that freedom leaves out in an epoch of training")
+    item_drop: float = Field(0.0, ge=0, lt=1, description="share of the history that missrec leaves out for its second view; 0: there is none")
     candidates: Literal["slate", "drawn", "batch", "all"] = Field(
         "slate",
         description="what a click is held against: what the impression showed; of a log, K drawn at random, the items of the batch, or all items",
@@ -133,6 +178,8 @@ class Experiment(Strict):
     hidden: float = Field(0.2, gt=0, lt=1, description="share of places that bert4rec must find again")
     rank_seen: bool = Field(False, description="in ranking the catalogue the user's own items are candidates too")
     # training
+    start: str | None = Field(None, description="a best.safetensors, of other data perhaps: all weights that fit are taken from it")
+    trains: list[str] = Field([], description="patterns of the names of weights that learn, all others stay; empty: whatever can")
     epochs: int = Field(3, ge=1)
     batch_size: int = Field(128, ge=1, description="B, clicks per step")
     lr: float = Field(1e-4, gt=0, description="peak learning rate of everything new")

@@ -11,7 +11,7 @@ import torch
 
 from nrms.config import Config
 from nrms.data.tables import Impressions
-from nrms.metrics import catalogue_metrics, rank_metrics
+from nrms.metrics import catalogue_metrics, rank_metrics, set_metrics
 from nrms.recommender import Recommender
 from nrms.runtime import progress
 
@@ -22,8 +22,13 @@ TOP = 10  # items of each ranking that are kept to be looked at
 
 @torch.inference_mode()
 def encode_items(model: Recommender, batch: int = 1024, ids: torch.Tensor | None = None) -> torch.Tensor:
-    """Vectors of all items (N + 1, D), or of these alone and zeros for the others; row 0 zero. In order of length, so that padding costs little."""
+    """Vectors of all items (N + 1, D), or of these alone and zeros for the others; row 0 zero. In order of length, so that padding costs little.
+
+    Where users are nodes theirs stand behind, (N + 1 + R, D).
+    """
     model.eval()
+    if model.users.whole:
+        return model.users.views(model.table())["final"]
     lengths = model.items.lengths
     ids = torch.arange(1, len(lengths), device=lengths.device) if ids is None else ids
     order = ids[lengths[ids].argsort()]
@@ -59,40 +64,55 @@ def rank_impressions(model: Recommender, vectors: torch.Tensor, impressions: Imp
 
 def states_of(model: Recommender, vectors: torch.Tensor, impressions: Impressions, rows: np.ndarray, history: int) -> torch.Tensor:
     """User states (R, ...) behind the histories of these impressions."""
+    if model.users.whole:
+        nodes = len(model.items.lengths) + torch.from_numpy(impressions.owner[rows]).to(vectors.device)
+        return vectors[nodes]
     past, mask = (torch.from_numpy(x).to(vectors.device) for x in impressions.history.pad(rows, history))
-    return model.users.at_end(model.users(vectors[past.long()], mask), mask)
+    past = past.long()
+    if model.users.reads_items:
+        return model.states(vectors, past, mask, items=past)
+    return model.users.at_end(model.users(vectors[past], mask), mask)
 
 
 Scorer = Callable[[np.ndarray], torch.Tensor]  # numbers of impressions (b,) -> scores of all items (b, N + 1), which may be written over
 
 
 def model_scorer(model: Recommender, vectors: torch.Tensor, impressions: Impressions, history: int) -> Scorer:
-    """The scores of a model, given the vectors of all items (N + 1, D)."""
-    return lambda rows: model.users.score(states_of(model, vectors, impressions, rows, history), vectors).float()
+    """The scores of a model, given the vectors of all items (N + 1, D), users behind them where they are nodes."""
+    items = vectors[: len(model.items.lengths)]
+    return lambda rows: model.users.score(states_of(model, vectors, impressions, rows, history), items).float()
 
 
 @torch.inference_mode()
 def rank_catalogue(scores_of: Scorer, impressions: Impressions, size: int, *, seen: bool = False, top: int = 0) -> dict[str, np.ndarray]:
-    """Where the one candidate of each impression stands among all `size` - 1 items, and the first `top` of each ranking.
+    """Where the candidates of each impression, the right items, stand among all `size` - 1 items, and the first `top` of each ranking.
 
-    {better (n,), tied (n,): how many other items score higher, and the same; items (n, top)}. Padding is no item; what the user had before is left
-    out, but for the right item itself, unless `seen`. Raises ValueError when a right item's score is no finite number.
+    {better, tied: for every right item, flat like impressions.candidates.values, how many other items score higher, and the same; items (n, top)}.
+    Padding is no item; what the user had before is left out, but for the right items themselves, unless `seen`. Raises ValueError when a right
+    item's score is no finite number.
     """
-    target, n = impressions.candidates.values, len(impressions)
-    better, tied = np.empty(n, np.int64), np.empty(n, np.int64)
+    right, n = impressions.candidates, len(impressions)
+    better, tied = np.empty(len(right.values), np.int64), np.empty(len(right.values), np.int64)
     best = np.zeros((n, min(top, size - 1)), np.int32)
     for part in progress(np.array_split(np.arange(n), -(-n // max(1, BLOCK // size))), "ranking the catalogue"):
         scores = scores_of(part)
-        right = torch.from_numpy(target[part].astype(np.int64)).to(scores.device)[:, None]
-        own = scores.gather(1, right)  # before anything is left out
+        wanted = right.take(part)
+        row, item = (torch.from_numpy(x.astype(np.int64)).to(scores.device) for x in (wanted.rows, wanted.values))
+        own = scores[row, item]  # before anything is left out
         if not torch.isfinite(own).all():
             raise ValueError("The score of a right item is no finite number; the model has diverged.")
         scores[:, 0] = -torch.inf
         if not seen:
             past = impressions.history.take(part)
             scores[torch.from_numpy(past.rows).to(scores.device), torch.from_numpy(past.values.astype(np.int64)).to(scores.device)] = -torch.inf
-            scores.scatter_(1, right, own)
-        better[part], tied[part] = count_rows(scores > own), count_rows(scores == own) - 1
+            scores[row, item] = own
+        at = right.index(part)
+        for k in range(int(wanted.lengths.max(initial=0))):  # the k-th right item of every user that has so many
+            users = np.flatnonzero(wanted.lengths > k)
+            flat = wanted.offsets[users] + k
+            these = scores if len(users) == len(part) else scores[users]
+            bar = own[flat, None]
+            better[at[flat]], tied[at[flat]] = count_rows(these > bar), count_rows(these == bar) - 1
         if top:
             best[part] = scores.topk(best.shape[1], dim=1).indices.cpu().numpy()
     return {"better": better, "tied": tied, "items": best}
@@ -110,5 +130,12 @@ def judge_model(model: Recommender, impressions: Impressions, config: Config) ->
         return rank_metrics(scores, impressions.clicked, impressions.candidates.offsets), {"scores": scores}
     vectors = encode_items(model)
     scorer = model_scorer(model, vectors, impressions, config.history)
-    found = rank_catalogue(scorer, impressions, len(vectors), seen=config.rank_seen, top=TOP)
-    return catalogue_metrics(found["better"], found["tied"]), found
+    found = rank_catalogue(scorer, impressions, len(model.items.lengths), seen=config.rank_seen, top=TOP)
+    return metrics_of(found, impressions, config), found
+
+
+def metrics_of(found: dict[str, np.ndarray], impressions: Impressions, config: Config) -> dict[str, np.ndarray]:
+    """The metrics of what `rank_catalogue` found, where one item is right or where several are."""
+    if config.data.protocol == "catalogue":
+        return catalogue_metrics(found["better"], found["tied"])
+    return set_metrics(found["better"], found["tied"], impressions.candidates.offsets)

@@ -5,10 +5,11 @@
 Losses are not here, nor is any file but the pre-trained weights that a role names.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,13 +29,17 @@ from nrms.items.side import Side
 from nrms.items.tower import ItemTower
 from nrms.items.tuning import prefix, rest_on, tune
 from nrms.users.attention import NRMSUsers
+from nrms.users.base import UserEncoder
 from nrms.users.blend import Blend
+from nrms.users.graph import BM3, FREEDOM, START, AlignRec, LightGCN, Links
+from nrms.users.interests import Interests
 from nrms.users.pointwise import Pointwise, PointwiseUnmasked
 from nrms.users.sequential import DSSM, BERT4Rec, GRU4Rec, NextItNet, SASRec
 
 USERS = {
     **{"nrms": NRMSUsers, "pointwise": Pointwise, "pointwise_unmasked": PointwiseUnmasked},
-    **{"sasrec": SASRec, "bert4rec": BERT4Rec, "gru4rec": GRU4Rec, "nextitnet": NextItNet, "dssm": DSSM},
+    **{"sasrec": SASRec, "bert4rec": BERT4Rec, "gru4rec": GRU4Rec, "nextitnet": NextItNet, "dssm": DSSM, "missrec": Interests},
+    **{"lightgcn": LightGCN, "bm3": BM3, "freedom": FREEDOM, "alignrec": AlignRec},
 }
 READERS = 32  # histories of like length whose states are computed together
 
@@ -47,42 +52,79 @@ def distinct(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     return ids[padding:], place + (1 - padding)
 
 
+class Scored(NamedTuple):
+    """What a recommender says of a batch."""
+
+    scores: torch.Tensor  # (B, C), without meaning where candidate_mask is False
+    encoded: int  # U, the number of different items that were encoded
+    views: dict[str, torch.Tensor]  # what terms of the loss look at: by node where users are nodes, else by reader
+
+
 class Recommender(nn.Module):
-    """Scores candidates for users. Each distinct item of a batch is encoded once."""
+    """Scores candidates for users. Each distinct item of a batch is encoded once; all items, where the user encoder reads whole tables."""
 
     def __init__(self, items: nn.Module, users: nn.Module):
         super().__init__()
         self.items, self.users = items, users
 
-    def forward(self, batch: Batch, encode: Callable[[torch.Tensor], torch.Tensor] | None = None) -> tuple[torch.Tensor, int]:
-        """Scores (B, C), without meaning where candidate_mask is False; and U, the number of different items.
-
-        encode: in place of the item tower, (U,) -> (U, D).
-        """
+    def forward(self, batch: Batch, encode: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Scored:
+        """encode: in place of the item tower, (U,) -> (U, D)."""
+        if self.users.whole:
+            items = self.table(encode)
+            views = self.users.views(items)
+            states = self.users(F.embedding(batch.history, views["final"]), batch.history_mask)
+            scores = self.users.score(states[batch.reader], F.embedding(batch.candidates, views["final"]))
+            return Scored(scores, len(items) - 1, views)
         ids, place = distinct(batch)
-        return self.rank((encode or self.items)(ids), place, batch), len(ids)
+        states, scores = self.judge((encode or self.items)(ids), place, batch)
+        return Scored(scores, len(ids), self.users.views(states))
+
+    def table(self, encode: Callable[[torch.Tensor], torch.Tensor] | None = None) -> torch.Tensor:
+        """Vectors of all items at once (N + 1, W), row 0 zero: where they cost a look-up and a product."""
+        lengths = self.items.lengths
+        vectors = (encode or self.items)(torch.arange(1, len(lengths), device=lengths.device))
+        return torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])
+
+    def on_epoch_start(self, seed: Sequence[int], resumed: bool) -> None:
+        """Lets the user encoder make anew what it makes once an epoch, from item vectors as they are now, without dropout."""
+        if type(self.users).on_epoch_start is UserEncoder.on_epoch_start:
+            return
+        training = self.training
+        with torch.no_grad():
+            self.users.on_epoch_start(self.eval().table(), seed, resumed)
+        self.train(training)
 
     def rank(self, vectors: torch.Tensor, place: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Scores (B, C) from the vectors (U, D) of the batch's items, of which `place` says which stands where; see `distinct`."""
+        return self.judge(vectors, place, batch)[1]
+
+    def judge(self, vectors: torch.Tensor, place: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """States (R, ...) of the batch's histories, and scores as of `rank`."""
         vectors = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])  # padding is not encoded; its vector is zero
         cut = batch.history.numel()
         past, shown = place[:cut].view(batch.history.shape), place[cut:].view(batch.candidates.shape)
-        states = self.states(vectors, past, batch.history_mask, batch.hidden)
+        states = self.states(vectors, past, batch.history_mask, batch.hidden, batch.history)
         # unlike vectors[shown], F.embedding has the same gradient in every run
-        return self.users.score(self.users.at(states, batch.reader, batch.place), F.embedding(shown, vectors))
+        return states, self.users.score(self.users.at(states, batch.reader, batch.place), F.embedding(shown, vectors))
 
-    def states(self, vectors: torch.Tensor, past: torch.Tensor, mask: torch.Tensor, hidden: torch.Tensor | None = None) -> torch.Tensor:
-        """User states (R, ...) of histories `past` (R, L), rows of `vectors`; in parts of like length, so that padding costs little."""
+    def states(
+        self, vectors: torch.Tensor, past: torch.Tensor, mask: torch.Tensor, hidden: torch.Tensor | None = None, items: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """User states (R, ...) of histories `past` (R, L), rows of `vectors`; in parts of like length, so that padding costs little.
+
+        items (R, L): their numbers, for an encoder that `reads_items`.
+        """
         if len(past) <= READERS or not self.users.is_vector:
             history = F.embedding(past, vectors)  # (R, L, D)
             if hidden is not None:
                 history = torch.where(hidden[..., None], self.users.blank.to(history.dtype), history)
-            return self.users(history, mask)
+            return self.users(history, mask, *([items] if self.users.reads_items else []))
         length = mask.sum(1)
         order, found = length.argsort(stable=True), []
         for rows in order.split(READERS):
             width = max(int(length[rows[-1]]), 1)
-            found.append(self.users(F.embedding(past[rows, :width], vectors), mask[rows, :width]))
+            numbers = [items[rows, :width]] if self.users.reads_items else []
+            found.append(self.users(F.embedding(past[rows, :width], vectors), mask[rows, :width], *numbers))
         return torch.cat(found).index_select(0, order.argsort())
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
@@ -149,7 +191,7 @@ def tuned(encoder: Encoder, modality: str, config: Config, tables: Tables) -> nn
     used = torch.arange(len(encoder.present)) > 0 if FUSIONS[config.fusion].wants_blank else encoder.present
     sizes = {"dim": config.dim, "dropout": config.dropout, "made_by": sum(p.numel() for p in encoder.model.parameters())}
     if how == "frozen":
-        return Frozen(cached(encoder, *cache), encoder.present, used, depth=config.depth, **sizes)
+        return Frozen(cached(encoder, *cache), encoder.present, used if config.standardise else None, depth=config.depth, **sizes)
     if how == "side":
         return Side([cached_layers(encoder, *cache)], encoder.present, used, rank=config.rank, layers=config.side_layers, **sizes)
     layers = None if how == "full" else config.tuned_layers  # another modality may be tuned by layers
@@ -170,11 +212,12 @@ def stand_in(modality: str, config: Config, tables: Tables) -> nn.Module | None:
         known = np.zeros(len(tables.news), bool)
         known[tables.split(config.data).train.items.values] = True
         return IdTable(torch.from_numpy(known), dim=config.dim)
-    if modality in config.data.given and config.tuning_of(modality) == "frozen":
-        table = tables.vectors[modality]
+    needed = ("text", "image") if modality == "joint" else (modality,)  # side by side they are read together
+    if set(needed) <= set(config.data.given) and config.tuning_of(modality) == "frozen":
+        table = np.concatenate([tables.vectors[name] for name in needed], 1)
         present = torch.from_numpy(np.any(table, axis=1))
         used = torch.arange(len(present)) > 0 if FUSIONS[config.fusion].wants_blank else present
-        return Frozen(table, present, used, dim=config.dim, dropout=config.dropout, depth=config.depth)
+        return Frozen(table, present, used if config.standardise else None, dim=config.dim, dropout=config.dropout, depth=config.depth)
     return None
 
 
@@ -190,17 +233,43 @@ def build(config: Config, tables: Tables, device: torch.device | str = "cpu") ->
         layers = [cached_layers(plain[m], tables.content, tables.folder / "features", m) for m in plain]
         both = torch.stack([e.present for e in plain.values()]).all(0)
         encoders["both"] = Side(layers, both, both, dim=config.dim, rank=config.rank, layers=config.side_layers, dropout=config.dropout)
-    if config.data.protocol == "catalogue":  # vectors of ids and of content start with a length of about one: no score is large among so many
-        for encoder in encoders.values():
-            if hasattr(encoder, "project"):
-                nn.init.normal_(encoder.project.weight, std=(encoder.project.in_features * config.dim) ** -0.5)
+    if config.data.protocol != "impressions":
+        start_small(encoders, START if USERS[config.users].whole else None)
     if config.shuffle_images:
         for name in encoders.keys() - {"text", "ids"}:  # a side network across both reads the pictures' states too
             encoders[name].shuffle(shuffled(tables.pixels.present))
     fusion = FUSIONS[config.fusion](dim=config.dim, modalities=len(encoders), dropout=config.modality_dropout)
-    names = ["dim", "heads", "query_dim", "dropout", "history"]
-    if USERS[config.users].by_place:
-        names.append("layers")
-    make = partial(USERS[config.users], **{name: getattr(config, name) for name in names})
-    users = Blend(make, len(encoders)) if config.fusion == "late" else make()
-    return Recommender(ItemTower(encoders, fusion), users).to(device)
+    return Recommender(ItemTower(encoders, fusion), build_users(config, tables, encoders, fusion.width)).to(device)
+
+
+def start_small(encoders: dict[str, nn.Module], deviation: float | None) -> None:
+    """Draws what makes item vectors anew, with this deviation; None: vectors of ids and of content begin with a length of about one, so that no
+    score is large among so many."""
+    for encoder in encoders.values():
+        if deviation is not None and isinstance(encoder, IdTable):
+            nn.init.normal_(encoder.table.weight, std=deviation)
+        if hasattr(encoder, "project"):
+            own = (encoder.project.in_features * encoder.project.out_features) ** -0.5
+            nn.init.normal_(encoder.project.weight, std=own if deviation is None else deviation)
+
+
+def build_users(config: Config, tables: Tables, encoders: dict[str, nn.Module], width: int) -> UserEncoder:
+    """The user encoder of an experiment. width: of the item vectors that it is given."""
+    kind, names = USERS[config.users], ["dim", "dropout"]
+    if kind.whole:
+        train = tables.split(config.data).train
+        content = {name: e.table.cpu() for name, e in encoders.items() if isinstance(e, Frozen)}
+        facts = (train.items.rows, train.items.values.astype(np.int64))
+        links = Links(*map(torch.from_numpy, facts), users=len(train), size=len(tables.news), content=content)
+        options = {"links": links, "modalities": list(encoders), "width": width, "item_layers": config.item_steps}
+        names += ["layers", "neighbours", "image_share", "pruned"]
+        return kind(**options, **{name: getattr(config, name) for name in names})
+    names += ["heads", "history"]
+    if kind is Interests:
+        present = torch.stack([e.present.cpu() for e in encoders.values()], 1)
+        options = {"modalities": list(encoders), "present": present, "ratio": config.interest_ratio}
+        names += ["layers", "wide", "interests", "item_drop", "blend_learns"]
+        return kind(**options, **{name: getattr(config, name) for name in names})
+    names += ["query_dim", *(["layers"] if kind.by_place else [])]
+    make = partial(kind, **{name: getattr(config, name) for name in names})
+    return Blend(make, len(encoders)) if config.fusion == "late" else make()

@@ -94,20 +94,19 @@ def typical(impressions, history: int = 5, candidates: int = 10) -> int:
 
 
 def ranked(news, impressions, row: int, rows: pa.Table) -> Styler:
-    """What a model put first for one impression: its slate in order, or the first items of the catalogue and where the right one stands.
+    """What a model put first for one impression: its slate in order, or the first items of the catalogue and where the right ones stand.
 
     rows: rows.parquet of the run.
     """
     if "scores" in rows.column_names:
         return slate(news, impressions, row, rows["scores"].combine_chunks().flatten().to_numpy(zero_copy_only=False))
-    items, right, rank = rows["first"][row].as_py(), rows["item"][row].as_py(), rows["rank"][row].as_py()
+    items, right, ranks = (rows[name][row].as_py() for name in ("first", "items", "ranks"))
     lines = [{"rank": i, "item": item} for i, item in enumerate(items, 1)]
-    if right not in items:
-        lines.append({"rank": rank, "item": right})
+    lines += sorted(({"rank": r, "item": i} for r, i in zip(ranks, right, strict=True) if i not in items), key=lambda line: line["rank"])
     table = pd.DataFrame(lines).set_index("rank")
     at = table["item"].to_numpy()
     table = pd.DataFrame({"item": news.id[at], "category": news.category[at], "title": news.title[at]}, index=table.index)
-    table["taken next"] = np.where(at == right, "yes", "")
+    table["taken"] = np.where(np.isin(at, right), "yes", "")
     return readable(table.set_index(table.index.map(lambda r: f"{r:g}").rename("rank")))
 
 

@@ -4,23 +4,25 @@ Weights are fp32, compute is bf16 where the hardware has it. Data order and nega
 saved, so a killed run that is started again ends with the same numbers.
 """
 
+import hashlib
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from nrms import NrmsError
+from nrms import NrmsError, transfer
 from nrms.arguments import command, read_config
 from nrms.config import Config
 from nrms.data.batches import ClickSampler, ahead
 from nrms.data.prepare import Tables, load
-from nrms.data.sequences import SequenceSampler
+from nrms.data.sequences import PairSampler, SequenceSampler
 from nrms.data.tables import Impressions, Split
 from nrms.gradients import backward, chance_of, random_state, set_random_state
-from nrms.guards import Movement, check_loss, check_movement
+from nrms.guards import Movement, check_loss, check_movement, check_terms
 from nrms.items.reuse import Reuse
 from nrms.metrics import PROTOCOLS
 from nrms.ranking import judge_model
@@ -39,10 +41,12 @@ def learning_rate(step: int, steps: int, warmup: float) -> float:
 def sampler_of(config: Config, split: Split, size: int) -> ClickSampler | SequenceSampler:
     """What draws the training batches: clicks of impressions, or windows of a log. size: N + 1."""
     names = ["batch_size", "negatives", "history", "seed"]
+    users = USERS[config.users]
     if config.data.protocol == "impressions":
         return ClickSampler(split.train, by_reader=config.by_reader, **{name: getattr(config, name) for name in names})
-    users = USERS[config.users]
     options = {name: getattr(config, name) for name in (*names, "candidates", "mask_history", "mask_same")}
+    if users.whole:
+        return PairSampler(split.train, size=size, **options)
     hidden = 0.0 if users.is_causal else config.hidden
     return SequenceSampler(split.train, size=size, by_place=users.by_place, hidden=hidden, popularity=config.log_popularity, **options)
 
@@ -63,12 +67,12 @@ def validate(model: Recommender, valid: Impressions, config: Config) -> float:
     return float(np.nanmean(values))
 
 
-def log_line(state: dict, loss: float, norm: float, moved: dict[str, dict[str, float]], optimizer: torch.optim.Optimizer) -> dict:
+def log_line(state: dict, loss: dict[str, float], norm: float, moved: dict[str, dict[str, float]], optimizer: torch.optim.Optimizer) -> dict:
     """One line of history.jsonl: counts so far (step, encoded items, samples, seconds), loss by part, gradient norm, rate and movement by group."""
     counts = {k: state[k] for k in ("step", "encoded", "samples", "seconds")}
     groups = {g["name"]: {"lr": g["lr"], **moved[g["name"]]} for g in optimizer.param_groups}
     rate = state["samples"] / state["seconds"]
-    return {**counts, "loss": {state["objective"]: loss}, "gradient_norm": norm, "groups": groups, "samples_per_second": rate}
+    return {**counts, "loss": loss, "gradient_norm": norm, "groups": groups, "samples_per_second": rate}
 
 
 def pack(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -108,6 +112,9 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=config.device == "cpu")
     seed_everything(config.seed)
     model = build(config, tables, accelerator.device)
+    taken = transfer.take(model, Path(config.start)) if config.start else []
+    if config.trains:
+        transfer.narrow(model, config.trains)
     groups = model.groups()
     rates = {"encoder": config.encoder_lr, "head": config.lr}
     optimizer = torch.optim.AdamW(
@@ -117,6 +124,7 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
     tuning = {name: str(e.report) for name, e in model.items.encoders.items() if hasattr(e, "report")}
     facts = {
         "tuning": tuning,
+        **({"taken": len(taken), "start_sha256": hashlib.sha256(Path(config.start).read_bytes()).hexdigest()} if config.start else {}),
         "params": sum(p.numel() for p in model.parameters()) + sum(e.made_by for e in model.items.encoders.values()),
         "trainable": sum(p.numel() for g in groups.values() for p in g),
     }
@@ -182,16 +190,19 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
     bar = progress(what=f"training {config.name}", total=steps, initial=state["step"], unit=" steps")
     while state["step"] < steps:
         epoch, begin = divmod(state["step"], len(sampler))
+        accelerator.unwrap_model(model).on_epoch_start([config.seed, epoch], resumed=begin > 0)
         for i, batch in enumerate(ahead(sampler.epoch(epoch, begin), pin=accelerator.device.type == "cuda"), begin + 1):
             model.train()
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * learning_rate(state["step"], steps, config.warmup)
             batch = batch.to(accelerator.device)
             optimizer.zero_grad()
-            loss, encoded = backward(model, batch, config, accelerator, reuse)
+            parts, encoded = backward(model, batch, config, accelerator, reuse)
+            loss = parts[config.objective]
             if "chance" not in state:
                 state["chance"] = chance_of(config, batch)
-            check_loss(loss.item(), state["chance"], state["step"])
+            check_loss(loss.item(), state["chance"], state["step"], knows=bool(config.start))
+            check_terms(parts, state["step"])
             norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
             state["step"] += 1
             logged = state["step"] % max(1, steps // LOGS) == 0 or i in stops
@@ -205,7 +216,7 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
                 if not checked and state["step"] > min(rising, steps - 1):
                     check_movement(moved, optimizer)
                     checked = True
-                line = log_line(state, loss.item(), float(norm), moved, optimizer)
+                line = log_line(state, {name: part.item() for name, part in parts.items()}, float(norm), moved, optimizer)
                 line |= {"drift": reuse.drift} if reuse else {}
                 if i in stops:
                     line["valid"] = valid = validate(accelerator.unwrap_model(model), split.valid, config)

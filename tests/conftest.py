@@ -4,6 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 WORK = tempfile.TemporaryDirectory(prefix="nrms-tests-")
@@ -64,3 +65,66 @@ def home(tmp_path, monkeypatch) -> Path:
     """An empty place for data/ and reports/, for tests that write their own."""
     monkeypatch.setenv("NRMS_HOME", str(tmp_path))
     return tmp_path
+
+
+def write_log(folder, users=40, items=24, seed=0):
+    """A checkerboard: who takes even items takes no others, nor who takes odd ones; each leaves one of their kind out. Titles and pictures tell."""
+    from PIL import Image
+
+    rng, lines, withheld = np.random.default_rng(seed), ["user\titem\ttimestamp"], []
+    (folder / "images").mkdir(parents=True)
+    for u in range(users):
+        kind = np.arange(u % 2, items, 2)
+        order = rng.permutation(kind)
+        withheld.append(order[-1])
+        lines += [f"u{u}\ti{i}\t{t}" for t, i in enumerate([*order[:-1], order[0], order[1]])]  # the last two are asked for by the split
+    words = ("red apple", "blue stone")
+    titles = ["item\ttitle\tcategory", *(f"i{i}\t{words[i % 2]} {'abcdefgh'[i % 8]}\t{words[i % 2]}" for i in range(items))]
+    (folder / "interactions.tsv").write_text("\n".join(lines) + "\n")
+    (folder / "items.tsv").write_text("\n".join(titles) + "\n")
+    for i in range(0, items, 3):
+        Image.fromarray(np.full((20, 20, 3), (200, 30, 30) if i % 2 == 0 else (30, 30, 200), np.uint8)).save(folder / "images" / f"i{i}.png")
+    return np.array(withheld)
+
+
+@pytest.fixture(scope="session")
+def board(tmp_path_factory):
+    """The checkerboard, prepared once as the data set `movies`; which item each user left out."""
+    folder = tmp_path_factory.mktemp("board")
+    withheld = write_log(folder / "in")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NRMS_HOME", str(folder))
+        from nrms.config import load_dataset
+        from nrms.data.prepare import prepare
+
+        prepare("movies", load_dataset("movies"), folder / "in")
+    return folder, withheld
+
+
+@pytest.fixture
+def movies(board, monkeypatch):
+    """Makes (config, tables) of an experiment on the checkerboard, small enough for a test."""
+    monkeypatch.setenv("NRMS_HOME", str(board[0]))
+
+    import torch
+
+    from nrms.config import resolve
+    from nrms.data.prepare import load
+
+    def make(exp, **given):
+        small = {
+            "dim": 16,
+            "heads": 2,
+            "query_dim": 8,
+            "history": 12,
+            "batch_size": 16,
+            "lr": 1e-2,
+            "dropout": 0.0,
+            "temperature": 1.0,
+            "device": "cpu",
+        }
+        config = resolve(exp, "movies", **small | given)
+        torch.manual_seed(0)
+        return config, load("movies", config.data)
+
+    return make

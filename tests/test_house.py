@@ -13,12 +13,13 @@ from nrms import ROOT
 from nrms.config import PARAMS, Dataset, Experiment, load_dataset, reads_a_log, resolve
 from nrms.runtime import data_folder
 
-LAYER = dict.fromkeys(("parameters", "config", "runtime", "metrics", "objectives", "dropout"), 0)
+LAYER = dict.fromkeys(("parameters", "config", "runtime", "metrics", "objectives", "terms", "dropout"), 0)
 LAYER |= dict.fromkeys(("arguments", "data", "items", "users", "report", "page", "figures", "show", "original", "answers"), 1)
 LAYER |= {
     "recommender": 2,
     "ranking": 2,
     "references": 2,
+    "transfer": 2,
     "train": 3,
     "guards": 3,
     "gradients": 2,
@@ -33,6 +34,7 @@ FAMILY = dict.fromkeys(("page", "figures", "show", "original", "answers"), "repo
 FAMILY |= {"parameters": "config"}
 FAMILY |= {"measure": "bench", "plain": "bench"}
 FAMILY |= {"guards": "train", "gradients": "recommender", "ranking": "recommender", "references": "recommender"}
+FAMILY |= {"transfer": "recommender"}
 DATA = {False: "newsroom-tiny", True: "movies"}  # a data set of impressions, one of interactions
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("data_prep", "train", "eval", "analysis", "benchmark")]
 

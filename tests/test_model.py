@@ -76,7 +76,7 @@ def test_histories_in_parts_of_like_length_are_exact(model, split, monkeypatch):
     for part in (999, 7):
         monkeypatch.setattr(recommender, "READERS", part)
         model.zero_grad()
-        scores, _ = model(batch)
+        scores = model(batch).scores
         scores[batch.candidate_mask].square().sum().backward()
         results.append((scores.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
     assert torch.allclose(results[0][0], results[1][0], atol=1e-5)
@@ -149,7 +149,7 @@ def test_items_are_encoded_once(model):
     """A batch with repeats encodes every different item once, padding never."""
     seen = []
     model.items.register_forward_pre_hook(lambda _, args: seen.append(args[0].tolist()))
-    scores, encoded = model(batch_of([[5, 5, 7], []], [[7, 9], [5, 9]]))
+    scores, encoded, _ = model(batch_of([[5, 5, 7], []], [[7, 9], [5, 9]]))
     assert seen == [[5, 7, 9]] and encoded == 3 and scores.shape == (2, 2)
 
 

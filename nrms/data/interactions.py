@@ -1,6 +1,7 @@
 """How do a log of interactions and a table of items become tables?
 
     interactions.tsv|csv|inter   a header, then user, item and time, one interaction a line; names as RecBole has them are understood
+                                 a column x_label (split, part) may say 0, 1, 2 or train, valid, test
     train.inter valid.inter test.inter   instead: user, the items before, the item; the lines of valid and test that belong together are one user
     items.tsv|csv|item           a header, then item, title (or text) and whatever else; without it items are what the log names
     images/<item>.jpg|png|webp   pictures
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 from nrms import NrmsError
 from nrms.data import mind
 from nrms.data.ledger import Ledger, Member, flags, read_rows, repeats
-from nrms.data.tables import INTERACTIONS_SCHEMA, NEWS_SCHEMA, read_impressions
+from nrms.data.tables import INTERACTIONS_SCHEMA, NEWS_SCHEMA, PART, read_impressions
 
 SUFFIXES = (".tsv", ".csv", ".inter", ".txt", ".item")
 NAMES = {  # what a column is called
@@ -31,6 +32,7 @@ NAMES = {  # what a column is called
     "item": ("item", "item_id", "itemid", "iid", "asin", "movie_id", "movieid", "news_id"),
     "time": ("timestamp", "time", "unixreviewtime", "date"),
     "rating": ("rating", "label", "stars", "overall"),
+    "part": ("x_label", "split", "part"),
     "list": ("item_id_list", "item_list", "history"),
     "title": ("title", "name", "text", "movie_title"),
     "category": ("category", "categories", "genre", "genres", "class"),
@@ -38,6 +40,7 @@ NAMES = {  # what a column is called
     "url": ("url",),
 }
 MILLISECONDS = 10**11  # a larger time is one of milliseconds
+PARTS = {"0": 0, "1": 1, "2": 2, "0.0": 0, "1.0": 1, "2.0": 2, "train": 0, "valid": 1, "test": 2}
 
 
 def find_table(source: Path, stem: str) -> Path | None:
@@ -48,10 +51,14 @@ def find_table(source: Path, stem: str) -> Path | None:
     return found[0] if found else None
 
 
-def find_log(source: Path) -> list[Path]:
-    """The log of a folder: one file of interactions, or three of sequences."""
+def find_log(source: Path, name: str | None = None) -> list[Path]:
+    """The log of a folder: one file of interactions, that called `name` or the one there is, or three of sequences."""
     if not source.is_dir():
         raise NrmsError(f"There is no folder {source}; `--from` takes a folder with interactions.tsv and items.tsv.")
+    if name is not None:
+        if (log := find_table(source, name)) is None:
+            raise NrmsError(f"`log` is {name}, but {source} has no {name}.tsv, .csv or .inter.")
+        return [log]
     if (log := find_table(source, "interactions")) is not None:
         return [log]
     parts = [find_table(source, part) for part in ("train", "valid", "test")]
@@ -126,11 +133,15 @@ def seconds(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, most: float) -> tuple[pd.DataFrame, Ledger]:
-    """(user, item, time) of every sound interaction, in the order of the file. ids: known items; None: whatever the log names."""
+    """(user, item, time, part) of every sound interaction, in the order of the file; no part where no column says it.
+
+    ids: known items; None: whatever the log names.
+    """
     names, separator = read_header(path)
     ledger, parts = Ledger(path.name), []
     user, item, time = (column_of(names, kind, path) for kind in ("user", "item", "time"))
     rating = column_of(names, "rating", path, needed=min_rating is not None)
+    label = column_of(names, "part", path, needed=False)
     for rows in read_table(path, ledger, names, separator):
         rows.drop("id", is_blank(rows.columns[user]) | is_blank(rows.columns[item]))
         rows.drop("time", seconds(rows.columns[time])[1])
@@ -140,10 +151,13 @@ def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, most:
             value = pd.to_numeric(pd.Series(rows.columns[rating].to_pylist()), errors="coerce").to_numpy(np.float64)
             rows.drop("rating", np.isnan(value))
             rows.drop("low_rating", value[~np.isnan(value)] < min_rating)
+        if label is not None:
+            rows.drop("part", ~np.isin(rows.columns[label].to_pylist(), list(PARTS)))
         frame = {"user": rows.columns[user].to_pylist(), "item": rows.columns[item].to_pylist(), "time": seconds(rows.columns[time])[0]}
+        frame |= {} if label is None else {"part": [PARTS[word] for word in rows.columns[label].to_pylist()]}
         parts.append(pd.DataFrame(frame))
     log = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"user": [], "item": [], "time": []})
-    again = log.duplicated().to_numpy(bool)
+    again = log.duplicated(["user", "item", "time"]).to_numpy(bool)
     if again.any():
         ledger.counts["repeated"] += int(again.sum())
         log = log[~again]
@@ -250,15 +264,15 @@ def read_clicks(source: Path, folder: Path, most: float) -> tuple[pd.DataFrame, 
     return log.assign(item=ids[log["item"]]), items, facts["files"]
 
 
-def convert(source: Path, folder: Path, most: float, *, min_rating: float | None, min_length: int) -> dict:
+def convert(source: Path, folder: Path, most: float, *, min_rating: float | None, min_length: int, name: str | None = None) -> dict:
     """Reads `source` and writes news.parquet (its items) and interactions.parquet into `folder`. Returns the facts for its manifest.
 
     Raises NrmsError when files or columns are missing, or when more than the share `most` of the rows of one file is bad.
     """
-    if is_mind(source):
+    if name is None and is_mind(source):
         log, items, files = read_clicks(source, folder, most)
         return {**write_log(log, items, folder, min_length), "has_time": True, "vectors": {}, "files": files}
-    paths, table = find_log(source), find_table(source, "items")
+    paths, table = find_log(source, name), find_table(source, "items")
     table = table or next(iter(sorted(source.glob("*.item"))), None)
     items, ledgers = None, []
     if table is not None:
@@ -277,7 +291,7 @@ def convert(source: Path, folder: Path, most: float, *, min_rating: float | None
         items = pa.table([["", *names], empty, empty, empty, empty, empty], schema=NEWS_SCHEMA)
     widths = vectors(source, folder, items, ledgers[0] if table is not None else None)
     facts = write_log(log, items, folder, min_length)
-    return {**facts, "has_time": len(paths) == 1, "vectors": widths, "files": [ledger.summary() for ledger in ledgers]}
+    return {**facts, "has_time": len(paths) == 1 and log["time"].nunique() > 1, "vectors": widths, "files": [ledger.summary() for ledger in ledgers]}
 
 
 def write_log(log: pd.DataFrame, items: pa.Table, folder: Path, min_length: int) -> dict:
@@ -298,5 +312,8 @@ def write_log(log: pd.DataFrame, items: pa.Table, folder: Path, min_length: int)
         pa.ListArray.from_arrays(offsets, pa.array(log["time"].to_numpy(np.int64)[order])),
     ]
     pq.write_table(items, folder / "news.parquet", compression="zstd")
-    pq.write_table(pa.table(columns, schema=INTERACTIONS_SCHEMA), folder / "interactions.parquet", compression="zstd")
+    table = pa.table(columns, schema=INTERACTIONS_SCHEMA)
+    if "part" in log:
+        table = table.append_column(PART, pa.ListArray.from_arrays(offsets, pa.array(log["part"].to_numpy(np.int8)[order])))
+    pq.write_table(table, folder / "interactions.parquet", compression="zstd")
     return {"news": len(items) - 1, "users": len(names), "interactions": len(log), "short": left_out}

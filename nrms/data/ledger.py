@@ -29,6 +29,7 @@ REASONS = {
     "unknown_candidate": "a candidate that no news.tsv has",
     "unknown_item": "an item that the table of items does not have",
     "rating": "a rating that is no number",
+    "part": "a part that is none of 0, 1, 2, train, valid and test",
     "repeated": "user, item and time of an earlier row",
     # set aside by choice: the row is sound, but not wanted
     "low_rating": "a rating below `min_rating`",

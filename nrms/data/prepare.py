@@ -56,7 +56,7 @@ def key_of(data: Dataset) -> str:
         if data.source == "newsroom"
         else b""
     )
-    chosen = (data.min_rating, data.min_length) if data.source == "interactions" else data.world
+    chosen = (data.min_rating, data.min_length, *([data.log] if data.log else [])) if data.source == "interactions" else data.world
     return hashlib.sha256(repr((FORMAT, chosen, data.image_size)).encode() + code).hexdigest()[:12]
 
 
@@ -82,7 +82,7 @@ def prepare(
             newsroom.generate(data.world, source)
             pictures = source / "images" if data.world.image_share else None
         if data.source == "interactions":
-            options = {"min_rating": data.min_rating, "min_length": data.min_length}
+            options = {"min_rating": data.min_rating, "min_length": data.min_length, "name": data.log}
             facts = interactions.convert(source, folder, data.max_bad, **options)
             pictures = pictures or (source / "images" if (source / "images").is_dir() else None)
             check_given(name, data, facts["vectors"])

@@ -157,3 +157,20 @@ class SequenceSampler:
         """True where the user has the item in the training part."""
         key = user * self.size + item
         return self.owned[np.minimum(np.searchsorted(self.owned, key), len(self.owned) - 1)] == key
+
+
+class PairSampler(SequenceSampler):
+    """Training batches for users who are nodes beside the items: a row is an interaction, its history one place, node N + 1 + the user's row.
+
+    batch_size: interactions per batch.
+    """
+
+    def __init__(self, log: Interactions, **options):
+        super().__init__(log, by_place=False, **options)
+
+    def batch(self, user: np.ndarray, begin: np.ndarray, first: np.ndarray, end: np.ndarray, rng: np.random.Generator) -> Batch:
+        target = self.log.items.values[self.log.items.offsets[user] + first].astype(np.int64)
+        reader = np.arange(len(user))
+        columns = (self.size + user[:, None], np.ones((len(user), 1), bool), reader, *self.choose(user, reader, target, rng))
+        history, mask, reader, shown, allowed, clicked, prior = (c if c is None else torch.from_numpy(np.ascontiguousarray(c)) for c in columns)
+        return Batch(history, mask, reader, shown, allowed, clicked, prior=prior)

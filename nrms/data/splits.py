@@ -19,6 +19,16 @@ A log of interactions is split by user, or by time for all. Every user is asked 
 
 x trains; v is asked for in the validation, given the x before it; t in the test, given everything before it. By time, v is a user's first
 interaction at or after the first boundary, t that at or after the second; what follows them is not used.
+
+Or every user is asked for several items at once, in any order, given the x alone:
+
+    random                                 period
+    Ann   x v x x t x                      Ann   x x x  | v  v | t  t
+    Bob   t x x v                          Bob       x  |      | t
+    Cem   x x v x t                        Cem   x x    | v    |
+
+At random time has no say, so a model sees the future; what that is worth shows beside `period`, where all after a moment is asked for. `labelled`
+takes the parts from a column of the log.
 """
 
 import numpy as np
@@ -54,7 +64,7 @@ def next_items(log: Interactions, at: np.ndarray) -> Impressions:
     place = log.items.offsets[users] + at[users]
     before = cut(log, at).items.take(users)
     one = Ragged(log.items.values[place], np.arange(len(users) + 1))
-    return Impressions(log.user[users], log.user[users], log.time[place], before, one, np.ones(len(users), bool))
+    return Impressions(log.user[users], log.user[users], log.time[place], before, one, np.ones(len(users), bool), users)
 
 
 def cut(log: Interactions, at: np.ndarray) -> Interactions:
@@ -85,6 +95,47 @@ def split_log_by_time(log: Interactions, valid_share: float, test_share: float) 
     return Split(cut(log, before), next_items(log, past), next_items(log, until))
 
 
+def by_part(log: Interactions, part: np.ndarray) -> Split:
+    """Interactions with `part` 0 train; a user's with 1 are asked for in the validation, those with 2 in the test, both given those with 0.
+
+    Raises NrmsError when a part has none.
+    """
+    if (counts := np.bincount(part, minlength=3)).min() == 0:
+        raise NrmsError(f"The log cannot be split so: {counts[0]:,} interactions would train, {counts[1]:,} validate, {counts[2]:,} test.")
+
+    def those(number: int) -> Ragged:
+        kept = part == number
+        return Ragged(log.items.values[kept], np.concatenate([[0], np.cumsum(np.bincount(log.items.rows[kept], minlength=len(log)))]))
+
+    def asked(number: int) -> Impressions:
+        wanted = those(number)
+        users = np.flatnonzero(wanted.lengths)
+        first = np.flatnonzero(part == number)[wanted.offsets[users]]
+        right = wanted.take(users)
+        return Impressions(log.user[users], log.user[users], log.time[first], those(0).take(users), right, np.ones(len(right.values), bool), users)
+
+    return Split(Interactions(log.user, those(0), log.time[part == 0]), asked(1), asked(2))
+
+
+def random_parts(log: Interactions, valid_share: float, test_share: float) -> np.ndarray:
+    """For every interaction 0, 1 or 2, drawn user by user, always the same: who has three or more validates and tests with at least one each."""
+    length, rows = log.items.lengths, log.items.rows
+    order = np.lexsort((np.random.default_rng(0).random(len(rows)), rows))  # users in their order, each one's interactions in a drawn one
+    place = np.empty(len(rows), np.int64)
+    place[order] = np.arange(len(rows)) - log.items.offsets[rows]
+    valid, test = (np.where(length >= 3, np.maximum(np.round(share * length), 1), 0).astype(np.int64)[rows] for share in (valid_share, test_share))
+    return np.where(place < test, 2, np.where(place < test + valid, 1, 0))
+
+
 def split_log(log: Interactions, how: str, valid_share: float, test_share: float) -> Split:
-    """`how`: leave_one_out or time."""
-    return leave_one_out(log) if how == "leave_one_out" else split_log_by_time(log, valid_share, test_share)
+    """`how`: leave_one_out, time, period, random or labelled. Raises NrmsError where the log has no labels, or a part would be empty."""
+    if how in ("leave_one_out", "time"):
+        return leave_one_out(log) if how == "leave_one_out" else split_log_by_time(log, valid_share, test_share)
+    if how == "random":
+        return by_part(log, random_parts(log, valid_share, test_share))
+    if how == "labelled":
+        if log.part is None:
+            raise NrmsError("split is labelled, but the log has no column x_label, split or part that says 0, 1, 2 or train, valid, test.")
+        return by_part(log, log.part)
+    first, second = np.quantile(log.time, [1 - valid_share - test_share, 1 - test_share], method="lower")
+    return by_part(log, (log.time >= first).astype(int) + (log.time >= second))

@@ -82,6 +82,7 @@ class Impressions:
     history: Ragged  # item numbers clicked before, oldest first
     candidates: Ragged  # item numbers shown, in the order of the source
     clicked: np.ndarray | None  # bool for every value of `candidates`; None where the source has no labels
+    owner: np.ndarray | None = None  # (n,) of a log: the user's row there
 
     def __len__(self) -> int:
         return len(self.id)
@@ -103,7 +104,8 @@ class Impressions:
         """These impressions, in this order."""
         clicked = None if self.clicked is None else self.clicked[self.candidates.index(rows)]
         taken = {k: getattr(self, k)[rows] for k in ("id", "user", "time")}
-        return replace(self, **taken, history=self.history.take(rows), candidates=self.candidates.take(rows), clicked=clicked)
+        owner = None if self.owner is None else self.owner[rows]
+        return replace(self, **taken, history=self.history.take(rows), candidates=self.candidates.take(rows), clicked=clicked, owner=owner)
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Interactions:
     user: np.ndarray  # (R,) str
     items: Ragged  # item numbers
     time: np.ndarray  # int64 for every value of `items`: seconds since 1970, or the place in the user's order where the source has no time
+    part: np.ndarray | None = None  # int8 for every value, where the source says it: 0 trains, 1 validates, 2 tests
 
     def __len__(self) -> int:
         return len(self.user)
@@ -122,8 +125,8 @@ class Interactions:
 class Split:
     """Three sets in the order of time; `test` is looked at once, when a model is finished.
 
-    Of impressions all three are such. Of a log of interactions `train` is a log, and an impression of `valid` or `test` is a user's next item: its
-    history what came before, its only candidate, clicked, the item that is to be found among all items.
+    Of impressions all three are such. Of a log of interactions `train` is a log, and an impression of `valid` or `test` is a question to the whole
+    catalogue: its history what the user had before, its candidates, all clicked, the one item or the several that are to be found.
     """
 
     train: "Impressions | Interactions"
@@ -144,6 +147,7 @@ IMPRESSIONS_SCHEMA = pa.schema(
 )
 
 INTERACTIONS_SCHEMA = pa.schema([("user", pa.string()), ("items", pa.list_(pa.int32())), ("time", pa.list_(pa.int64()))])
+PART = pa.field("part", pa.list_(pa.int8()))  # one more column, where the source says which part an interaction belongs to
 
 
 def ragged(column: pa.ChunkedArray) -> Ragged:
@@ -168,8 +172,9 @@ def read_impressions(path: Path) -> Impressions:
 
 
 def read_interactions(path: Path) -> Interactions:
-    table = pq.read_table(path, schema=INTERACTIONS_SCHEMA)
-    return Interactions(table["user"].to_numpy(zero_copy_only=False), ragged(table["items"]), ragged(table["time"]).values)
+    table = pq.read_table(path)
+    part = ragged(table["part"]).values if "part" in table.column_names else None
+    return Interactions(table["user"].to_numpy(zero_copy_only=False), ragged(table["items"]), ragged(table["time"]).values, part)
 
 
 def unseen(train: Sequence[Impressions], size: int) -> np.ndarray:

@@ -219,17 +219,18 @@ class Frozen(nn.Module):
     """In the place of an encoder that is not trained: its pooled vectors, made once, and a projection.
 
     made_by: how many parameters made the features, for the record. depth: hidden layers before the projection, as wide as the features. Each
-    dimension is standardised over the items that are `used` (N + 1,): those with content, or all where blanks take part.
+    dimension is standardised over the items that are `used` (N + 1,): those with content, or all where blanks take part; used None: none is.
     """
 
     encodes = False
 
     def __init__(
-        self, features: np.ndarray, present: torch.Tensor, used: torch.Tensor, *, dim: int, dropout: float, depth: int = 0, made_by: int = 0
+        self, features: np.ndarray, present: torch.Tensor, used: torch.Tensor | None, *, dim: int, dropout: float, depth: int = 0, made_by: int = 0
     ):
         super().__init__()
         self.made_by = made_by
-        self.register_buffer("table", standardise(features, used), persistent=False)  # (N + 1, W)
+        table = torch.from_numpy(np.array(features, np.float32)) if used is None else standardise(features, used)
+        self.register_buffer("table", table, persistent=False)  # (N + 1, W)
         self.register_buffer("present", present.clone(), persistent=False)
         width = self.table.shape[-1]
         self.hidden = nn.Sequential(*(nn.Sequential(Dropout(dropout), nn.Linear(width, width), nn.GELU()) for _ in range(depth)))

@@ -1,8 +1,9 @@
 """How do the vectors of a news's modalities become one? Fusions that know what is missing.
 
-vectors (U, M, D), present (U, M) -> (U, D); (U, M * D + M) for `late`. The first modality is the one that every news has, its text. What stands at
-an absent place never matters, and a news that has nothing but its text keeps that vector, but for what the gate learns to add in the place of a
-picture. `hadamard_blank`, the original's product with the vector of a blank picture, breaks that rule on purpose: it is there to show the harm.
+vectors (U, M, D), present (U, M) -> (U, D); (U, M * D) for `beside`, (U, M * D + M) for `late`. The first modality is the one that every news has,
+its text. What stands at an absent place never matters, and a news that has nothing but its text keeps that vector, but for what the gate learns to
+add in the place of a picture. `hadamard_blank`, the original's product with the vector of a blank picture, breaks that rule on purpose: it is there
+to show the harm.
 """
 
 import torch
@@ -108,6 +109,17 @@ class CrossAttention(Fusion):
         return (text + torch.where(present[:, 1:].any(1)[:, None, None], seen, 0))[:, 0]
 
 
+class Beside(Fusion):
+    """The vectors side by side, zero where absent, (U, M * D): one dot product is the sum of the modalities' own."""
+
+    @property
+    def width(self) -> int:
+        return self.modalities * self.dim
+
+    def forward(self, vectors: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        return torch.where(present[..., None], vectors, 0).flatten(1)
+
+
 class Late(Fusion):
     """No fusion: the vectors side by side, zero where absent, then a flag for each, (U, M * D + M); the scores are blended, by users/blend.py."""
 
@@ -127,5 +139,6 @@ FUSIONS = {
     "hadamard_blank": HadamardBlank,
     "gate": Gate,
     "cross_attention": CrossAttention,
+    "beside": Beside,
     "late": Late,
 }

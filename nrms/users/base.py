@@ -5,6 +5,8 @@
 One tensor holds the state of all rows, so that whoever ranks computes it once per impression and then scores in pieces.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -15,6 +17,8 @@ class UserEncoder(nn.Module):
 
     is_vector = True  # False where the state of a history has as many places as the widest of its batch
     by_place = False  # True where the state (B, L + 1, D) says at each place what is known of the item that stands there
+    whole = False  # True where users are nodes beside the items, so that whole tables are read and a history is one place, the user's own
+    reads_items = False  # True where the numbers of a history's items are read too, (R, L)
     is_causal = True  # False where a place sees what stands behind it, so that what it is to find must be hidden
 
     def at(self, states: torch.Tensor, reader: torch.Tensor, place: torch.Tensor | None) -> torch.Tensor:
@@ -27,6 +31,16 @@ class UserEncoder(nn.Module):
     def at_end(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The states of whole histories: what is known of the item that comes next."""
         return states[torch.arange(len(mask), device=mask.device), mask.sum(1)] if self.by_place else states
+
+    def views(self, states: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What terms of the loss look at, by name, (R, ·); of an encoder that is `whole`, given items (N + 1, W), views of all nodes."""
+        return {}
+
+    def on_epoch_start(self, items: torch.Tensor, seed: Sequence[int], resumed: bool) -> None:
+        """Makes anew what is made once an epoch, given the vectors of all items (N + 1, W); a function of these and `seed` alone.
+
+        resumed: the epoch is gone on with in the middle, so that what is saved with the weights must stay.
+        """
 
     def score(self, state: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """(B, D) x (B, C, D), or (C, D) for the same items in all rows, -> (B, C).

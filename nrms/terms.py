@@ -1,0 +1,157 @@
+"""What else is descended, beside the ranking? Terms that hold views of users and items together, or keep vectors small and apart.
+
+A model hands over tables of views by name; `Rows` says which rows of them belong to a batch. What a batch has several times counts once wherever
+rows are held against each other, so that nothing is its own negative.
+
+    ego        vectors before any propagation               content    what the item graph makes of gated ids, AlignRec's content branch
+    final      vectors that are scored                      graph      what the user-item graph makes of ids
+    raw        unit vectors of frozen content               online, target, <modality>, ...   of BM3 and FREEDOM, see users/graph.py
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+TEMPERATURE = 0.2  # of InfoNCE in AlignRec
+
+
+@dataclass(frozen=True)
+class Rows:
+    """B rows of a batch, as numbers of rows of the tables."""
+
+    user: torch.Tensor  # (B,)
+    clicked: torch.Tensor  # (B,)
+    others: torch.Tensor  # (B, K) the candidates that were not clicked
+    mask: torch.Tensor  # (B, K) bool
+
+
+Views = Mapping[str, torch.Tensor]
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Mean cosine of rows (B, D) and (B, D)."""
+    return F.cosine_similarity(a, b, dim=-1).mean()
+
+
+def alignment(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Mean squared distance of pairs (B, D) and (B, D) on the unit sphere, 0 to 4; Wang and Isola, ICML 2020, eq. 8 with alpha = 2."""
+    return 2 - 2 * cosine(a, b)
+
+
+def uniformity(x: torch.Tensor) -> torch.Tensor:
+    """log of the mean of exp(-2 |x_i - x_j|^2) over pairs of different rows (n, D) on the unit sphere, -8 to 0; there, eq. 9 with t = 2.
+
+    0 where all are the same, about -4 where they are spread evenly in many dimensions; 0 for fewer than two rows.
+    """
+    if len(x) < 2:
+        return x.new_zeros(())
+    x = F.normalize(x, dim=-1)
+    return torch.pdist(x).square().mul(-2).exp().mean().log()
+
+
+def info_nce(a: torch.Tensor, b: torch.Tensor, temperature: float = TEMPERATURE) -> torch.Tensor:
+    """Cross entropy of row i of b among all rows, by cosine to row i of a, both (n, D); mean over rows, in nats: log n for equal cosines."""
+    near = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T / temperature
+    return F.cross_entropy(near, torch.arange(len(a), device=a.device))
+
+
+def l2(views: Views, rows: Rows) -> torch.Tensor:
+    """Half the squared length of a row's own vectors, before any propagation: user, clicked item, and the mean of the others; mean over rows."""
+    own = views["ego"]
+    square = own[rows.user].square().sum(-1) + own[rows.clicked].square().sum(-1)
+    others = own[rows.others].square().sum(-1).masked_fill(~rows.mask, 0).sum(1) / rows.mask.sum(1).clamp_min(1)
+    return (square + others).mean() / 2
+
+
+def cca(views: Views, rows: Rows) -> torch.Tensor:
+    """AlignRec's content-category alignment: InfoNCE of content and graph view, over the different items and over the different users of a batch."""
+    return sum(info_nce(views["content"][own], views["graph"][own]) for own in (rows.clicked.unique(), rows.user.unique()))
+
+
+def uia(views: Views, rows: Rows) -> torch.Tensor:
+    """AlignRec's user-item alignment: 1 - cosine of a user and the clicked item; half the `alignment` of Wang and Isola."""
+    return 1 - cosine(views["final"][rows.user], views["final"][rows.clicked])
+
+
+def uniform(views: Views, rows: Rows) -> torch.Tensor:
+    """What keeps `uia` from drawing all to one point: mean `uniformity` of a batch's different users and different items; DirectAU, KDD 2022."""
+    return sum(uniformity(views["final"][own]) for own in (rows.user.unique(), rows.clicked.unique())) / 2
+
+
+def similarity(views: Views, rows: Rows) -> torch.Tensor:
+    """AlignRec's regulariser: how far the cosines of content views are from those of raw content, over a batch's n different clicked items.
+
+    Frobenius norm of the difference over n. Both sides are of unit vectors, other than in the released code, whose scales do not match.
+    """
+    own = rows.clicked.unique()
+    view, raw = F.normalize(views["content"][own], dim=-1), views["raw"][own]
+    return (view @ view.T - raw @ raw.T).norm() / len(own)
+
+
+def content_bpr(views: Views, rows: Rows) -> torch.Tensor:
+    """FREEDOM's second loss: BPR with an item's projected content in the place of its vector, summed over modalities."""
+    user, total = views["final"][rows.user], views["final"].new_zeros(())
+    for modality in content_of(views):
+        clicked, others = views[modality][rows.clicked], views[modality][rows.others]
+        gap = torch.einsum("bd,bkd->bk", user, others) - (user * clicked).sum(-1, keepdim=True)
+        total = total + F.softplus(gap).masked_fill(~rows.mask, 0).sum() / rows.mask.sum().clamp_min(1)
+    return total
+
+
+def bootstrap(views: Views, rows: Rows) -> torch.Tensor:
+    """BM3's main loss: a user's predicted view against the clicked item's target, and the other way round; 1 - cosine each, no negatives."""
+    online, target = views["online"], views["target"]
+    return 2 - cosine(online[rows.user], target[rows.clicked]) - cosine(online[rows.clicked], target[rows.user])
+
+
+def bootstrap_content(views: Views, rows: Rows) -> torch.Tensor:
+    """BM3's alignments: each modality's predicted view against the item's target, and against its own; 1 - cosine each, summed over modalities."""
+    own, total = rows.clicked, views["online"].new_zeros(())
+    for modality in content_of(views):
+        online = views[f"online {modality}"][own]
+        total = total + 2 - cosine(online, views["target"][own]) - cosine(online, views[f"target {modality}"][own])
+    return total
+
+
+def content_of(views: Views) -> list[str]:
+    """The modalities of content that have a view."""
+    return [m for m in ("joint", "text", "image") if m in views]
+
+
+def two_views(views: Views, rows: Rows, temperature: float = 0.07) -> torch.Tensor:
+    """MISSRec's sequence to sequence loss: InfoNCE of a history and the same with items left out, both ways, mean; 0.07 as there.
+
+    Rows whose clicked item is the same are not held against each other.
+    """
+    near = F.normalize(views["final"][rows.user], dim=-1) @ F.normalize(views["second"][rows.user], dim=-1).T / temperature
+    own = torch.arange(len(near), device=near.device)
+    same = (rows.clicked[:, None] == rows.clicked) & (own[:, None] != own)
+    return sum(F.cross_entropy(x.masked_fill(same, -torch.inf), own) for x in (near, near.T)) / 2
+
+
+def interest_norm(views: Views, rows: Rows) -> torch.Tensor:
+    """What MISSRec's released code calls diversity: squared length of a user's mean interest, see users/interests.py."""
+    return views["norm"][rows.user].mean()
+
+
+def interest_overlap(views: Views, rows: Rows) -> torch.Tensor:
+    """Mean squared cosine of a user's different interests: 0 where they are orthogonal, 1 where they are one."""
+    return views["overlap"][rows.user].mean()
+
+
+Term = Callable[[Views, Rows], torch.Tensor]
+TERMS: dict[str, Term] = {
+    "l2": l2,
+    "cca": cca,
+    "uia": uia,
+    "uniform": uniform,
+    "similarity": similarity,
+    "content_bpr": content_bpr,
+    "bootstrap": bootstrap,
+    "bootstrap_content": bootstrap_content,
+    "two_views": two_views,
+    "interest_norm": interest_norm,
+    "interest_overlap": interest_overlap,
+}

@@ -1,0 +1,78 @@
+"""Which vectors belong together? k-means and DPC-KNN, in blocks, so that memory does not grow with the square of their number.
+
+Both give every token (T, D) a cluster number (T,) and every cluster the mean of its tokens (K, D). A cluster without tokens keeps its centre.
+"""
+
+import torch
+
+BLOCK = 1 << 24  # distances at a time: bounds memory
+EXACT = 20_000  # tokens among which DPC-KNN looks for centres; of more a sample is drawn
+ROUNDS = 10  # of k-means, unless nothing moves before
+
+
+def distances(tokens: torch.Tensor, others: torch.Tensor):
+    """(first row, squared distances (b, n) from a block of tokens to all others), block by block."""
+    square = others.square().sum(1)
+    size = max(1, BLOCK // max(len(others), 1))
+    for begin in range(0, len(tokens), size):
+        block = tokens[begin : begin + size]
+        yield begin, (block.square().sum(1, keepdim=True) + square - 2 * block @ others.T).clamp_min(0)
+
+
+def closest(tokens: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    """The number of the nearest centre of every token, (T,)."""
+    return torch.cat([d.argmin(1) for _, d in distances(tokens, centres)])
+
+
+def means(tokens: torch.Tensor, label: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    """The mean of each cluster's tokens (K, D)."""
+    count = torch.bincount(label, minlength=len(centres))[:, None]
+    return torch.where(count > 0, torch.zeros_like(centres).index_add_(0, label, tokens) / count.clamp_min(1), centres)
+
+
+def kmeans(tokens: torch.Tensor, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lloyd's algorithm from `count` tokens drawn without replacement: labels (T,), means (K, D)."""
+    centres = tokens[torch.randperm(len(tokens), generator=generator)[:count].to(tokens.device)]
+    label = closest(tokens, centres)
+    for _ in range(ROUNDS):
+        centres, before = means(tokens, label, centres), label
+        label = closest(tokens, centres)
+        if torch.equal(label, before):
+            break
+    return label, means(tokens, label, centres)
+
+
+def peaks(tokens: torch.Tensor, share: float) -> torch.Tensor:
+    """How much each token is a centre, (T,): its density times its distance to the nearest token that is denser; Du et al., KBS 2016.
+
+    Distances are over sqrt(D). Density: exp of minus the mean squared distance to the nearest tokens, that `share` of all, the token itself counted,
+    as in MISSRec's code; of equals the first is the denser. The densest token takes the largest distance there is.
+    """
+    k = max(1, round(share * len(tokens) + 0.5 - 1e-9))  # rounded up
+    near = torch.cat([d.topk(min(k, len(tokens)), largest=False).values.mean(1) for _, d in distances(tokens, tokens)]) / tokens.shape[1]
+    density = (-near.double()).exp()
+    order = density.argsort(descending=True, stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device)
+    apart = torch.empty_like(density)
+    for begin, d in distances(tokens, tokens):
+        own = rank[begin : begin + len(d)]
+        denser = rank[None] < own[:, None]
+        apart[begin : begin + len(d)] = torch.where(own == 0, d.max(1).values, d.masked_fill(~denser, torch.inf).min(1).values).double()
+    return density * (apart / tokens.shape[1]).sqrt()
+
+
+def dpc_knn(tokens: torch.Tensor, count: int, generator: torch.Generator, share: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centres are the `count` tokens of highest `peaks`, every token goes to the nearest: labels (T,), means (K, D).
+
+    Exact up to EXACT tokens; of more, centres are found in a sample of that size, or of `count` tokens if that is larger.
+    """
+    some = tokens
+    if len(tokens) > EXACT:
+        some = tokens[torch.randperm(len(tokens), generator=generator)[: max(EXACT, count)].to(tokens.device)]
+    centres = some[peaks(some, share).topk(count).indices]
+    label = closest(tokens, centres)
+    return label, means(tokens, label, centres)
+
+
+CLUSTERS = {"kmeans": kmeans, "dpc": dpc_knn}
