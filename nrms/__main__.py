@@ -6,6 +6,7 @@ prepare DATASET [--from F] [--images G [--cards] [--ids T]]
                                        cards, into data/DATASET
 run EXP... --dataset D --seeds 0 1     experiments, executed as notebooks into reports/D/EXP/seedK
 evaluate EXP --checkpoint F --dataset D  weights that were trained elsewhere, on the test part of D
+ensemble EXP... --dataset D --seeds 0 1  the mean of what trained runs say, as one more row
 bench                                  the same work done the plain way and ours, timed in one run; into reports/benchmark
 report                                 rebuilds reports/leaderboard.csv and reports/index.html
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nrms.arguments import add_values, command, values
-from nrms.config import load_dataset, resolve
+from nrms.config import check_name, load_dataset, resolve
 
 DEMO = (1, 2, 3, 4)
 
@@ -41,7 +42,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     judge.add_argument("--checkpoint", type=Path, required=True, help="a best.safetensors")
     judge.add_argument("--dataset", default="newsroom")
     judge.add_argument("--seed", type=int, default=0, help="names the run folder")
-    for parser_of in (prepare, run, judge):
+    both = commands.add_parser("ensemble", help="the mean of what trained runs say")
+    both.add_argument("exps", nargs="+", metavar="EXP", help="experiments whose runs are there")
+    both.add_argument("--dataset", required=True)
+    both.add_argument("--seeds", type=int, nargs="+", default=[0])
+    both.add_argument("--name", default="ensemble", help="of the run folder")
+    for parser_of in (prepare, run, judge, both):
         add_values(parser_of)
     bench = commands.add_parser("bench", help="speed against the plain way")
     bench.add_argument("--dataset", default="newsroom-large", help="a demo world")
@@ -121,6 +127,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if args.command == "evaluate":
         return evaluate_given(args, given)
+    if args.command == "ensemble":
+        configs = [[resolve(exp, args.dataset, seed, **given) for exp in args.exps] for seed in args.seeds]
+        check_name(args.name, "run name")
+        from nrms import page, report
+        from nrms.ensemble import ensemble
+
+        for members in configs:
+            ensemble(members, args.name)
+        page.write()
+        print(report.comparison(args.dataset).to_string())
+        return 0
     if args.command == "report":
         from nrms import page
         from nrms.runtime import home

@@ -8,6 +8,7 @@ import torch
 
 from nrms.config import resolve
 from nrms.data.prepare import load
+from nrms.growth import measure_growth
 from nrms.measure import (
     measure_catalogue,
     measure_epochs,
@@ -54,11 +55,13 @@ def run(
     copies: tuple[int, ...] = (1, 4),
     steps: int = 100,
     catalogue: tuple[int, int] = (10_000, 150_000),
+    growth: tuple[int, ...] = (1_000, 10_000, 100_000),
 ) -> dict:
     """All measurements, written to reports/benchmark/results.json and returned.
 
     layers, width: of the BERT, and where the data set has pictures of the ViT, whose steps are timed. copies: sizes of logs to read, in data sets.
-    steps: that stand for an epoch from cached features. catalogue: users and items of a catalogue to rank.
+    steps: that stand for an epoch from cached features. catalogue: users and items of a catalogue to rank. growth: numbers of items that clusters
+    and graphs are made of.
     """
     tables = load(dataset, resolve(4, dataset).data)
     config = resolve(4, dataset, bert=str(random_encoder(tables, layers, width)), dropout=0.0)
@@ -78,6 +81,7 @@ def run(
         "reading": measure_reading(tables, repeats),
         "preparation": measure_preparation(tables, copies),
         "catalogue": measure_catalogue(*catalogue, max(repeats // 3, 1)),
+        "growth": measure_growth(growth),
         **measure_evaluation(config, tables, repeats),
         "items": measure_items(config, tables, repeats),
         "parts": measure_parts(config, tables, 128, repeats),
@@ -127,6 +131,8 @@ def costs(results: dict) -> pd.DataFrame:
     line = results["catalogue"][0]
     name = f"rank {line['items']:,} items for each of {line['users']:,} users"
     lines[name] = f"{line['median']:.1f} s, {line['more_mb']:,} MB more than before"
+    for line in results["growth"]:
+        lines[f"{line['what']} of {line['items']:,} items"] = f"{line['seconds']:.2f} s, {line['more_mb']:,} MB more than its inputs"
     for line in results["preparation"]:
         lines[f"read {line['rows']:,} impressions, {line['news']:,} news"] = f"{line['seconds']:.1f} s, {line['peak_mb']:,} MB at most"
     return pd.DataFrame({"cost": lines})

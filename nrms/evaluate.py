@@ -18,9 +18,10 @@ from nrms.arguments import command, read_config
 from nrms.config import Config, Experiment
 from nrms.data.prepare import Tables, load
 from nrms.data.tables import Split, unseen
+from nrms.diagnostics import diagnose
 from nrms.metrics import PROTOCOLS, rank_metrics, set_metrics, summarise
 from nrms.parameters import LEARNING, ROLES
-from nrms.ranking import TOP, judge_model, metrics_of, rank_catalogue
+from nrms.ranking import TOP, encode_items, judge_model, metrics_of, rank_catalogue
 from nrms.recommender import build
 from nrms.references import BASELINES, CATALOGUE_BASELINES, CEILINGS, catalogue_references, references
 from nrms.runtime import Run, atomic, load_checkpoint, now, peak_mb, read_json, read_state, run_folder, write_json
@@ -234,7 +235,10 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
     split = tables.split(config.data)
     model = build(config, tables, run.record["device"])
     load_weights(model, path)
-    judge(run, tables, split, *judge_model(model, split.test, config))
+    vectors = encode_items(model)
+    rows, found = judge_model(model, split.test, config, vectors)
+    judge(run, tables, split, rows, found)
+    write_json(run.folder / "diagnostics.json", diagnose(model, vectors, split, config.history, found.get("items")))
     memory = max(run.record.get("peak_mb", 0), peak_mb())
     run.update(status="done", error=None, evaluated=now(), evaluation_minutes=(time.perf_counter() - began) / 60, peak_mb=memory)
     return run

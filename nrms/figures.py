@@ -167,6 +167,9 @@ def benchmark(results: Mapping) -> Figure:
         lines = pd.DataFrame(results[key])
         lines = lines[lines["way"] == "ours"] if "way" in lines else lines
         cost.plot(lines[per], lines[took], "o-", color=color, label=label)
+    growth = pd.DataFrame(results["growth"])
+    for (what, lines), style in zip(growth.groupby("what"), (":", "--", "-.", (0, (1, 3))), strict=False):
+        cost.plot(lines["items"], lines["seconds"], marker=".", ls=style, color="black", label=what)
     cost.set(title="cost against size", xlabel="impressions, rows or items", ylabel="seconds", xscale="log", yscale="log")
     share = 100 * table["flops"] / results["gives"]["flops"]
     names = [f"{w}, {b}" + (", by reader" if r else "") for w, b, r in zip(table["way"], table["batch"], table["by_reader"], strict=True)]
@@ -200,4 +203,16 @@ def pictures(images: Mapping[str, np.ndarray]) -> Figure:
         words = title.split()
         ax.set_title("\n".join(" ".join(words[i : i + 3]) for i in range(0, min(len(words), 12), 3)), fontsize=8)
         ax.axis("off")
+    return figure
+
+
+def probe(table: pd.DataFrame) -> Figure:
+    """What sets of vectors know before training, as `probe.probe` found it: a panel for the zero-shot metric, one for item-CF with chance dotted."""
+    figure, axes = canvas(2, (11, 0.36 * len(table) + 1.2), sharey=True)
+    for ax, name in zip(axes, table.columns[:2], strict=True):
+        ax.barh(table.index, table[name], color=[GREY if row == "random" else BLUE for row in table.index])
+        ax.set(title=name)
+    axes[1].axvline(table["by chance"].mean(), color=ORANGE, ls=":", label="by chance")
+    axes[1].legend(loc="lower right")
+    axes[0].invert_yaxis()
     return figure

@@ -11,12 +11,15 @@ TOLD = 0.5  # share of it below which a first loss is too good: untrained, what 
 MOVING = 0.5  # share of the weights with a gradient that a step must change
 
 
-def check_loss(loss: float, chance: float, step: int, *, knows: bool = False) -> None:
-    """Raises NrmsError when a loss is no number, or when the first is far from that of equal scores; not of a model that `knows` from elsewhere."""
+def check_loss(loss: float, chance: float, step: int, *, knows: bool = False, spread: float = 0.0) -> None:
+    """Raises NrmsError when a loss is no number, or when the first is far from that of equal scores; not of a model that `knows` from elsewhere.
+
+    spread: nats that untrained scores of a fixed scale, such as cosines over a small temperature, are above it by nature.
+    """
     if not math.isfinite(loss):
         raise NrmsError(f"Training was stopped at step {step}: the loss is {loss}; try a smaller learning rate.")
     if step == 0 and not knows:
-        check_first_loss(loss, chance)
+        check_first_loss(loss, chance, spread)
 
 
 def check_terms(parts: dict[str, torch.Tensor], step: int) -> None:
@@ -26,9 +29,9 @@ def check_terms(parts: dict[str, torch.Tensor], step: int) -> None:
         raise NrmsError(f"Training was stopped at step {step}: `{wrong}` of the loss is no number; try a smaller learning rate or weight.")
 
 
-def check_first_loss(loss: float, chance: float) -> None:
+def check_first_loss(loss: float, chance: float, spread: float = 0.0) -> None:
     """Raises NrmsError when the loss before any training is far from that of equal scores."""
-    if loss > chance + FIRST_LOSS:
+    if loss > chance + FIRST_LOSS + spread:
         raise NrmsError(f"Training was stopped: the first loss is {loss:.2f} nats, but a model that knows nothing has about {chance:.2f}.")
     if loss < TOLD * chance:
         raise NrmsError(

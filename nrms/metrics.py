@@ -30,6 +30,18 @@ SETS |= {
 SETS |= {"mrr": ("MRR", "mean of 1/rank over a user's right items in the whole catalogue; mean over users")}
 
 
+DIAGNOSTICS = {  # how vectors lie: name: (label, definition)
+    "alignment": ("alignment", "mean squared distance of users and the items they took, on the unit sphere, 0 to 4 (Wang and Isola 2020)"),
+    "uniformity_users": ("uniformity, users", "log of the mean of exp(-2 d^2) over pairs of users there: 0 where all are one, about -4 where spread"),
+    "uniformity_items": ("uniformity, items", "the same over items that training has"),
+    "modality_gap": ("modality gap", "largest distance between the centres of two modalities' unit vectors, 0 to 2, ids counted as one"),
+    "norm_popularity": ("norm ~ popularity", "rank correlation of an item vector's length with how often training has the item"),
+    "score_popularity": ("score ~ popularity", "rank correlation of an item's mean score over users with how often training has the item"),
+    "popularity_lift": ("popularity lift", "how often training has the first 10 items of rankings, over how often it has the right ones; 1: no bias"),
+    "coverage": ("coverage", "share of the catalogue that is among anybody's first 10"),
+}
+
+
 @dataclass(frozen=True)
 class Protocol:
     """How models are judged: the metrics, those that tables show, and the one that chooses and is compared."""

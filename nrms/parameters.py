@@ -83,7 +83,7 @@ class Dataset(Strict):
 # values that say how weights are learned, not what they are: a checkpoint fits whatever they are
 LEARNING = (
     *("question", "modality_dropout", "dropout", "objective", "negatives", "epochs", "batch_size", "lr", "encoder_lr", "weight_decay"),
-    *("by_reader", "reuse_steps", "encode_at_once", "warmup", "clip", "validations", "device", "precision"),
+    *("by_reader", "reuse_steps", "encode_at_once", "warmup", "decay", "patience", "clip", "validations", "device", "precision"),
     *("candidates", "temperature", "log_popularity", "mask_history", "mask_same", "hidden"),
     *("terms", "pruned", "item_drop", "start", "trains"),
 )
@@ -191,6 +191,8 @@ class Experiment(Strict):
         None, ge=1, description="items encoded at a time; where a batch has more, gradients are made in two passes: slower, in less memory; null: all"
     )
     warmup: float = Field(0.1, ge=0, le=1, description="share of all steps in which the learning rate rises")
+    decay: bool = Field(True, description="the learning rate falls to 0 after its rise; False: it stays, until `patience` is at an end")
+    patience: int | None = Field(None, ge=1, description="epochs without a better validation after which training stops; null: all epochs are done")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     validations: int = Field(2, ge=1, description="validations per epoch; the best one's weights are kept")
     device: Literal["auto", "cpu", "cuda"] = "auto"

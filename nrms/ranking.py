@@ -123,12 +123,17 @@ def count_rows(flags: torch.Tensor) -> np.ndarray:
     return flags.sum(1).cpu().numpy() if flags.is_cuda else np.array([np.count_nonzero(row) for row in flags.numpy()])
 
 
-def judge_model(model: Recommender, impressions: Impressions, config: Config) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The metrics of every impression by the protocol of the data, (n,) each, and what they were made of: flat scores, or ranks and first items."""
+def judge_model(
+    model: Recommender, impressions: Impressions, config: Config, vectors: torch.Tensor | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The metrics of every impression by the protocol of the data, (n,) each, and what they were made of: flat scores, or ranks and first items.
+
+    vectors: of all items as `encode_items` gives them, where they are known.
+    """
+    vectors = encode_items(model) if vectors is None else vectors
     if config.data.protocol == "impressions":
-        scores = score_impressions(model, impressions, config.history)
+        scores = rank_impressions(model, vectors, impressions, config.history)
         return rank_metrics(scores, impressions.clicked, impressions.candidates.offsets), {"scores": scores}
-    vectors = encode_items(model)
     scorer = model_scorer(model, vectors, impressions, config.history)
     found = rank_catalogue(scorer, impressions, len(model.items.lengths), seen=config.rank_seen, top=TOP)
     return metrics_of(found, impressions, config), found

@@ -31,7 +31,7 @@ from nrms.items.tuning import prefix, rest_on, tune
 from nrms.users.attention import NRMSUsers
 from nrms.users.base import UserEncoder
 from nrms.users.blend import Blend
-from nrms.users.graph import BM3, FREEDOM, START, AlignRec, LightGCN, Links
+from nrms.users.graph import BM3, FREEDOM, AlignRec, LightGCN, Links
 from nrms.users.interests import Interests
 from nrms.users.pointwise import Pointwise, PointwiseUnmasked
 from nrms.users.sequential import DSSM, BERT4Rec, GRU4Rec, NextItNet, SASRec
@@ -234,7 +234,7 @@ def build(config: Config, tables: Tables, device: torch.device | str = "cpu") ->
         both = torch.stack([e.present for e in plain.values()]).all(0)
         encoders["both"] = Side(layers, both, both, dim=config.dim, rank=config.rank, layers=config.side_layers, dropout=config.dropout)
     if config.data.protocol != "impressions":
-        start_small(encoders, START if USERS[config.users].whole else None)
+        start_small(encoders, USERS[config.users].deviation)
     if config.shuffle_images:
         for name in encoders.keys() - {"text", "ids"}:  # a side network across both reads the pictures' states too
             encoders[name].shuffle(shuffled(tables.pixels.present))

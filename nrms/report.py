@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from nrms.metrics import PROTOCOLS, Protocol, compare, holm, interval
+from nrms.metrics import DIAGNOSTICS, PROTOCOLS, Protocol, compare, holm, interval
 from nrms.runtime import Run, home, read_json
 
 KINDS = ("model", "baseline", "ceiling")
@@ -238,6 +238,23 @@ def ledger(dataset: str) -> pd.DataFrame:
     whole = {"parameters": "params", "trainable": "trainable", "clicks seen": "samples", "encoded": "encoded", "peak MB": "peak_mb"}
     shown |= {label: rows[key].map(thousands) for label, key in whole.items()}
     return pd.DataFrame(shown | {"minutes": rows["minutes"].map(lambda m: number(m, 1))}).set_index("experiment")
+
+
+def diagnostics(dataset: str, only: Run | None = None) -> pd.DataFrame:
+    """How the vectors of every finished model lie, means over seeds: DIAGNOSTICS of metrics.py; empty where a number has no meaning."""
+    rows = {}
+    for entry in entries(dataset, only):
+        paths = [run.folder / "diagnostics.json" for run in entry.runs]
+        if entry.kind == "model" and entry.status == "done" and all(path.exists() for path in paths):
+            found = pd.DataFrame([read_json(path) for path in paths]).astype(float).mean()
+            rows[entry.exp] = {label: number(found.get(name, np.nan)) for name, (label, _) in DIAGNOSTICS.items()}
+    table = pd.DataFrame(rows).T.rename_axis("experiment")
+    return table.loc[:, (table != "").any()] if len(table) else table
+
+
+def meanings() -> str:
+    """What the numbers of `diagnostics` mean, in Markdown."""
+    return "\n".join(f"- **{label}**: {text}." for label, text in DIAGNOSTICS.values())
 
 
 def with_interval(row: pd.Series, name: str) -> str:

@@ -32,10 +32,10 @@ from nrms.runtime import Run, load_checkpoint, now, peak_mb, progress, run_folde
 LOGS = 60  # lines of history.jsonl per run, about
 
 
-def learning_rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak rate at `step` of `steps`: rises linearly over the first `warmup` share, then falls linearly to 0."""
+def learning_rate(step: int, steps: int, warmup: float, decay: bool = True) -> float:
+    """Share of the peak rate at `step` of `steps`: rises linearly over the first `warmup` share, then falls to 0 or, without decay, stays."""
     rising = max(1, round(warmup * steps))
-    return min((step + 1) / rising, (steps - step) / max(1, steps - rising))
+    return min((step + 1) / rising, (steps - step) / max(1, steps - rising) if decay else 1.0)
 
 
 def sampler_of(config: Config, split: Split, size: int) -> ClickSampler | SequenceSampler:
@@ -48,7 +48,8 @@ def sampler_of(config: Config, split: Split, size: int) -> ClickSampler | Sequen
     if users.whole:
         return PairSampler(split.train, size=size, **options)
     hidden = 0.0 if users.is_causal else config.hidden
-    return SequenceSampler(split.train, size=size, by_place=users.by_place, hidden=hidden, popularity=config.log_popularity, **options)
+    options |= {"hidden": hidden, "popularity": config.log_popularity, "needs_history": users.needs_history}
+    return SequenceSampler(split.train, size=size, by_place=users.by_place, **options)
 
 
 def validate(model: Recommender, valid: Impressions, config: Config) -> float:
@@ -185,6 +186,7 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
         tensors, state = load_checkpoint(last)
         unpack(tensors, model, optimizer)
     run.rewind(state["step"])
+    spread = 0.5 / (config.dim * config.temperature**2) if USERS[config.users].scores_cosines else 0.0  # half the variance of random cosines
     clock, checked = time.perf_counter() - state["seconds"], False
 
     bar = progress(what=f"training {config.name}", total=steps, initial=state["step"], unit=" steps")
@@ -194,14 +196,14 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
         for i, batch in enumerate(ahead(sampler.epoch(epoch, begin), pin=accelerator.device.type == "cuda"), begin + 1):
             model.train()
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * learning_rate(state["step"], steps, config.warmup)
+                group["lr"] = group["peak"] * learning_rate(state["step"], steps, config.warmup, config.decay)
             batch = batch.to(accelerator.device)
             optimizer.zero_grad()
             parts, encoded = backward(model, batch, config, accelerator, reuse)
             loss = parts[config.objective]
             if "chance" not in state:
                 state["chance"] = chance_of(config, batch)
-            check_loss(loss.item(), state["chance"], state["step"], knows=bool(config.start))
+            check_loss(loss.item(), state["chance"], state["step"], knows=bool(config.start), spread=spread)
             check_terms(parts, state["step"])
             norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
             state["step"] += 1
@@ -226,11 +228,13 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
                 state["seconds"] = time.perf_counter() - clock
                 save(run, accelerator.unwrap_model(model), optimizer, state, {"config": config.model_dump(), "content": tables.content})
                 bar.set_postfix_str(f"loss {loss.item():.3f}, valid {judged_by} {valid:.3f}")
+        if config.patience and state["step"] - state["best_step"] >= config.patience * len(sampler):
+            break
     bar.close()
     last.unlink()
     facts = {k: state[k] for k in ("best_valid", "best_step", "chance", "samples")}
     facts["encoded"] = state["encoded"] or (len(tables.news) - 1) * (config.modalities != ["ids"])  # frozen: each once, in whatever run came first
-    run.update(status="trained", error=None, trained=now(), steps=steps, minutes=state["seconds"] / 60, peak_mb=peak_mb(), **facts)
+    run.update(status="trained", error=None, trained=now(), steps=state["step"], minutes=state["seconds"] / 60, peak_mb=peak_mb(), **facts)
 
 
 def main(arguments: list[str] | None = None) -> None:

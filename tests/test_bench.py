@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nrms import bench, figures, measure, plain
+from nrms import bench, figures, growth, measure, plain
 from nrms.config import resolve
 from nrms.data.batches import ClickSampler
 from nrms.data.prepare import load
@@ -55,12 +55,13 @@ def test_plain_ranks_are_ours():
 
 def test_the_benchmark_runs(home):
     """On the smallest world with a tiny encoder: every measurement is there, ratios are positive, results are kept, the figure is drawn."""
-    results = bench.run("newsroom-tiny", layers=1, width=64, sizes=(16,), repeats=2, copies=(1, 3), steps=2, catalogue=(50, 90))
+    results = bench.run("newsroom-tiny", layers=1, width=64, sizes=(16,), repeats=2, copies=(1, 3), steps=2, catalogue=(50, 90), growth=(60, 120))
     assert bench.latest("newsroom-tiny") == results and bench.latest("newsroom") is None and load("newsroom-tiny", resolve(4, "newsroom-tiny").data)
     summary = bench.summary(results)
     assert len(summary) == 4 and (summary["low"] <= summary["ratio"]).all() and (summary["ratio"] > 0).all()
     assert len(figures.benchmark(results).axes) == 6
     costs = bench.costs(results)["cost"]
+    assert {(line["what"], line["items"]) for line in results["growth"]} == {(what, n) for what in growth.WORK for n in (60, 120)}
     assert "epoch of exp3_side from cached features, batch 64, width 256" in costs and "epoch of exp3, batch 16, by reader" in costs
     one, three = results["preparation"]
     assert three["rows"] - one["rows"] == 2 * 1200 and three["news"] == 3 * one["news"] and one["peak_mb"] > 0

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import ndcg_score
 from torch.nn import functional as F
 
@@ -16,8 +17,11 @@ from nrms.data.prepare import load, prepare
 from nrms.data.sequences import PairSampler
 from nrms.data.splits import split_log
 from nrms.data.tables import Impressions, Interactions, Ragged
-from nrms.metrics import SETS, set_metrics
-from nrms.ranking import encode_items, model_scorer, rank_catalogue
+from nrms.diagnostics import diagnose
+from nrms.ensemble import together
+from nrms.metrics import DIAGNOSTICS, SETS, set_metrics
+from nrms.probe import beside, half_masked, item_cf, probe_content
+from nrms.ranking import encode_items, model_scorer, rank_catalogue, states_of
 from nrms.recommender import build
 from nrms.terms import Rows, alignment, info_nce, uniformity
 from nrms.train import sampler_of
@@ -356,3 +360,54 @@ def test_values_that_do_not_go_with_a_graph():
     ):
         with pytest.raises(NrmsError, match=says):
             resolve(exp, dataset, **given_)
+
+
+# several models, vectors, probes -------------------------------------------------------------------------------------
+
+
+def test_an_ensemble_is_the_mean_of_standardised_scores():
+    """Two scorers of different scale count alike; padding has no part."""
+    a = torch.tensor([[100.0, 1, 2, 3]])
+    b = torch.tensor([[-9.0, 300, 0, 300]])
+    found = together([lambda rows: a.clone(), lambda rows: b.clone()])(np.array([0]))[0, 1:]
+    expected = (torch.tensor([-1.0, 0, 1]) + torch.tensor([1.0, -2, 1]) / math.sqrt(3)) / 2
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("exp", ["lightgcn", "missrec_id", "idmo_both", "exp4"])
+def test_diagnostics_are_those_of_their_definitions(exp, movies):
+    """Every system has them; alignment and norms by hand from the vectors that are scored."""
+    config, tables = movies(exp)
+    model, split = build(config, tables).eval(), tables.split(config.data)
+    vectors = encode_items(model)
+    first = np.tile(np.arange(1, 11), (len(split.test), 1))
+    found = diagnose(model, vectors, split, config.history, first)
+    assert found.keys() <= DIAGNOSTICS.keys() and found["coverage"] == 10 / 24 and ("modality_gap" in found) == (len(config.modalities) > 1)
+    with torch.no_grad():
+        users, items = model.users.comparable(
+            states_of(model, vectors, split.test, np.arange(len(split.test)), config.history), vectors[: len(tables.news)]
+        )
+    right = torch.from_numpy(split.test.candidates.values.astype(np.int64))
+    expected = (F.normalize(users, dim=1) - F.normalize(items[right], dim=1)).square().sum(1).mean()
+    assert found["alignment"] == pytest.approx(expected.item(), abs=1e-4)
+    count = np.bincount(split.train.items.values, minlength=25)
+    assert found["popularity_lift"] == pytest.approx(count[1:11].mean() / count[split.test.candidates.values].mean())
+    norms, known = items.norm(dim=1).numpy(), np.flatnonzero(count)
+    if found["norm_popularity"] is not None:
+        assert found["norm_popularity"] == pytest.approx(stats.spearmanr(norms[known], count[known]).statistic, abs=1e-6)
+
+
+def test_vectors_of_who_took_what_pass_the_probe(movies):
+    """Vectors that are the users of each item find the neighbours by users, but for ties; random ones do as chance has it; a mask hits half."""
+    _, tables = movies("lightgcn")
+    split = tables.split(load_dataset("movies"))
+    has = np.zeros((25, 40), np.float32)
+    has[split.train.items.values, split.train.items.rows] = 1
+    same, chance = item_cf(has, split.train, k=3)
+    assert same > 0.5 and chance == pytest.approx(3 / 23)
+    assert item_cf(np.random.default_rng(0).standard_normal((25, 64)), split.train, k=3)[0] < 0.35
+    table = probe_content({"text": has, "image": has[:, ::-1].copy()}, split, "mrr")
+    assert table.loc["text", "zero-shot mrr"] > table.loc["random", "zero-shot mrr"] and len(table) == 8
+    assert half_masked(25).sum() == 12 and not half_masked(25)[0]
+    both = beside({"text": has, "image": has}, masked="image")
+    assert (np.any(both[1:, 40:], axis=1) == ~half_masked(25)[1:]).all() and np.any(both[1:, :40], axis=1).all()

@@ -20,21 +20,26 @@ LAYER |= {
     "ranking": 2,
     "references": 2,
     "transfer": 2,
+    "diagnostics": 2,
+    "probe": 2,
     "train": 3,
     "guards": 3,
     "gradients": 2,
     "evaluate": 3,
+    "ensemble": 3,
     "bench": 3,
     "measure": 3,
     "plain": 3,
+    "growth": 3,
     "pipeline": 4,
     "__main__": 5,
 }
 FAMILY = dict.fromkeys(("page", "figures", "show", "original", "answers"), "report")  # one thing in six files
 FAMILY |= {"parameters": "config"}
-FAMILY |= {"measure": "bench", "plain": "bench"}
+FAMILY |= {"measure": "bench", "plain": "bench", "growth": "bench"}
 FAMILY |= {"guards": "train", "gradients": "recommender", "ranking": "recommender", "references": "recommender"}
-FAMILY |= {"transfer": "recommender"}
+FAMILY |= {"ensemble": "evaluate"}
+FAMILY |= dict.fromkeys(("transfer", "diagnostics", "probe"), "recommender")
 DATA = {False: "newsroom-tiny", True: "movies"}  # a data set of impressions, one of interactions
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("data_prep", "train", "eval", "analysis", "benchmark")]
 

@@ -257,3 +257,12 @@ def test_what_does_not_fit_is_a_sentence(movies, tmp_path):
     save_checkpoint(tmp_path / "other.safetensors", {"x": torch.zeros(2)}, {})
     with pytest.raises(NrmsError, match="None of the weights"):
         take(model, tmp_path / "other.safetensors")
+
+
+def test_a_row_without_history_is_left_out(movies):
+    """Every training item but each user's first is a row, with all before it."""
+    config, tables = movies("missrec")
+    split = tables.split(config.data)
+    rows = sum(len(b) for b in sampler_of(config, split, len(tables.news)).epoch(0))
+    assert rows == len(split.train.items.values) - len(split.train)
+    assert all(b.history_mask.any(1).all() for b in sampler_of(config, split, len(tables.news)).epoch(1))

@@ -19,7 +19,7 @@ from nrms.data.splits import split_by_time
 from nrms.data.tables import ragged
 from nrms.evaluate import evaluate, evaluate_references
 from nrms.gradients import backward
-from nrms.guards import Movement, check_first_loss, check_movement
+from nrms.guards import Movement, check_first_loss, check_loss, check_movement, check_terms
 from nrms.items.reuse import Reuse
 from nrms.recommender import build
 from nrms.runtime import Run, data_folder, load_checkpoint, process_started, run_folder, save_checkpoint
@@ -116,6 +116,16 @@ def test_learning_rate_by_hand():
     rates = [learning_rate(step, 100, 0.1) for step in range(100)]
     assert rates[0] == 0.1 and rates[9] == rates[10] == 1 and rates[99] == pytest.approx(1 / 90)
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert {learning_rate(step, 100, 0.1, decay=False) for step in range(9, 100)} == {1.0}
+
+
+def test_patience_ends_training(place, monkeypatch):
+    """Three epochs without a better validation: training stops there, the best weights are kept, and it is said how far it came."""
+    values = iter([0.5, 0.7, 0.6, 0.6, 0.6, 0.9])
+    monkeypatch.setattr("nrms.train.validate", lambda model, part, config: next(values))
+    run = train(resolve(4, "newsroom-tiny", device="cpu", name="patient", epochs=6, validations=1, patience=3, decay=False))
+    each = run.record["steps"] // 5
+    assert run.record["best_valid"] == 0.7 and run.record["best_step"] == 2 * each and run.record["steps"] == 5 * each
 
 
 def test_a_first_loss_off_chance_stops():
@@ -125,11 +135,15 @@ def test_a_first_loss_off_chance_stops():
         check_first_loss(3.0, 1.609)
     with pytest.raises(NrmsError, match="is it told the answer"):
         check_first_loss(0.7, 1.609)
+    check_loss(0.7, 1.609, 0, knows=True)
+    check_loss(3.0, 1.609, 0, spread=1.5)
+    with pytest.raises(NrmsError, match="`cca` of the loss is no number"):
+        check_terms({"bpr": torch.tensor(1.0), "cca": torch.tensor(float("nan"))}, 7)
 
 
 def test_constant_scores_stop(place, monkeypatch):
     """A model that ranks nothing is stopped at its first validation, and run.json says why."""
-    monkeypatch.setattr(ranking, "score_impressions", lambda model, part, history: torch.zeros(len(part.candidates.values)).numpy())
+    monkeypatch.setattr(ranking, "rank_impressions", lambda model, vectors, part, history: torch.zeros(len(part.candidates.values)).numpy())
     with pytest.raises(NrmsError, match="the same score"):
         train(small(name="constant"))
     run = Run(run_folder("newsroom-tiny", "constant", 0))
@@ -277,8 +291,8 @@ def gradients(tiny, split, seed=0, reuse=None, **given):
     model = build(config, tiny).train()
     batch = next(ClickSampler(split.train, batch_size=32, negatives=4, history=50, seed=0).epoch(0))
     torch.manual_seed(seed)
-    loss, encoded = backward(model, batch, config, Plain(), reuse and reuse(model))
-    return loss.item(), encoded, [p.grad for p in model.parameters() if p.grad is not None]
+    parts, encoded = backward(model, batch, config, Plain(), reuse and reuse(model))
+    return parts[config.objective].item(), encoded, [p.grad for p in model.parameters() if p.grad is not None]
 
 
 @pytest.mark.parametrize("part", [7, 50])

@@ -24,7 +24,8 @@ class SequenceSampler:
     """Training batches of an epoch, a function of (seed, epoch) alone.
 
     batch_size: windows per batch. history: L, places of a window. by_place: the user encoder knows something at every place; else each row is a
-    window of its own. hidden: share of places to hide from an encoder that sees both sides; 0 for one that sees the past alone.
+    window of its own. needs_history: the first item of a user, which has nothing before it, is then no row. hidden: share of places to hide from an
+    encoder that sees both sides; 0 for one that sees the past alone.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class SequenceSampler:
         candidates: str,
         negatives: int = 1,
         by_place: bool = True,
+        needs_history: bool = False,
         hidden: float = 0.0,
         mask_history: bool = True,
         mask_same: bool = True,
         popularity: bool = False,
     ):
         self.log, self.batch_size, self.history, self.seed, self.hidden = log, batch_size, history, seed, hidden
+        self.needs_history = needs_history and not by_place
         self.candidates, self.negatives, self.by_place, self.mask_history, self.mask_same = candidates, negatives, by_place, mask_history, mask_same
         count = np.bincount(log.items.values, minlength=size)
         self.known = np.flatnonzero(count)  # items of the training part: what a softmax runs over; new ones come in at the test
@@ -69,7 +72,8 @@ class SequenceSampler:
         first = (np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)) * stride[user] - phase[user]
         end = np.minimum(first + stride[user], length[user])
         first = np.maximum(first, 0)
-        return user, np.maximum(end - 1 - self.history, 0), first, end
+        windows = user, np.maximum(end - 1 - self.history, 0), first, end
+        return tuple(column[first > 0] for column in windows) if self.needs_history else windows
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of this epoch from number `start` on."""

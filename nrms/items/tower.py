@@ -18,12 +18,16 @@ class ItemTower(nn.Module):
         return next(iter(self.encoders.values())).lengths
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
+        return self.fusion(*self.apart(items))
+
+    def apart(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The vectors of each modality before they are fused (U, M, D), and which are there (U, M)."""
         vectors, present = [], []
         for encoder in self.encoders.values():
             has = encoder.present[items]
             vectors.append(encoder(items) if has.all() else self.encode_some(encoder, items, has))
             present.append(has)
-        return self.fusion(torch.stack(vectors, 1), torch.stack(present, 1))
+        return torch.stack(vectors, 1), torch.stack(present, 1)
 
     def encode_some(self, encoder: nn.Module, items: torch.Tensor, has: torch.Tensor) -> torch.Tensor:
         """Vectors (U, D): items that the encoder has content for get theirs, the others zeros, or that of blank content, encoded once for all."""

@@ -19,6 +19,10 @@ class UserEncoder(nn.Module):
     by_place = False  # True where the state (B, L + 1, D) says at each place what is known of the item that stands there
     whole = False  # True where users are nodes beside the items, so that whole tables are read and a history is one place, the user's own
     reads_items = False  # True where the numbers of a history's items are read too, (R, L)
+    deviation: float | None = None  # that the item vectors' own weights begin with on a log; None: that of vectors of length about one
+    needs_history = False  # True where a row of a log without anything before it is left out of training: there is nobody to read
+    scores_cosines = False  # True where scores are cosines, whose scale training cannot choose
+    ranks_catalogues = True  # False where candidates are read one by one
     is_causal = True  # False where a place sees what stands behind it, so that what it is to find must be hidden
 
     def at(self, states: torch.Tensor, reader: torch.Tensor, place: torch.Tensor | None) -> torch.Tensor:
@@ -31,6 +35,10 @@ class UserEncoder(nn.Module):
     def at_end(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The states of whole histories: what is known of the item that comes next."""
         return states[torch.arange(len(mask), device=mask.device), mask.sum(1)] if self.by_place else states
+
+    def comparable(self, states: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Users (B, D) and items (C, D) whose products the scores are, given states of rows and item vectors; None where scores are none."""
+        return states, items
 
     def views(self, states: torch.Tensor) -> dict[str, torch.Tensor]:
         """What terms of the loss look at, by name, (R, ·); of an encoder that is `whole`, given items (N + 1, W), views of all nodes."""

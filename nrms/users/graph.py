@@ -86,6 +86,7 @@ class LightGCN(UserEncoder):
     """
 
     whole = True
+    deviation = START
     beyond: tuple[str, ...] = ()  # modalities that an item's own vector leaves to views of their own
 
     def __init__(

@@ -29,6 +29,9 @@ class Interests(UserEncoder):
     """
 
     reads_items = True
+    needs_history = True
+    scores_cosines = True
+    deviation = 0.02  # as of all its weights
 
     def __init__(
         self, *, dim: int, heads: int, layers: int, wide: int, dropout: float, history: int, modalities: Sequence[str], present: torch.Tensor,
@@ -113,6 +116,12 @@ class Interests(UserEncoder):
         """What the terms of the loss look at, by reader."""
         user, view, norm, overlap = states.split([self.dim, self.dim, 1, 1], -1)
         return {"final": user, "second": view, "norm": norm[:, 0], "overlap": overlap[:, 0]}
+
+    def comparable(self, states: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of an item the mean of its modalities' unit vectors: what scores are made of where blend is 0."""
+        vectors, has = self.split(items)
+        unit = F.normalize(vectors, dim=-1) * has[..., None]
+        return states[..., : self.dim], unit.sum(-2) / has.sum(-1, keepdim=True).clamp_min(1)
 
     def score(self, state: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """(B, ...) x (B, C, W), or (C, W), -> (B, C), between -1 and 1."""

@@ -17,6 +17,7 @@ class Pointwise(UserEncoder):
     """State: the history itself with its mask, (B, L, D + 1). Score: log-odds of a click, each candidate alone behind the history."""
 
     is_vector = False
+    ranks_catalogues = False
     masked = True
 
     def __init__(self, *, dim: int, heads: int, dropout: float, history: int, query_dim: int):
@@ -31,6 +32,9 @@ class Pointwise(UserEncoder):
 
     def forward(self, history: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return torch.cat([history, mask[..., None].to(history.dtype)], -1)
+
+    def comparable(self, states: torch.Tensor, items: torch.Tensor) -> None:
+        return None
 
     def score(self, state: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         history, mask = state[..., :-1], state[..., -1] > 0.5
