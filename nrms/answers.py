@@ -24,6 +24,11 @@ IDS, ADDED, END_TO_END, ORDER = (
     "What does training the encoders end to end add to frozen vectors?",
     "Which user encoder reads a sequence best?",
 )
+INTERESTS, GRAPH, MODALITIES = (
+    "What does reading clusters of content, and scoring each modality, add to a sequence of ids?",
+    "What does content add to a graph of who took what?",
+    "Ids, text, pictures: which does a graph need?",
+)
 BASELINE = "best baseline"
 Planned = dict[str, list[tuple[str, str, str]]]  # question: experiment, compared with, what differs
 NEWS: Planned = {
@@ -90,7 +95,39 @@ CATALOGUE: Planned = {
         ("morec_ts_sasrec_bce", "idrec_sasrec_bce", "frozen text for ids, under that loss"),
     ],
 }
-QUESTIONS = {"impressions": NEWS, "catalogue": CATALOGUE}
+CATALOGUE |= {
+    INTERESTS: [
+        ("missrec", "idrec_sasrec", "MISSRec without ids for ids"),
+        ("missrec", "morec_ts_both", "MISSRec for SASRec, frozen text and pictures"),
+        ("missrec_id", "idrec_sasrec", "MISSRec with ids for ids alone"),
+        ("missrec_id", "missrec", "ids added"),
+        *(("missrec", f"missrec_{control}", about) for control, about in (
+            ("no_interests", "clusters, against none"),
+            ("few_interests", "one cluster for two vectors, against one for fifty"),
+            ("mean_blend", "a learned blend, against the mean"),
+            ("no_image", "pictures beside text"),
+            ("no_text", "text beside pictures"),
+        )),
+    ],
+}  # fmt: skip
+SETS: Planned = {
+    GRAPH: [
+        ("lightgcn", BASELINE, "a graph with ids alone"),
+        ("vbpr", "lightgcn", "content beside ids, no graph"),
+        ("bm3", "lightgcn", "views, no negatives"),
+        ("freedom", "lightgcn", "a frozen item graph, thinned edges"),
+        ("alignrec", "lightgcn", "gated ids over an item graph, aligned"),
+        ("alignrec", "freedom", "gates and alignments against a thinned graph"),
+    ],
+    MODALITIES: [
+        ("lightgcn_text", "lightgcn", "frozen text for ids"),
+        ("lightgcn_image", "lightgcn", "frozen pictures for ids"),
+        ("lightgcn_both", "lightgcn", "frozen text and pictures for ids"),
+        ("lightgcn_all", "lightgcn", "frozen text and pictures beside ids"),
+        ("lightgcn_all", "ensemble", "learned together, against the mean of the three apart"),
+    ],
+}
+QUESTIONS = {"impressions": NEWS, "catalogue": CATALOGUE, "sets": SETS}
 
 
 def questions_of(dataset: str) -> Planned:
@@ -184,7 +221,7 @@ def summary(question: str, own: list[Difference]) -> str:
     if question == TUNING:
         main = [d for d in own if (d.exp, d.other) in {("exp4", "text_frozen"), ("exp3", "exp2"), ("exp3_gate", "exp2_gate")}] or own
         return f"{count(main, 'tuned encoders are better than the same ones frozen')}."
-    if question in CATALOGUE:
+    if question in CATALOGUE or question in SETS:
         return catalogue_summary(question, own)
     main = [d for d in own if d.other == "exp4" and d.exp != "shuffled_images"] or own
     text = f"{count(main, 'ways of adding pictures are better than the same text alone')}."
@@ -206,6 +243,9 @@ def catalogue_summary(question: str, own: list[Difference]) -> str:
         ADDED: "additions are better than what they were added to",
         END_TO_END: "trained or deepened encoders are better than plain frozen vectors",
         ORDER: "other user encoders or losses are better",
+        INTERESTS: "additions are better than what they stand against",
+        GRAPH: "systems are better than what they stand against",
+        MODALITIES: "ways of content are better than what they stand against",
     }[question]
     main = [d for d in own if d.exp != "idrec_sasrec"] or own
     text = count(main, what)
@@ -256,7 +296,7 @@ def by_slice(dataset: str, exp: str, other: str) -> pd.DataFrame:
         if kind == "in":
             where = a[column].to_numpy() > 0.5
             lines[name] = compare(a[main].to_numpy()[where], b[main].to_numpy()[where])
-        elif kind == main:
+        elif kind == main and name:
             lines[name] = compare(a[column].to_numpy(), b[column].to_numpy())
     return pd.DataFrame(lines).T.query("n > 1").astype({"n": int})
 
@@ -264,7 +304,8 @@ def by_slice(dataset: str, exp: str, other: str) -> pd.DataFrame:
 Pair = tuple[str, str]
 SLICED: dict[str, list[Pair]] = {  # whose difference is shown by slice
     "impressions": [("exp3_gate", "exp4")],
-    "catalogue": [("morec_ts_sasrec", "idrec_sasrec"), ("morec_e2e_sasrec", "idrec_sasrec")],
+    "catalogue": [("morec_ts_sasrec", "idrec_sasrec"), ("morec_e2e_sasrec", "idrec_sasrec"), ("missrec", "idrec_sasrec")],
+    "sets": [("freedom", "lightgcn"), ("alignrec", "lightgcn")],
 }
 
 

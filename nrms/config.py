@@ -184,8 +184,10 @@ def check_terms(config: Config) -> None:
     if not config.layers and config.users not in GRAPHS:
         raise NrmsError(f"layers is 0, which only users {', '.join(GRAPHS)} can be without.")
     content = [m for m in config.modalities if m != "ids"]
-    if config.users in GRAPHS and not (config.ids and all(config.tuning_of(m) == "frozen" for m in content)):
-        raise NrmsError(f"users {config.users} reads the vectors of all items at every step: give ids true and tuning frozen.")
+    if config.users in GRAPHS and any(config.tuning_of(m) != "frozen" for m in content):
+        raise NrmsError(f"users {config.users} reads the vectors of all items at every step: give tuning frozen.")
+    if config.users in ("bm3", "freedom", "alignrec") and not config.ids:
+        raise NrmsError(f"users {config.users} propagates ids: give ids true.")
     if config.users in APART and not (content and config.fusion == "late"):
         if content == config.modalities[:1] and len(config.modalities) == 1 and config.users == "missrec":
             return
@@ -209,8 +211,8 @@ def check_protocol(config: Config) -> None:
         raise NrmsError(f"users {config.users} reads one candidate at a time and cannot rank a catalogue: give another.")
     if config.log_popularity and config.candidates not in ("batch", "all"):
         raise NrmsError("log_popularity goes with candidates batch or all.")
-    if config.depth and "frozen" not in {config.tuning_of(m) for m in config.modalities}:
-        raise NrmsError("depth goes with tuning frozen.")
+    if (config.depth or config.features_learn) and "frozen" not in {config.tuning_of(m) for m in config.modalities}:
+        raise NrmsError("depth and features_learn go with tuning frozen.")
 
 
 def default_name(exp: str, given: Mapping[str, Any]) -> str:

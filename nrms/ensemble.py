@@ -67,7 +67,7 @@ def ensemble(configs: Sequence[Config], name: str = "ensemble") -> Run:
         family=digest({"ensemble": families}),
         data=tables.manifest["tables"],
     )
-    found = rank_catalogue(together(scorers), split.test, len(tables.news), seen=first.rank_seen, top=TOP)
+    found = rank_catalogue(together(scorers), split.test, len(tables.news), seen=first.data.rank_seen, top=TOP)
     judge(run, tables, split, metrics_of(found, split.test, first), found)
     run.update(status="done", error=None, evaluated=now())
     return run

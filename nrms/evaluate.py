@@ -128,7 +128,7 @@ def evaluate_references(config: Config) -> list[Run]:
     tables = load(config.dataset, config.data)
     split, protocol = tables.split(config.data), config.data.protocol
     how = [config.data.valid_share, config.history]
-    how += [config.data.split, config.data.test_share, config.rank_seen] if protocol != "impressions" else []
+    how += [config.data.split, config.data.test_share, config.data.rank_seen] if protocol != "impressions" else []
     identity = {"hash": "-".join(map(str, how)), "family": "reference", "data": tables.manifest["tables"], "protocol": protocol}
     about = BASELINES if protocol == "impressions" else CATALOGUE_BASELINES
     about = about | (CEILINGS if (tables.folder / "raw" / "truth.parquet").exists() else {})
@@ -157,7 +157,7 @@ def judge_references(config: Config, tables: Tables, split: Split):
 def judge_catalogue_references(config: Config, tables: Tables, split: Split):
     """(name, kind, rows, found) of the baselines of a catalogue."""
     for name, scorer in catalogue_references(tables, split, config.history, seed=0):
-        found = rank_catalogue(scorer, split.test, len(tables.news), seen=config.rank_seen, top=TOP)
+        found = rank_catalogue(scorer, split.test, len(tables.news), seen=config.data.rank_seen, top=TOP)
         yield name, "baseline", metrics_of(found, split.test, config), found
 
 

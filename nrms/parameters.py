@@ -64,6 +64,7 @@ class Dataset(Strict):
         "at random, or where the log's own column says so; impressions are always split by time",
     )
     test_share: float = Field(0.1, gt=0, lt=1, description="share of a log's interactions that test, where split is time, period or random")
+    rank_seen: bool = Field(False, description="in ranking the catalogue the items that a user had before are candidates too")
     min_length: int = Field(3, ge=1, description="users of a log with fewer interactions are left out")
     min_rating: float | None = Field(None, description="interactions of a log with a lower rating are left out; null: a rating says nothing")
     given: list[Literal["text", "image"]] = Field([], description="modalities whose vectors came with the data; they stand for frozen encoders")
@@ -115,6 +116,7 @@ class Experiment(Strict):
     rank: int = Field(8, ge=1, description="rank of LoRA, width of the bottlenecks of adapter and side")
     side_layers: int = Field(6, ge=2, description="hidden states that a side network reads at most, evenly from the embeddings to the top")
     standardise: bool = Field(True, description="frozen vectors are standardised by dimension; False: read as they came")
+    features_learn: bool = Field(False, description="frozen vectors are only where weights start, which learn: as in code that calls them frozen")
     depth: int = Field(0, ge=0, description="hidden layers between frozen vectors and the item's vector; 0: a linear map")
     pooling: Literal["attention", "mean", "cls", "projected"] = Field(
         "attention",
@@ -176,7 +178,6 @@ class Experiment(Strict):
     mask_history: bool = Field(True, description="other items that the user has are no candidates in the loss, of candidates batch and all")
     mask_same: bool = Field(True, description="other places of the same item in the batch are no candidates in the loss, of candidates batch")
     hidden: float = Field(0.2, gt=0, lt=1, description="share of places that bert4rec must find again")
-    rank_seen: bool = Field(False, description="in ranking the catalogue the user's own items are candidates too")
     # training
     start: str | None = Field(None, description="a best.safetensors, of other data perhaps: all weights that fit are taken from it")
     trains: list[str] = Field([], description="patterns of the names of weights that learn, all others stay; empty: whatever can")

@@ -135,7 +135,7 @@ def judge_model(
         scores = rank_impressions(model, vectors, impressions, config.history)
         return rank_metrics(scores, impressions.clicked, impressions.candidates.offsets), {"scores": scores}
     scorer = model_scorer(model, vectors, impressions, config.history)
-    found = rank_catalogue(scorer, impressions, len(model.items.lengths), seen=config.rank_seen, top=TOP)
+    found = rank_catalogue(scorer, impressions, len(model.items.lengths), seen=config.data.rank_seen, top=TOP)
     return metrics_of(found, impressions, config), found
 
 

@@ -191,7 +191,8 @@ def tuned(encoder: Encoder, modality: str, config: Config, tables: Tables) -> nn
     used = torch.arange(len(encoder.present)) > 0 if FUSIONS[config.fusion].wants_blank else encoder.present
     sizes = {"dim": config.dim, "dropout": config.dropout, "made_by": sum(p.numel() for p in encoder.model.parameters())}
     if how == "frozen":
-        return Frozen(cached(encoder, *cache), encoder.present, used if config.standardise else None, depth=config.depth, **sizes)
+        options = {"depth": config.depth, "learns": config.features_learn}
+        return Frozen(cached(encoder, *cache), encoder.present, used if config.standardise else None, **options, **sizes)
     if how == "side":
         return Side([cached_layers(encoder, *cache)], encoder.present, used, rank=config.rank, layers=config.side_layers, **sizes)
     layers = None if how == "full" else config.tuned_layers  # another modality may be tuned by layers
@@ -217,7 +218,8 @@ def stand_in(modality: str, config: Config, tables: Tables) -> nn.Module | None:
         table = np.concatenate([tables.vectors[name] for name in needed], 1)
         present = torch.from_numpy(np.any(table, axis=1))
         used = torch.arange(len(present)) > 0 if FUSIONS[config.fusion].wants_blank else present
-        return Frozen(table, present, used if config.standardise else None, dim=config.dim, dropout=config.dropout, depth=config.depth)
+        options = {"dim": config.dim, "dropout": config.dropout, "depth": config.depth, "learns": config.features_learn}
+        return Frozen(table, present, used if config.standardise else None, **options)
     return None
 
 
@@ -258,7 +260,7 @@ def build_users(config: Config, tables: Tables, encoders: dict[str, nn.Module], 
     kind, names = USERS[config.users], ["dim", "dropout"]
     if kind.whole:
         train = tables.split(config.data).train
-        content = {name: e.table.cpu() for name, e in encoders.items() if isinstance(e, Frozen)}
+        content = {name: e.table.detach().cpu().clone() for name, e in encoders.items() if isinstance(e, Frozen)}
         facts = (train.items.rows, train.items.values.astype(np.int64))
         links = Links(*map(torch.from_numpy, facts), users=len(train), size=len(tables.news), content=content)
         options = {"links": links, "modalities": list(encoders), "width": width, "item_layers": config.item_steps}

@@ -19,6 +19,7 @@ from nrms.data.splits import split_log
 from nrms.data.tables import Impressions, Interactions, Ragged
 from nrms.diagnostics import diagnose
 from nrms.ensemble import together
+from nrms.gradients import terms_of
 from nrms.metrics import DIAGNOSTICS, SETS, set_metrics
 from nrms.probe import beside, half_masked, item_cf, probe_content
 from nrms.ranking import encode_items, model_scorer, rank_catalogue, states_of
@@ -272,6 +273,20 @@ def test_rows_of_a_batch_do_not_meet(exp, movies):
     assert not any("text.table" in name or "image.table" in name or "joint.table" in name for name, _ in model.named_parameters())
 
 
+def test_features_are_weights_only_where_that_is_said(movies):
+    """With `features_learn` the vectors of text and picture are weights that a step moves; the item graph keeps what they were at first."""
+    config, tables = movies("freedom", features_learn=True)
+    model = build(config, tables)
+    table, near = model.items.encoders["text"].table, model.users.near.to_dense()
+    before = table.detach().clone()
+    batch = next(sampler_of(config, tables.split(config.data), len(tables.news)).epoch(0))
+    parts = terms_of(config, batch, model(batch).views)
+    parts["content_bpr"].backward()
+    assert isinstance(table, torch.nn.Parameter) and table.grad.abs().sum() > 0
+    torch.optim.SGD([table], lr=1.0).step()
+    assert not torch.equal(table, before) and torch.equal(model.users.near.to_dense(), near)
+
+
 def test_every_pair_is_a_row_once_an_epoch():
     """Each interaction is a row; its history is the user's own node; no negative is the user's own."""
     rows, seen = [[1, 2, 3], [3, 4], [5]], []
@@ -351,8 +366,8 @@ def test_values_that_do_not_go_with_a_graph():
         ("lightgcn", "movies", {"terms": {"cca": 0.1}}, "goes with users alignrec"),
         ("lightgcn", "movies", {"terms": {"l3": 0.1}}, "did you mean `l2`"),
         ("lightgcn", "movies", {"objective": "none", "terms": {}}, "nothing would be learned"),
-        ("freedom", "movies", {"ids": False}, "give ids true and tuning frozen"),
-        ("freedom", "movies", {"tuning": "full"}, "give ids true and tuning frozen"),
+        ("freedom", "movies", {"ids": False}, "give ids true"),
+        ("freedom", "movies", {"tuning": "full"}, "give tuning frozen"),
         ("freedom", "movies", {"fusion": "sum"}, "one by one"),
         ("idrec_sasrec", "movies", {"layers": 0}, "which only users lightgcn"),
         ("missrec", "movies", {"item_drop": 0.2}, "go together"),

@@ -220,17 +220,30 @@ class Frozen(nn.Module):
 
     made_by: how many parameters made the features, for the record. depth: hidden layers before the projection, as wide as the features. Each
     dimension is standardised over the items that are `used` (N + 1,): those with content, or all where blanks take part; used None: none is.
+    learns: the vectors are weights, which the features only start.
     """
 
     encodes = False
 
     def __init__(
-        self, features: np.ndarray, present: torch.Tensor, used: torch.Tensor | None, *, dim: int, dropout: float, depth: int = 0, made_by: int = 0
+        self,
+        features: np.ndarray,
+        present: torch.Tensor,
+        used: torch.Tensor | None,
+        *,
+        dim: int,
+        dropout: float,
+        depth: int = 0,
+        made_by: int = 0,
+        learns: bool = False,
     ):
         super().__init__()
         self.made_by = made_by
         table = torch.from_numpy(np.array(features, np.float32)) if used is None else standardise(features, used)
-        self.register_buffer("table", table, persistent=False)  # (N + 1, W)
+        if learns:
+            self.table = nn.Parameter(table)
+        else:
+            self.register_buffer("table", table, persistent=False)  # (N + 1, W)
         self.register_buffer("present", present.clone(), persistent=False)
         width = self.table.shape[-1]
         self.hidden = nn.Sequential(*(nn.Sequential(Dropout(dropout), nn.Linear(width, width), nn.GELU()) for _ in range(depth)))
@@ -238,7 +251,7 @@ class Frozen(nn.Module):
 
     def shuffle(self, order: np.ndarray) -> None:
         """From now on item i has the features of item order[i]."""
-        self.table = self.table[torch.from_numpy(order)]
+        self.table.data = self.table.data[torch.from_numpy(order)]
 
     @property
     def lengths(self) -> torch.Tensor:

@@ -6,7 +6,8 @@
     score                 sum over modalities m of  c_m * softmax_m(blend * c_m),  c_m the cosine of user and candidate
 
 blend 0 is the mean of the cosines, a large one their maximum. A modality that an item lacks has no part in its softmax. With ids the score is
-(cosine with the id + 2 * that) / 3. Items come as the fusion `late` hands them over; a history's item is the sum of its modalities.
+(cosine with the id + 2 * that) / 3. Items come as the fusion `late` hands them over, or as they are where there is one
+modality; a history's item is the sum of its modalities.
 """
 
 import math
@@ -63,6 +64,8 @@ class Interests(UserEncoder):
     def split(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Vectors (..., M, D) and which are there (..., M), of items as fusion `late` hands them over."""
         count = len(self.modalities)
+        if count == 1:  # fusion `single`: an item without content is a vector of zeros
+            return items[..., None, :], (items != 0).any(-1, keepdim=True)
         return items[..., :-count].unflatten(-1, (count, self.dim)), items[..., -count:] > 0.5
 
     @torch.no_grad()
