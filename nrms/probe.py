@@ -2,7 +2,7 @@
 
     zero_shot    all items ranked by cosine to the mean of what the user had; the protocol's own metrics
     item_cf      share of an item's k nearest by vectors that are among its k nearest by who took them, and what chance would give
-    masked       zero_shot, where a fixed random half of the items has lost one modality
+    masked       zero_shot, where a fixed random half of the items has lost one modality; a joint encoder reads those anew, without it
 
 Vectors are (N + 1, W), row 0 padding, zero where an item has none: those that came with the data, of an encoder, of a trained model.
 """
@@ -80,6 +80,20 @@ def beside(parts: Mapping[str, np.ndarray], masked: str | None = None) -> np.nda
     if masked is not None:
         tables[masked] = np.where(half_masked(len(tables[masked]))[:, None], 0, tables[masked])
     return np.concatenate(list(tables.values()), 1)
+
+
+@torch.inference_mode()
+def re_encoded(encoder: torch.nn.Module, masked: np.ndarray, batch: int = 256) -> np.ndarray:
+    """Vectors (N + 1, W) of a joint encoder that was not shown the pictures of the items `masked` (N + 1,): there it reads the text alone."""
+    pictures = encoder.eval().content.pictures
+    shown = pictures.present
+    pictures.present = shown & ~torch.from_numpy(masked).to(shown.device)
+    try:
+        ids = torch.arange(1, len(masked), device=shown.device)
+        found = torch.cat([encoder.features(part).float() for part in ids.split(batch)]).cpu().numpy()
+    finally:
+        pictures.present = shown
+    return np.concatenate([np.zeros_like(found[:1]), found])
 
 
 def probe(named: Mapping[str, np.ndarray], split: Split, metric: str) -> pd.DataFrame:

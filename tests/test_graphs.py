@@ -21,9 +21,9 @@ from nrms.diagnostics import diagnose
 from nrms.ensemble import together
 from nrms.gradients import terms_of
 from nrms.metrics import DIAGNOSTICS, SETS, set_metrics
-from nrms.probe import beside, half_masked, item_cf, probe_content
+from nrms.probe import beside, half_masked, item_cf, probe_content, re_encoded
 from nrms.ranking import encode_items, model_scorer, rank_catalogue, states_of
-from nrms.recommender import build
+from nrms.recommender import build, build_encoder
 from nrms.terms import Rows, alignment, info_nce, uniformity
 from nrms.train import sampler_of
 from nrms.users import graph
@@ -426,3 +426,14 @@ def test_vectors_of_who_took_what_pass_the_probe(movies):
     assert half_masked(25).sum() == 12 and not half_masked(25)[0]
     both = beside({"text": has, "image": has}, masked="image")
     assert (np.any(both[1:, 40:], axis=1) == ~half_masked(25)[1:]).all() and np.any(both[1:, :40], axis=1).all()
+
+
+def test_a_joint_encoder_reads_masked_items_anew(movies):
+    """Items that lose their picture get the vector of their text alone, the others keep theirs, and afterwards all is as before."""
+    config, tables = movies("alignrec_joint")
+    encoder = build_encoder("joint", config, tables)
+    masked, none = half_masked(25), np.zeros(25, bool)
+    whole, half, alone = (re_encoded(encoder, m) for m in (none, masked, ~none))
+    lost = masked & tables.pixels.present
+    assert lost.any() and np.allclose(half[lost], alone[lost], atol=1e-5) and np.allclose(half[~lost], whole[~lost], atol=1e-5)
+    assert not np.allclose(whole[lost], alone[lost], atol=1e-3) and np.array_equal(re_encoded(encoder, none), whole)
