@@ -20,7 +20,7 @@ from nrms.data.prepare import Tables, load
 from nrms.data.tables import Split, unseen
 from nrms.diagnostics import diagnose
 from nrms.metrics import PROTOCOLS, rank_metrics, set_metrics, summarise
-from nrms.parameters import LEARNING, ROLES
+from nrms.parameters import GRAPHS, LEARNING, ROLES
 from nrms.ranking import TOP, encode_items, judge_model, metrics_of, rank_catalogue
 from nrms.recommender import build
 from nrms.references import BASELINES, CATALOGUE_BASELINES, CEILINGS, catalogue_references, references
@@ -186,6 +186,12 @@ def check_fits(path: Path, state: dict, config: Config, tables: Tables) -> None:
         )
 
 
+def check_users(path: Path, state: dict, config: Config, tables: Tables) -> None:
+    """Raises NrmsError when the checkpoint has vectors of users who are not those of the log that is there now."""
+    if config.users in GRAPHS and state.get("log") != tables.taken:
+        raise NrmsError(f"{path} does not fit {config.dataset}: users {config.users} learns a vector for each user, and its log was another.")
+
+
 def load_weights(model: torch.nn.Module, path: Path) -> None:
     """Puts the weights of a checkpoint into `model`. Raises NrmsError when names or shapes differ."""
     tensors, _ = load_checkpoint(path)
@@ -212,6 +218,7 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
         path = Path(config.checkpoint)
         state, digest = read_state(path), hashlib.sha256(path.read_bytes()).hexdigest()
         check_fits(path, state, config, tables)
+        check_users(path, state, config, tables)
         if not fits or run.record.get("sha256") != digest:
             identity = {
                 "protocol": config.data.protocol,

@@ -36,8 +36,12 @@ def learning_curves(run: Run) -> Figure:
     log, record = read_log(run), run.record
     protocol = PROTOCOLS[record.get("protocol", "impressions")]
     figure, (left, middle, right) = canvas(3, (13, 3.4))
-    left.plot(log["samples"], log[f"loss.{record['config']['objective']}"], color=BLUE)
-    left.axhline(record["chance"], color=GREY, ls=":", label="chance: equal scores, first batch")
+    objective, parts = f"loss.{record['config']['objective']}", [c for c in log if c.startswith("loss.")]
+    if objective != "loss.none":
+        left.plot(log["samples"], log[objective], color=BLUE)
+        left.axhline(record["chance"], color=GREY, ls=":", label="chance: equal scores, first batch")
+    for part, color in zip([p for p in parts if p != objective], sns.color_palette("colorblind")[3:], strict=False):
+        left.plot(log["samples"], log[part], color=color, lw=1, label=f"{part.removeprefix('loss.')}, weighted")
     left.set(title="training loss", xlabel="clicks seen", ylabel="nats")
     valid = log.dropna(subset=["valid"]) if "valid" in log else log.iloc[:0]
     middle.plot(valid["samples"], valid["valid"], "o-", color=BLUE)

@@ -133,6 +133,17 @@ def places(batch) -> int:
     return int(read.sum()) + int(batch.candidate_mask.sum() if batch.candidates.dim() == 2 else len(batch.candidates))
 
 
+def economy(model, batch, encoded: int) -> str:
+    """How many items one step encodes, beside the places that they fill."""
+    if model.users.whole:
+        return f"This step reads the vectors of all {encoded:,} items and of all users, for its graph; the batch has {len(batch):,} rows."
+    count = places(batch)
+    return (
+        f"This batch has {count:,} places in {len(batch):,} rows, filled by {encoded:,} different items: taking each once saves a factor of "
+        f"{count / encoded:.1f}."
+    )
+
+
 def tokens(model, title: str) -> str:
     """What the text encoder of a recommender reads of a title."""
     encoder = model.items.encoders["text"] if "text" in model.items.encoders else next(iter(model.items.encoders.values()))

@@ -186,6 +186,7 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
         tensors, state = load_checkpoint(last)
         unpack(tensors, model, optimizer)
     run.rewind(state["step"])
+    facts = {"config": config.model_dump(), "content": tables.content, "log": tables.taken}
     spread = 0.5 / (config.dim * config.temperature**2) if USERS[config.users].scores_cosines else 0.0  # half the variance of random cosines
     clock, checked = time.perf_counter() - state["seconds"], False
 
@@ -226,15 +227,21 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
                 run.log(epoch=state["step"] / len(sampler), **line)
             if i in stops:
                 state["seconds"] = time.perf_counter() - clock
-                save(run, accelerator.unwrap_model(model), optimizer, state, {"config": config.model_dump(), "content": tables.content})
+                save(
+                    run,
+                    accelerator.unwrap_model(model),
+                    optimizer,
+                    state,
+                    {"config": config.model_dump(), "content": tables.content, "log": tables.taken},
+                )
                 bar.set_postfix_str(f"loss {loss.item():.3f}, valid {judged_by} {valid:.3f}")
         if config.patience and state["step"] - state["best_step"] >= config.patience * len(sampler):
             break
     bar.close()
     last.unlink()
-    facts = {k: state[k] for k in ("best_valid", "best_step", "chance", "samples")}
-    facts["encoded"] = state["encoded"] or (len(tables.news) - 1) * (config.modalities != ["ids"])  # frozen: each once, in whatever run came first
-    run.update(status="trained", error=None, trained=now(), steps=state["step"], minutes=state["seconds"] / 60, peak_mb=peak_mb(), **facts)
+    result = {k: state[k] for k in ("best_valid", "best_step", "chance", "samples")}
+    result["encoded"] = state["encoded"] or (len(tables.news) - 1) * (config.modalities != ["ids"])  # frozen: each once, in whatever run came first
+    run.update(status="trained", error=None, trained=now(), steps=state["step"], minutes=state["seconds"] / 60, peak_mb=peak_mb(), **result)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -19,6 +19,7 @@ from nrms.data.splits import split_log
 from nrms.data.tables import Impressions, Interactions, Ragged
 from nrms.diagnostics import diagnose
 from nrms.ensemble import together
+from nrms.evaluate import check_users
 from nrms.gradients import terms_of
 from nrms.metrics import DIAGNOSTICS, SETS, set_metrics
 from nrms.probe import beside, half_masked, item_cf, probe_content, re_encoded
@@ -271,6 +272,14 @@ def test_rows_of_a_batch_do_not_meet(exp, movies):
         user = int(batch.history[r, 0]) - len(tables.news)
         assert torch.allclose(ranked[row[user], batch.candidates[r]], scores[r], atol=1e-5)
     assert not any("text.table" in name or "image.table" in name or "joint.table" in name for name, _ in model.named_parameters())
+
+
+def test_vectors_of_other_users_are_refused(movies):
+    """A checkpoint of a graph has a vector for each user of its log, and fits no other log."""
+    config, tables = movies("lightgcn")
+    check_users("best.safetensors", {"log": tables.taken}, config, tables)
+    with pytest.raises(NrmsError, match="its log was another"):
+        check_users("best.safetensors", {"log": "other"}, config, tables)
 
 
 def test_features_are_weights_only_where_that_is_said(movies):

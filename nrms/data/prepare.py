@@ -48,6 +48,11 @@ class Tables:
         given = [self.manifest["tables"][f"{modality}.npy"] for modality in sorted(self.vectors)]
         return self.manifest["tables"]["news.parquet"] + str(self.manifest.get("images")) + "".join(given)
 
+    @property
+    def taken(self) -> str | None:
+        """Changes when the interactions of a log do; None for impressions."""
+        return self.manifest["tables"].get("interactions.parquet")
+
 
 def key_of(data: Dataset) -> str:
     """Changes when the tables would come out different: by values of the data set's file or, of a generated world, by the code that draws it."""

@@ -12,6 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 
+def generator_of(seed: Sequence[int]) -> torch.Generator:
+    """Random numbers that are a function of these numbers alone, as of a run's seed and its epoch."""
+    return torch.Generator().manual_seed(sum(s * 1_000_003**i for i, s in enumerate(seed)) % (1 << 62))
+
+
 class UserEncoder(nn.Module):
     """A user encoder whose state is one vector (B, D)."""
 

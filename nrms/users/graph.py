@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nrms.dropout import Dropout
-from nrms.users.base import UserEncoder
+from nrms.users.base import UserEncoder, generator_of
 
 START = 0.03  # deviation that nodes begin with: what is large then stays so where training hardly reaches
 BLOCK = 1 << 24  # cosines at a time, rows times items: bounds memory whatever the number of items
@@ -196,7 +196,7 @@ class FREEDOM(LightGCN):
         pair = torch.unique(links.owner * links.size + links.item)
         owner, item = pair // links.size, pair % links.size
         weight = (torch.bincount(owner)[owner] * torch.bincount(item)[item]).double().rsqrt()
-        noise = torch.rand(len(pair), generator=torch.Generator().manual_seed(hash(tuple(seed))), dtype=torch.float64)
+        noise = torch.rand(len(pair), generator=generator_of(seed), dtype=torch.float64)
         kept = (weight.log() - (-noise.log()).log()).topk(round(len(pair) * (1 - self.pruned))).indices  # drawn without replacement, by weight
         self.thin = adjacency(owner[kept], item[kept], links.users, links.size).to(self.edges.device)
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nrms.dropout import Dropout
-from nrms.users.base import UserEncoder
+from nrms.users.base import UserEncoder, generator_of
 from nrms.users.clusters import CLUSTERS
 
 
@@ -74,8 +74,7 @@ class Interests(UserEncoder):
         if resumed or self.interests == "none":
             return
         vectors = self.split(items)[0][:, self.content].float()
-        generator = torch.Generator().manual_seed(sum(s * 1_000_003**i for i, s in enumerate(seed)) % (1 << 62))
-        label, centres = CLUSTERS[self.interests](vectors[self.present], len(self.prototypes) - 1, generator)
+        label, centres = CLUSTERS[self.interests](vectors[self.present], len(self.prototypes) - 1, generator_of(seed))
         self.lookup[self.present] = label + 1
         self.prototypes[1:] = centres
 
