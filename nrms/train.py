@@ -227,13 +227,7 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
                 run.log(epoch=state["step"] / len(sampler), **line)
             if i in stops:
                 state["seconds"] = time.perf_counter() - clock
-                save(
-                    run,
-                    accelerator.unwrap_model(model),
-                    optimizer,
-                    state,
-                    {"config": config.model_dump(), "content": tables.content, "log": tables.taken},
-                )
+                save(run, accelerator.unwrap_model(model), optimizer, state, facts)
                 bar.set_postfix_str(f"loss {loss.item():.3f}, valid {judged_by} {valid:.3f}")
         if config.patience and state["step"] - state["best_step"] >= config.patience * len(sampler):
             break
