@@ -209,6 +209,8 @@ def check_protocol(config: Config) -> None:
             raise NrmsError(f"ids takes a log of interactions: on {config.dataset} a third of the news to be ranked are new.")
     if config.data.protocol != "impressions" and config.users.startswith("pointwise"):
         raise NrmsError(f"users {config.users} reads one candidate at a time and cannot rank a catalogue: give another.")
+    if config.seen_weight != 1 and (config.mask_history or config.candidates not in ("batch", "all")):
+        raise NrmsError("seen_weight weighs what a user had among all candidates: it goes with mask_history false and candidates batch or all.")
     if config.log_popularity and config.candidates not in ("batch", "all"):
         raise NrmsError("log_popularity goes with candidates batch or all.")
     if (config.depth or config.features_learn) and "frozen" not in {config.tuning_of(m) for m in config.modalities}:

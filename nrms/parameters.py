@@ -85,7 +85,7 @@ class Dataset(Strict):
 LEARNING = (
     *("question", "modality_dropout", "dropout", "objective", "negatives", "epochs", "batch_size", "lr", "encoder_lr", "weight_decay"),
     *("by_reader", "reuse_steps", "encode_at_once", "warmup", "decay", "patience", "clip", "validations", "device", "precision"),
-    *("candidates", "temperature", "log_popularity", "mask_history", "mask_same", "hidden"),
+    *("candidates", "temperature", "log_popularity", "mask_history", "seen_weight", "mask_same", "hidden"),
     *("terms", "pruned", "item_drop", "start", "trains"),
 )
 
@@ -176,6 +176,9 @@ class Experiment(Strict):
     temperature: float = Field(1.0, gt=0, description="scores are divided by it in the loss")
     log_popularity: bool = Field(False, description="log popularity is taken off the scores in the loss, of candidates batch and all")
     mask_history: bool = Field(True, description="other items that the user has are no candidates in the loss, of candidates batch and all")
+    seen_weight: float = Field(
+        1.0, gt=0, description="how many times an item that stands before a row counts among the candidates of its loss, where it is not masked"
+    )
     mask_same: bool = Field(True, description="other places of the same item in the batch are no candidates in the loss, of candidates batch")
     hidden: float = Field(0.2, gt=0, lt=1, description="share of places that bert4rec must find again")
     # training

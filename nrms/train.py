@@ -44,7 +44,7 @@ def sampler_of(config: Config, split: Split, size: int) -> ClickSampler | Sequen
     users = USERS[config.users]
     if config.data.protocol == "impressions":
         return ClickSampler(split.train, by_reader=config.by_reader, **{name: getattr(config, name) for name in names})
-    options = {name: getattr(config, name) for name in (*names, "candidates", "mask_history", "mask_same")}
+    options = {name: getattr(config, name) for name in (*names, "candidates", "mask_history", "seen_weight", "mask_same")}
     if users.whole:
         return PairSampler(split.train, size=size, **options)
     hidden = 0.0 if users.is_causal else config.hidden

@@ -136,6 +136,17 @@ def test_drawn_negatives_are_not_the_users_own():
         assert set(drawn.tolist()) <= {1, 2, 3, 4, 5}
 
 
+def test_what_was_seen_can_weigh_more():
+    """An item before a row counts three times among its candidates; the row's own item, and what comes later, once; it adds to other priors."""
+    batch = next(sampler([[7, 8, 7, 9]], history=5, batch_size=1, mask_history=False, seen_weight=3.0).epoch(0))
+    assert batch.candidates.tolist() == [7, 8, 9] and batch.target.tolist() == [7, 8, 7, 9]
+    weights = batch.prior.exp().round().int().tolist()
+    assert weights == [[1, 1, 1], [3, 1, 1], [1, 3, 1], [3, 3, 1]]
+    options = {"history": 5, "batch_size": 1, "mask_history": False, "candidates": "batch"}
+    one, three = (next(sampler([[7, 8, 7, 9]], seen_weight=w, **options).epoch(0)).prior for w in (1.0, 3.0))
+    assert torch.allclose(three - one, batch.prior, atol=1e-6)
+
+
 def test_new_items_are_no_candidates_in_training():
     """A softmax over all items runs over those of the training part: an item that nobody took there is neither pushed down nor up."""
     batch = next(sampler([[1, 2, 5], [5, 2]], size=9).epoch(0))
