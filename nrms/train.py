@@ -187,7 +187,7 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
         unpack(tensors, model, optimizer)
     run.rewind(state["step"])
     facts = {"config": config.model_dump(), "content": tables.content, "log": tables.taken}
-    spread = 0.5 / (config.dim * config.temperature**2) if USERS[config.users].scores_cosines else 0.0  # half the variance of random cosines
+    spread = 1 / config.temperature if USERS[config.users].scores_cosines else 0.0  # their scale is given; untrained, what was seen is near
     clock, checked = time.perf_counter() - state["seconds"], False
 
     bar = progress(what=f"training {config.name}", total=steps, initial=state["step"], unit=" steps")

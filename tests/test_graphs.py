@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,20 +12,21 @@ from scipy import stats
 from sklearn.metrics import ndcg_score
 from torch.nn import functional as F
 
-from nrms import NrmsError, parameters, terms
+from nrms import NrmsError, parameters, pipeline, report, terms
 from nrms.config import load_dataset, resolve
 from nrms.data.prepare import load, prepare
 from nrms.data.sequences import PairSampler
 from nrms.data.splits import split_log
 from nrms.data.tables import Impressions, Interactions, Ragged
 from nrms.diagnostics import diagnose
-from nrms.ensemble import together
+from nrms.ensemble import ensemble, together
 from nrms.evaluate import check_users
 from nrms.gradients import terms_of
 from nrms.metrics import DIAGNOSTICS, SETS, set_metrics
 from nrms.probe import beside, half_masked, item_cf, probe_content, re_encoded
 from nrms.ranking import encode_items, model_scorer, rank_catalogue, states_of
 from nrms.recommender import build, build_encoder
+from nrms.runtime import read_json
 from nrms.terms import Rows, alignment, info_nce, uniformity
 from nrms.train import sampler_of
 from nrms.users import graph
@@ -446,3 +448,24 @@ def test_a_joint_encoder_reads_masked_items_anew(movies):
     lost = masked & tables.pixels.present
     assert lost.any() and np.allclose(half[lost], alone[lost], atol=1e-5) and np.allclose(half[~lost], whole[~lost], atol=1e-5)
     assert not np.allclose(whole[lost], alone[lost], atol=1e-3) and np.array_equal(re_encoded(encoder, none), whole)
+
+
+def test_notebooks_and_pages_understand_sets(board, home):
+    """A graph on users who are asked for several items: notebooks run, tables have Recall, slices and diagnostics; an ensemble is one more row."""
+    prepare("movies-random", load_dataset("movies-random"), board[0] / "in")
+    small = {"dim": 8, "heads": 2, "batch_size": 64, "epochs": 2, "device": "cpu", "test_share": 0.3}
+    said = []
+    assert pipeline.run(["lightgcn", "alignrec"], "movies-random", [0], say=said.append, **small) == 0, said
+    ensemble([resolve(exp, "movies-random", 0, **small) for exp in ("lightgcn", "alignrec")], "both")
+    table = report.comparison("movies-random")
+    assert list(table)[3:7] == ["Recall@20", "Recall@10", "nDCG@20", "nDCG@10"] and {"both", "cooccurrence"} <= set(table.index)
+    for page_of in (home / "reports" / "movies-random").glob("*/seed0/eval.html"):
+        assert "uniformity, items" in page_of.read_text() and "Traceback" not in page_of.read_text()
+    run = next((home / "reports" / "movies-random").glob("alignrec*/seed0"))
+    metrics = read_json(run / "metrics.json")
+    assert {"all", "item with a picture", "item in training 6-20"} <= set(metrics) and metrics["all"]["recall20"]["n"] == 40
+    rows = pq.read_table(run / "rows.parquet").to_pandas()
+    assert "recall20: item with a picture" in rows and all(len(r) == len(i) for r, i in zip(rows["ranks"], rows["items"], strict=True))
+    assert len(report.diagnostics("movies-random")) == 2
+    with pytest.raises(NrmsError, match="holds no run trained"):
+        ensemble([resolve(exp, "movies-random", 1, **small) for exp in ("lightgcn", "alignrec")])
