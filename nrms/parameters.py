@@ -83,7 +83,19 @@ class Dataset(Strict):
 
 # values that say how weights are learned, not what they are: a checkpoint fits whatever they are
 LEARNING = (
-    *("question", "modality_dropout", "dropout", "objective", "negatives", "epochs", "batch_size", "lr", "encoder_lr", "weight_decay"),
+    *(
+        "question",
+        "modality_dropout",
+        "dropout",
+        "content_dropout",
+        "objective",
+        "negatives",
+        "epochs",
+        "batch_size",
+        "lr",
+        "encoder_lr",
+        "weight_decay",
+    ),
     *("by_reader", "reuse_steps", "encode_at_once", "warmup", "decay", "patience", "clip", "validations", "device", "precision"),
     *("candidates", "temperature", "log_popularity", "mask_history", "seen_weight", "mask_same", "hidden"),
     *("terms", "pruned", "item_drop", "start", "trains"),
@@ -158,6 +170,7 @@ class Experiment(Strict):
     heads: int = Field(16, ge=1, description="H, attention heads of the user encoder; divides dim")
     query_dim: int = Field(200, ge=1, description="width of additive attention")
     dropout: float = Field(0.1, ge=0, lt=1)
+    content_dropout: float | None = Field(None, ge=0, lt=1, description="of frozen vectors, before they are projected; null: as dropout")
     history: int = Field(50, ge=1, description="L, most recent clicks that are read")
     # objective
     objective: Literal["listwise", "pointwise", "bce", "bpr", "none"] = Field(

@@ -189,7 +189,8 @@ def tuned(encoder: Encoder, modality: str, config: Config, tables: Tables) -> nn
     """`encoder` as the experiment tunes it; or, where no part of it has to run any more, what stands in its place."""
     how, cache = config.tuning_of(modality), (tables.content, tables.folder / "features", modality)
     used = torch.arange(len(encoder.present)) > 0 if FUSIONS[config.fusion].wants_blank else encoder.present
-    sizes = {"dim": config.dim, "dropout": config.dropout, "made_by": sum(p.numel() for p in encoder.model.parameters())}
+    dropout = config.dropout if config.content_dropout is None else config.content_dropout
+    sizes = {"dim": config.dim, "dropout": dropout, "made_by": sum(p.numel() for p in encoder.model.parameters())}
     if how == "frozen":
         options = {"depth": config.depth, "learns": config.features_learn}
         return Frozen(cached(encoder, *cache), encoder.present, used if config.standardise else None, **options, **sizes)
@@ -218,7 +219,8 @@ def stand_in(modality: str, config: Config, tables: Tables) -> nn.Module | None:
         table = np.concatenate([tables.vectors[name] for name in needed], 1)
         present = torch.from_numpy(np.any(table, axis=1))
         used = torch.arange(len(present)) > 0 if FUSIONS[config.fusion].wants_blank else present
-        options = {"dim": config.dim, "dropout": config.dropout, "depth": config.depth, "learns": config.features_learn}
+        dropout = config.dropout if config.content_dropout is None else config.content_dropout
+        options = {"dim": config.dim, "dropout": dropout, "depth": config.depth, "learns": config.features_learn}
         return Frozen(table, present, used if config.standardise else None, **options)
     return None
 
