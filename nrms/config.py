@@ -183,6 +183,8 @@ def check_terms(config: Config) -> None:
         raise NrmsError("encode_at_once makes gradients in two passes, which terms do not have: give one of them.")
     if not config.layers and config.users not in GRAPHS:
         raise NrmsError(f"layers is 0, which only users {', '.join(GRAPHS)} can be without.")
+    if config.layers % 2 and config.users == "missrec":
+        raise NrmsError(f"layers is {config.layers}, but users missrec has half of them in its encoder, half in its decoder: give an even number.")
     content = [m for m in config.modalities if m != "ids"]
     if config.users in GRAPHS and any(config.tuning_of(m) != "frozen" for m in content):
         raise NrmsError(f"users {config.users} reads the vectors of all items at every step: give tuning frozen.")

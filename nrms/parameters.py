@@ -157,7 +157,9 @@ class Experiment(Strict):
         "the original's, with its missing masks or as it was",
     )
     layers: int = Field(
-        2, ge=0, description="layers, or blocks, of the user encoder; of missrec in each half; of a graph the steps, 0: matrix factorisation"
+        2,
+        ge=0,
+        description="layers, or blocks, of the user encoder; of missrec half in its encoder, half in its decoder; of a graph the steps, 0: matrix factorisation",
     )
     wide: int = Field(256, ge=1, description="width of the hidden layer of missrec's feed-forward parts")
     interests: Literal["kmeans", "dpc", "none"] = Field("kmeans", description="how missrec finds clusters, anew every epoch; none: a control")

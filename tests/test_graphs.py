@@ -382,6 +382,7 @@ def test_values_that_do_not_go_with_a_graph():
         ("freedom", "movies", {"fusion": "sum"}, "one by one"),
         ("idrec_sasrec", "movies", {"layers": 0}, "which only users lightgcn"),
         ("missrec", "movies", {"item_drop": 0.2}, "go together"),
+        ("missrec", "movies", {"layers": 3}, "give an even number"),
         ("lightgcn", "newsroom-tiny", {"candidates": "slate"}, "learns from a log"),
     ):
         with pytest.raises(NrmsError, match=says):
