@@ -159,7 +159,8 @@ class Experiment(Strict):
     layers: int = Field(
         2,
         ge=0,
-        description="layers, or blocks, of the user encoder; of missrec half in its encoder, half in its decoder; of a graph the steps, 0: matrix factorisation",
+        description="layers, or blocks, of the user encoder, of missrec half in its encoder and half in its decoder; of a graph the steps, 0: matrix "
+        "factorisation",
     )
     wide: int = Field(256, ge=1, description="width of the hidden layer of missrec's feed-forward parts")
     interests: Literal["kmeans", "dpc", "none"] = Field("kmeans", description="how missrec finds clusters, anew every epoch; none: a control")
