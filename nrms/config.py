@@ -163,6 +163,8 @@ def check_together(config: Config) -> None:
         raise NrmsError("shuffle_images needs an image encoder: `image` is null.")
     if config.fusion == "late" and config.users not in ("nrms", *APART):
         raise NrmsError(f"fusion late hands modalities over one by one, which users {config.users} does not read: give users nrms.")
+    if config.fusion == "beside" and config.users != "lightgcn":
+        raise NrmsError(f"fusion beside makes item vectors as wide as all modalities, which users {config.users} does not read: give users lightgcn.")
     check_terms(config)
     if config.dim % config.heads:
         raise NrmsError(f"heads is {config.heads} and does not divide dim, {config.dim}.")

@@ -383,6 +383,8 @@ def test_values_that_do_not_go_with_a_graph():
         ("idrec_sasrec", "movies", {"layers": 0}, "which only users lightgcn"),
         ("missrec", "movies", {"item_drop": 0.2}, "go together"),
         ("missrec", "movies", {"layers": 3}, "give an even number"),
+        ("idmo_both", "movies", {"fusion": "beside"}, "give users lightgcn"),
+        ("missrec", "movies", {"mask_history": True, "seen_weight": 3.0}, "goes with mask_history false"),
         ("lightgcn", "newsroom-tiny", {"candidates": "slate"}, "learns from a log"),
     ):
         with pytest.raises(NrmsError, match=says):
