@@ -217,6 +217,6 @@ def probe(table: pd.DataFrame) -> Figure:
         ax.barh(table.index, table[name], color=[GREY if row == "random" else BLUE for row in table.index])
         ax.set(title=name)
     axes[1].axvline(table["by chance"].mean(), color=ORANGE, ls=":", label="by chance")
-    axes[1].legend(loc="lower right")
+    axes[1].legend(loc="upper right")  # beside the bar of random vectors, the shortest
     axes[0].invert_yaxis()
     return figure
