@@ -273,8 +273,8 @@ def definitions(*names: str) -> str:
         "- **[low, high]**: 95 % bootstrap interval over impressions or questions (1,000 resamples) of the mean over seeds.",
         "- **n**: test impressions with a defined metric (**skipped**: those where nothing or everything was clicked), or questions: users asked for "
         "their next item, or for several, with all items as candidates but those that the user had before (`rank_seen`: those too).",
-        "- **vs best baseline**: main metric (AUC of impressions, nDCG@10 of a catalogue, Recall@20 of sets) minus that of the best baseline, paired; "
-        "p of a paired t-test, Holm-corrected over the models of the data set.",
+        "- **vs best baseline**: main metric (AUC of impressions, nDCG@10 of catalogues, Recall@20 of sets) minus that of the best baseline; "
+        "paired, p of a paired t-test, Holm-corrected over the models of the data set.",
         "- **earned**: (AUC - 0.5) / (AUC of ceiling_text - 0.5): 100 % is what the true taste for titles alone would score. Demo worlds only.",
         "- **baselines** learn nothing: random; popularity (clicks or interactions in the train part); recency (later first shown). Popularity "
         "falls below chance where users prefer what is new; content (cosine to the history, of TF-IDF or of vectors that came with the data); "
