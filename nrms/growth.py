@@ -8,6 +8,7 @@ propagation    LightGCN, two layers, forward and backward; as many users as item
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
@@ -43,22 +44,19 @@ WORK: dict[str, Callable[[int], Callable[[], object]]] = {
 }
 
 
-def alone(what: str, items: int, answers) -> None:
-    """In a process of its own, so that its peak memory is its own: puts seconds, and MB beyond what its inputs take."""
+def alone(what: str, items: int) -> dict:
+    """In a process of its own, so that its peak memory is its own: seconds, and MB beyond what its inputs take."""
     torch.manual_seed(0)
     work = WORK[what](items)
     before, began = peak_mb(), time.perf_counter()
     work()
-    answers.put({"what": what, "items": items, "seconds": time.perf_counter() - began, "more_mb": peak_mb() - before})
+    return {"what": what, "items": items, "seconds": time.perf_counter() - began, "more_mb": peak_mb() - before}
 
 
 def measure_growth(sizes: Sequence[int]) -> list[dict]:
     """One line for each kind of work and number of items: what, items, seconds, more_mb."""
     lines, spawn = [], multiprocessing.get_context("spawn")
     for what, items in progress([(what, items) for what in WORK for items in sizes], "clusters and graphs of growing size"):
-        answers = spawn.Queue()
-        process = spawn.Process(target=alone, args=(what, items, answers))
-        process.start()
-        lines.append(answers.get())
-        process.join()
+        with ProcessPoolExecutor(1, spawn) as process:  # which says so when the process dies
+            lines.append(process.submit(alone, what, items).result())
     return lines

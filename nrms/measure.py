@@ -6,6 +6,7 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -287,11 +288,11 @@ def write_copies(raw: Path, target: Path, copies: int, news: int) -> None:
             file.writelines(b"%d-%s" % (i, line) for line in lines)
 
 
-def convert_alone(source: Path, target: Path, answers) -> None:
-    """In a process of its own, so that its peak memory is its own: reads `source`; puts seconds and MB."""
+def convert_alone(source: Path, target: Path) -> dict:
+    """In a process of its own, so that its peak memory is its own: reads `source`; seconds and MB."""
     began = time.perf_counter()
     facts = mind.convert(source, target, 0.0)
-    answers.put({"seconds": time.perf_counter() - began, "peak_mb": peak_mb(), "rows": sum(p["impressions"] for p in facts["parts"].values())})
+    return {"seconds": time.perf_counter() - began, "peak_mb": peak_mb(), "rows": sum(p["impressions"] for p in facts["parts"].values())}
 
 
 def measure_preparation(tables: Tables, copies: tuple[int, ...]) -> list[dict]:
@@ -303,11 +304,8 @@ def measure_preparation(tables: Tables, copies: tuple[int, ...]) -> list[dict]:
             target.mkdir()
             news = (len(tables.news) - 1) * (1 if n == 1 else min(n, 4))
             write_copies(tables.folder / "raw", source, n, news)
-            answers = spawn.Queue()
-            process = spawn.Process(target=convert_alone, args=(source, target, answers))
-            process.start()
-            lines.append({"copies": n, "news": news, **answers.get()})
-            process.join()
+            with ProcessPoolExecutor(1, spawn) as process:  # which says so when the process dies
+                lines.append({"copies": n, "news": news, **process.submit(convert_alone, source, target).result()})
     return lines
 
 
