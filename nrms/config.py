@@ -17,10 +17,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from nrms import ROOT, NrmsError
-from nrms.parameters import GRAPHS, ORDERED, ROLES, TERMS, Config, Dataset, Experiment, World, digest
+from nrms.parameters import APART, GRAPHS, LOGS, ROLES, TERMS, Config, Dataset, Experiment, World, digest
 
 PARAMS = ROOT / "params"
-APART = ("missrec", "bm3", "freedom", "alignrec")  # user encoders that read the modalities of an item one by one
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 REFERENCES = (  # names of rows that are no experiments
     *("random", "popularity", "recency", "content", "cooccurrence"),
@@ -130,7 +129,7 @@ def resolve(
 def reads_a_log(exp: object) -> bool:
     """True for an experiment on a log of interactions, False for one on impressions: by its user encoder, or by ids."""
     values = read_yaml(PARAMS, exp, "experiment")
-    return bool(values.get("ids")) or values.get("users") in (*ORDERED, *GRAPHS, "missrec")
+    return bool(values.get("ids")) or values.get("users") in LOGS
 
 
 def check_together(config: Config) -> None:
@@ -207,14 +206,17 @@ def check_protocol(config: Config) -> None:
     if config.candidates not in pairs.get(config.objective, (config.candidates,)):
         raise NrmsError(f"objective {config.objective} takes few candidates, but candidates is {config.candidates}: give candidates drawn.")
     if config.data.protocol == "impressions":
-        if config.users in (*ORDERED, *GRAPHS, "missrec"):
+        if config.users in LOGS:
             raise NrmsError(f"users {config.users} learns from a log of interactions; {config.dataset} has impressions: give users nrms.")
         if config.ids:
             raise NrmsError(f"ids takes a log of interactions: on {config.dataset} a third of the news to be ranked are new.")
     if config.data.protocol != "impressions" and config.users.startswith("pointwise"):
         raise NrmsError(f"users {config.users} reads one candidate at a time and cannot rank a catalogue: give another.")
-    if config.seen_weight != 1 and (config.mask_history or config.candidates not in ("batch", "all")):
-        raise NrmsError("seen_weight weighs what a user had among all candidates: it goes with mask_history false and candidates batch or all.")
+    if config.repeats and (config.mask_history or config.candidates not in ("batch", "all") or config.users in GRAPHS):
+        raise NrmsError(
+            "repeats learns from what a user had, among the candidates: it goes with mask_history false, candidates batch or all, and users who are "
+            "read from their history. Give repeats false."
+        )
     if config.log_popularity and config.candidates not in ("batch", "all"):
         raise NrmsError("log_popularity goes with candidates batch or all.")
     if (config.depth or config.features_learn) and "frozen" not in {config.tuning_of(m) for m in config.modalities}:

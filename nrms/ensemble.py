@@ -68,6 +68,6 @@ def ensemble(configs: Sequence[Config], name: str = "ensemble") -> Run:
         data=tables.manifest["tables"],
     )
     found = rank_catalogue(together(scorers), split.test, len(tables.news), seen=first.data.rank_seen, top=TOP)
-    judge(run, tables, split, metrics_of(found, split.test, first), found)
+    judge(run, tables, split, metrics_of(found, split.test, first.data), found)
     run.update(status="done", error=None, evaluated=now())
     return run

@@ -158,7 +158,7 @@ def judge_catalogue_references(config: Config, tables: Tables, split: Split):
     """(name, kind, rows, found) of the baselines of a catalogue."""
     for name, scorer in catalogue_references(tables, split, config.history, seed=0):
         found = rank_catalogue(scorer, split.test, len(tables.news), seen=config.data.rank_seen, top=TOP)
-        yield name, "baseline", metrics_of(found, split.test, config), found
+        yield name, "baseline", metrics_of(found, split.test, config.data), found
 
 
 def check_fits(path: Path, state: dict, config: Config, tables: Tables) -> None:

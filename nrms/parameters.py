@@ -7,10 +7,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 ROLES = ("bert", "vit", "blip")
-
-
 ORDERED = ("sasrec", "bert4rec", "gru4rec", "nextitnet", "dssm")  # user encoders that learn at every place of a log
 GRAPHS = ("lightgcn", "bm3", "freedom", "alignrec")  # those to which a user is a node beside the items
+LOGS = (*ORDERED, *GRAPHS, "missrec")  # all that learn from a log of interactions alone
+APART = ("missrec", "bm3", "freedom", "alignrec")  # those that read the modalities of an item one by one
 TERMS = {  # what else can be descended, and the user encoders that have what it looks at
     **dict.fromkeys(("l2", "uia", "uniform"), GRAPHS),
     **dict.fromkeys(("cca", "similarity"), ("alignrec",)),
@@ -97,7 +97,7 @@ LEARNING = (
         "weight_decay",
     ),
     *("by_reader", "reuse_steps", "encode_at_once", "warmup", "decay", "patience", "clip", "validations", "device", "precision"),
-    *("candidates", "temperature", "log_popularity", "mask_history", "seen_weight", "mask_same", "hidden"),
+    *("candidates", "temperature", "log_popularity", "mask_history", "mask_same", "hidden"),
     *("terms", "pruned", "item_drop", "start", "trains"),
 )
 
@@ -169,6 +169,10 @@ class Experiment(Strict):
     neighbours: int = Field(10, ge=1, description="nearest items by content, in the item graph of freedom and alignrec, an item itself among them")
     item_steps: int = Field(1, ge=0, description="steps over the item graph")
     image_share: float = Field(0.1, ge=0, le=1, description="share of pictures in the item graph, where text has one too")
+    repeats: bool = Field(
+        False,
+        description="a learned number is added to scores of items that the history has: people take an item again, or never do",
+    )
     dim: int = Field(256, ge=4, description="D, width of item and user vectors")
     heads: int = Field(16, ge=1, description="H, attention heads of the user encoder; divides dim")
     query_dim: int = Field(200, ge=1, description="width of additive attention")
@@ -192,9 +196,6 @@ class Experiment(Strict):
     temperature: float = Field(1.0, gt=0, description="scores are divided by it in the loss")
     log_popularity: bool = Field(False, description="log popularity is taken off the scores in the loss, of candidates batch and all")
     mask_history: bool = Field(True, description="other items that the user has are no candidates in the loss, of candidates batch and all")
-    seen_weight: float = Field(
-        1.0, gt=0, description="how many times an item that stands before a row counts among the candidates of its loss, where it is not masked"
-    )
     mask_same: bool = Field(True, description="other places of the same item in the batch are no candidates in the loss, of candidates batch")
     hidden: float = Field(0.2, gt=0, lt=1, description="share of places that bert4rec must find again")
     # training
@@ -237,6 +238,11 @@ class Config(Experiment):
 
     def tuning_of(self, modality: str) -> str:
         return (self.image_tuning if modality == "image" else None) or self.tuning
+
+    @property
+    def frozen_dropout(self) -> float:
+        """Dropout of frozen vectors, before they are projected."""
+        return self.dropout if self.content_dropout is None else self.content_dropout
 
     @property
     def hash(self) -> str:

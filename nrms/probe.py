@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from nrms.config import Dataset
 from nrms.data.tables import Interactions, Split
-from nrms.metrics import catalogue_metrics, set_metrics
-from nrms.ranking import rank_catalogue
+from nrms.metrics import PROTOCOLS
+from nrms.ranking import metrics_of, rank_catalogue
 from nrms.references import cooccurrence, product_scorer
 
 K = 10
@@ -35,12 +36,10 @@ def centred(vectors: np.ndarray) -> np.ndarray:
     return unit(np.where(has[:, None], vectors - vectors[has].mean(0), 0))
 
 
-def zero_shot(vectors: np.ndarray, split: Split) -> dict[str, float]:
+def zero_shot(vectors: np.ndarray, split: Split, data: Dataset) -> dict[str, float]:
     """Metrics of the test questions, by cosine of items to the mean of the history; nothing is trained."""
     scorer = product_scorer(split.test, unit(vectors), HISTORY, square=False)
-    found = rank_catalogue(scorer, split.test, len(vectors))
-    one = (split.test.candidates.lengths == 1).all()
-    rows = catalogue_metrics(found["better"], found["tied"]) if one else set_metrics(found["better"], found["tied"], split.test.candidates.offsets)
+    rows = metrics_of(rank_catalogue(scorer, split.test, len(vectors), seen=data.rank_seen), split.test, data)
     return {name: float(values.mean()) for name, values in rows.items()}
 
 
@@ -96,16 +95,16 @@ def re_encoded(encoder: torch.nn.Module, masked: np.ndarray, batch: int = 256) -
     return np.concatenate([np.zeros_like(found[:1]), found])
 
 
-def probe(named: Mapping[str, np.ndarray], split: Split, metric: str) -> pd.DataFrame:
-    """One row for each set of vectors: zero-shot `metric`, item-CF overlap, and the overlap of chance."""
-    lines = {}
+def probe(named: Mapping[str, np.ndarray], split: Split, data: Dataset) -> pd.DataFrame:
+    """One row for each set of vectors: zero-shot main metric of the protocol, item-CF overlap, and the overlap of chance."""
+    lines, metric = {}, PROTOCOLS[data.protocol].main
     for name, vectors in named.items():
         overlap, chance = item_cf(vectors, split.train)
-        lines[name] = {f"zero-shot {metric}": zero_shot(vectors, split)[metric], f"item-CF overlap@{K}": overlap, "by chance": chance}
+        lines[name] = {f"zero-shot {metric}": zero_shot(vectors, split, data)[metric], f"item-CF overlap@{K}": overlap, "by chance": chance}
     return pd.DataFrame(lines).T
 
 
-def probe_content(vectors: Mapping[str, np.ndarray], split: Split, metric: str) -> pd.DataFrame:
+def probe_content(vectors: Mapping[str, np.ndarray], split: Split, data: Dataset) -> pd.DataFrame:
     """`probe` of frozen content, (N + 1, W) by modality: each as it is and without what all share, together, each masked; and of random vectors."""
     size = len(next(iter(vectors.values())))
     named = {"random": np.random.default_rng(0).standard_normal((size, 64)).astype(np.float32)}
@@ -113,4 +112,4 @@ def probe_content(vectors: Mapping[str, np.ndarray], split: Split, metric: str) 
     if len(vectors) > 1:
         named["together"] = beside(vectors)
         named |= {f"together, half without {name}": beside(vectors, name) for name in vectors}
-    return probe(named, split, metric)
+    return probe(named, split, data)

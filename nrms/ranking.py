@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from nrms.config import Config
+from nrms.config import Config, Dataset
 from nrms.data.tables import Impressions
 from nrms.metrics import catalogue_metrics, rank_metrics, set_metrics
 from nrms.recommender import Recommender
@@ -80,7 +80,16 @@ Scorer = Callable[[np.ndarray], torch.Tensor]  # numbers of impressions (b,) -> 
 def model_scorer(model: Recommender, vectors: torch.Tensor, impressions: Impressions, history: int) -> Scorer:
     """The scores of a model, given the vectors of all items (N + 1, D), users behind them where they are nodes."""
     items = vectors[: len(model.items.lengths)]
-    return lambda rows: model.users.score(states_of(model, vectors, impressions, rows, history), items).float()
+    numbers = torch.arange(len(items), device=items.device)
+
+    def scores_of(rows: np.ndarray) -> torch.Tensor:
+        scores = model.users.score(states_of(model, vectors, impressions, rows, history), items).float()
+        if model.repeats is None:
+            return scores
+        past = torch.from_numpy(impressions.history.pad(rows, history)[0]).to(items.device).long()
+        return model.with_repeats(scores, past, numbers)
+
+    return scores_of
 
 
 @torch.inference_mode()
@@ -136,11 +145,11 @@ def judge_model(
         return rank_metrics(scores, impressions.clicked, impressions.candidates.offsets), {"scores": scores}
     scorer = model_scorer(model, vectors, impressions, config.history)
     found = rank_catalogue(scorer, impressions, len(model.items.lengths), seen=config.data.rank_seen, top=TOP)
-    return metrics_of(found, impressions, config), found
+    return metrics_of(found, impressions, config.data), found
 
 
-def metrics_of(found: dict[str, np.ndarray], impressions: Impressions, config: Config) -> dict[str, np.ndarray]:
+def metrics_of(found: dict[str, np.ndarray], impressions: Impressions, data: Dataset) -> dict[str, np.ndarray]:
     """The metrics of what `rank_catalogue` found, where one item is right or where several are."""
-    if config.data.protocol == "catalogue":
+    if data.protocol == "catalogue":
         return catalogue_metrics(found["better"], found["tied"])
     return set_metrics(found["better"], found["tied"], impressions.candidates.offsets)

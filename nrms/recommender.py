@@ -63,9 +63,10 @@ class Scored(NamedTuple):
 class Recommender(nn.Module):
     """Scores candidates for users. Each distinct item of a batch is encoded once; all items, where the user encoder reads whole tables."""
 
-    def __init__(self, items: nn.Module, users: nn.Module):
+    def __init__(self, items: nn.Module, users: nn.Module, repeats: bool = False):
         super().__init__()
         self.items, self.users = items, users
+        self.repeats = nn.Parameter(torch.zeros(())) if repeats else None  # added to the scores of items that the history has
 
     def forward(self, batch: Batch, encode: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Scored:
         """encode: in place of the item tower, (U,) -> (U, D)."""
@@ -105,7 +106,19 @@ class Recommender(nn.Module):
         past, shown = place[:cut].view(batch.history.shape), place[cut:].view(batch.candidates.shape)
         states = self.states(vectors, past, batch.history_mask, batch.hidden, batch.history)
         # unlike vectors[shown], F.embedding has the same gradient in every run
-        return states, self.users.score(self.users.at(states, batch.reader, batch.place), F.embedding(shown, vectors))
+        scores = self.users.score(self.users.at(states, batch.reader, batch.place), F.embedding(shown, vectors))
+        if self.repeats is not None:
+            before = torch.arange(batch.history.shape[1], device=scores.device) < batch.place[:, None]
+            scores = self.with_repeats(scores, torch.where(before, batch.history[batch.reader], 0), batch.candidates)
+        return states, scores
+
+    def with_repeats(self, scores: torch.Tensor, past: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+        """Scores (B, C) of the items `shown` (C,), in order of their numbers, with `repeats` added where a row's past (B, L) has the item."""
+        at = torch.searchsorted(shown, past).clamp_max(len(shown) - 1)
+        row, place = ((shown[at] == past) & (past > 0)).nonzero(as_tuple=True)
+        seen = torch.zeros_like(scores, dtype=torch.bool)
+        seen[row, at[row, place]] = True
+        return torch.where(seen, scores + self.repeats, scores)
 
     def states(
         self, vectors: torch.Tensor, past: torch.Tensor, mask: torch.Tensor, hidden: torch.Tensor | None = None, items: torch.Tensor | None = None
@@ -189,8 +202,7 @@ def tuned(encoder: Encoder, modality: str, config: Config, tables: Tables) -> nn
     """`encoder` as the experiment tunes it; or, where no part of it has to run any more, what stands in its place."""
     how, cache = config.tuning_of(modality), (tables.content, tables.folder / "features", modality)
     used = torch.arange(len(encoder.present)) > 0 if FUSIONS[config.fusion].wants_blank else encoder.present
-    dropout = config.dropout if config.content_dropout is None else config.content_dropout
-    sizes = {"dim": config.dim, "dropout": dropout, "made_by": sum(p.numel() for p in encoder.model.parameters())}
+    sizes = {"dim": config.dim, "dropout": config.frozen_dropout, "made_by": sum(p.numel() for p in encoder.model.parameters())}
     if how == "frozen":
         options = {"depth": config.depth, "learns": config.features_learn}
         return Frozen(cached(encoder, *cache), encoder.present, used if config.standardise else None, **options, **sizes)
@@ -219,8 +231,7 @@ def stand_in(modality: str, config: Config, tables: Tables) -> nn.Module | None:
         table = np.concatenate([tables.vectors[name] for name in needed], 1)
         present = torch.from_numpy(np.any(table, axis=1))
         used = torch.arange(len(present)) > 0 if FUSIONS[config.fusion].wants_blank else present
-        dropout = config.dropout if config.content_dropout is None else config.content_dropout
-        options = {"dim": config.dim, "dropout": dropout, "depth": config.depth, "learns": config.features_learn}
+        options = {"dim": config.dim, "dropout": config.frozen_dropout, "depth": config.depth, "learns": config.features_learn}
         return Frozen(table, present, used if config.standardise else None, **options)
     return None
 
@@ -243,7 +254,7 @@ def build(config: Config, tables: Tables, device: torch.device | str = "cpu") ->
         for name in encoders.keys() - {"text", "ids"}:  # a side network across both reads the pictures' states too
             encoders[name].shuffle(shuffled(tables.pixels.present))
     fusion = FUSIONS[config.fusion](dim=config.dim, modalities=len(encoders), dropout=config.modality_dropout)
-    return Recommender(ItemTower(encoders, fusion), build_users(config, tables, encoders, fusion.width)).to(device)
+    return Recommender(ItemTower(encoders, fusion), build_users(config, tables, encoders, fusion.width), config.repeats).to(device)
 
 
 def start_small(encoders: dict[str, nn.Module], deviation: float | None) -> None:

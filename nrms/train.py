@@ -44,12 +44,12 @@ def sampler_of(config: Config, split: Split, size: int) -> ClickSampler | Sequen
     users = USERS[config.users]
     if config.data.protocol == "impressions":
         return ClickSampler(split.train, by_reader=config.by_reader, **{name: getattr(config, name) for name in names})
-    options = {name: getattr(config, name) for name in (*names, "candidates", "mask_history", "seen_weight", "mask_same")}
+    options = {name: getattr(config, name) for name in (*names, "candidates", "mask_history", "mask_same")}
+    options |= {"size": size, "popularity": config.log_popularity}
     if users.whole:
-        return PairSampler(split.train, size=size, **options)
+        return PairSampler(split.train, **options)
     hidden = 0.0 if users.is_causal else config.hidden
-    options |= {"hidden": hidden, "popularity": config.log_popularity, "needs_history": users.needs_history}
-    return SequenceSampler(split.train, size=size, by_place=users.by_place, **options)
+    return SequenceSampler(split.train, by_place=users.by_place, hidden=hidden, needs_history=users.needs_history, **options)
 
 
 def validate(model: Recommender, valid: Impressions, config: Config) -> float:

@@ -384,7 +384,7 @@ def test_values_that_do_not_go_with_a_graph():
         ("missrec", "movies", {"item_drop": 0.2}, "go together"),
         ("missrec", "movies", {"layers": 3}, "give an even number"),
         ("idmo_both", "movies", {"fusion": "beside"}, "give users lightgcn"),
-        ("missrec", "movies", {"mask_history": True, "seen_weight": 3.0}, "goes with mask_history false"),
+        ("missrec", "movies", {"mask_history": True, "repeats": True}, "goes with mask_history false"),
         ("lightgcn", "newsroom-tiny", {"candidates": "slate"}, "learns from a log"),
     ):
         with pytest.raises(NrmsError, match=says):
@@ -435,8 +435,8 @@ def test_vectors_of_who_took_what_pass_the_probe(movies):
     same, chance = item_cf(has, split.train, k=3)
     assert same > 0.5 and chance == pytest.approx(3 / 23)
     assert item_cf(np.random.default_rng(0).standard_normal((25, 64)), split.train, k=3)[0] < 0.35
-    table = probe_content({"text": has, "image": has[:, ::-1].copy()}, split, "mrr")
-    assert table.loc["text", "zero-shot mrr"] > table.loc["random", "zero-shot mrr"] and len(table) == 8
+    table = probe_content({"text": has, "image": has[:, ::-1].copy()}, split, load_dataset("movies"))
+    assert table.loc["text", "zero-shot ndcg10"] > table.loc["random", "zero-shot ndcg10"] and len(table) == 8
     assert half_masked(25).sum() == 12 and not half_masked(25)[0]
     both = beside({"text": has, "image": has}, masked="image")
     assert (np.any(both[1:, 40:], axis=1) == ~half_masked(25)[1:]).all() and np.any(both[1:, :40], axis=1).all()

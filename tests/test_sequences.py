@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nrms import NrmsError, pipeline, report
-from nrms.config import ORDERED, PARAMS, load_dataset, reads_a_log, resolve
+from nrms.config import PARAMS, load_dataset, reads_a_log, resolve
 from nrms.data.prepare import load, prepare
 from nrms.data.sequences import SequenceSampler
 from nrms.data.splits import leave_one_out, split_log, split_log_by_time
@@ -21,6 +21,7 @@ from nrms.gradients import backward, chance_of, loss_of
 from nrms.items.ids import IdTable
 from nrms.metrics import CATALOGUE, catalogue_metrics
 from nrms.objectives import bce, bpr
+from nrms.parameters import ORDERED
 from nrms.ranking import encode_items, judge_model, model_scorer, rank_catalogue
 from nrms.recommender import USERS, build
 from nrms.references import cooccurrence
@@ -134,17 +135,6 @@ def test_drawn_negatives_are_not_the_users_own():
         drawn = batch.candidates[:, 1:][batch.candidate_mask[:, 1:]]
         assert not own & set(drawn.tolist()) and (len(drawn) == 0) == (len(own - {0}) == 5)
         assert set(drawn.tolist()) <= {1, 2, 3, 4, 5}
-
-
-def test_what_was_seen_can_weigh_more():
-    """An item before a row counts three times among its candidates; the row's own item, and what comes later, once; it adds to other priors."""
-    batch = next(sampler([[7, 8, 7, 9]], history=5, batch_size=1, mask_history=False, seen_weight=3.0).epoch(0))
-    assert batch.candidates.tolist() == [7, 8, 9] and batch.target.tolist() == [7, 8, 7, 9]
-    weights = batch.prior.exp().round().int().tolist()
-    assert weights == [[1, 1, 1], [3, 1, 1], [1, 3, 1], [3, 3, 1]]
-    options = {"history": 5, "batch_size": 1, "mask_history": False, "candidates": "batch"}
-    one, three = (next(sampler([[7, 8, 7, 9]], seen_weight=w, **options).epoch(0)).prior for w in (1.0, 3.0))
-    assert torch.allclose(three - one, batch.prior, atol=1e-6)
 
 
 def test_new_items_are_no_candidates_in_training():
@@ -372,6 +362,35 @@ def test_every_experiment_learns_and_ranks(exp, movies):
     assert torch.allclose(model.items(items), alone, atol=1e-5)
     rows, found = judge_model(model, split.test, config)
     assert all(np.isfinite(v).all() for v in rows.values()) and found["items"].shape == (40, 10)
+
+
+@pytest.mark.parametrize("exp", ["missrec", "idrec_sasrec"])
+@pytest.mark.parametrize("candidates", ["all", "batch"])
+def test_repeats_are_learned_of_what_stands_before(exp, candidates, movies):
+    """One number is added to the scores of items that a row's history has, and to no other, in training as in the ranking; it has a gradient."""
+    config, tables = movies(exp, repeats=True, mask_history=False, candidates=candidates)
+    split, model = tables.split(config.data), build(config, tables)
+    batch = next(sampler_of(config, split, len(tables.news)).epoch(0))
+    states = torch.get_rng_state()
+    plain = model(batch).scores
+    with torch.no_grad():
+        model.repeats.fill_(-3.0)
+    torch.set_rng_state(states)
+    added = (model(batch).scores - plain).detach()
+    for row, reader in enumerate(batch.reader.tolist()):
+        before = set(batch.history[reader, : int(batch.place[row])].tolist())
+        expected = torch.tensor([-3.0 if int(item) in before else 0.0 for item in batch.candidates])
+        assert torch.allclose(added[row], expected, atol=1e-5)
+    loss_of(config, batch, model(batch).scores).backward()
+    assert model.repeats.grad.abs() > 0
+    rows, vectors = np.arange(5), encode_items(model)
+    with torch.no_grad():
+        scores = model_scorer(model, vectors, split.test, config.history)(rows)
+        model.repeats.fill_(0.0)
+        change = scores - model_scorer(model, vectors, split.test, config.history)(rows)
+    for row in rows:
+        past = torch.from_numpy(split.test.history[row][-config.history :].astype(np.int64))
+        assert torch.allclose(change[row].nonzero()[:, 0], past.unique()) and torch.allclose(change[row, past], torch.tensor(-3.0))
 
 
 def test_two_passes_serve_logs_too(movies):

@@ -42,12 +42,10 @@ class SequenceSampler:
         needs_history: bool = False,
         hidden: float = 0.0,
         mask_history: bool = True,
-        seen_weight: float = 1.0,
         mask_same: bool = True,
         popularity: bool = False,
     ):
         self.log, self.batch_size, self.history, self.seed, self.hidden = log, batch_size, history, seed, hidden
-        self.seen_weight = seen_weight
         self.needs_history = needs_history and not by_place
         self.candidates, self.negatives, self.by_place, self.mask_history, self.mask_same = candidates, negatives, by_place, mask_history, mask_same
         count = np.bincount(log.items.values, minlength=size)
@@ -103,8 +101,6 @@ class SequenceSampler:
         reader, place = np.nonzero(rows)
         target = window[reader, place]
         shown, mask, clicked, prior = self.choose(user, reader, target, rng)
-        if self.seen_weight != 1:
-            prior = self.weigh_seen(window, reader, place, shown, clicked, prior)
         values = {"history": np.where(before, window, 0)[:, :-1], "history_mask": before[:, :-1], "reader": reader, "place": place}
         values |= {
             "candidates": shown,
@@ -149,19 +145,6 @@ class SequenceSampler:
         elif self.log_share is not None:
             prior = -self.log_share[shown]
         return shown, mask, clicked, prior
-
-    def weigh_seen(
-        self, window: np.ndarray, reader: np.ndarray, place: np.ndarray, shown: np.ndarray, clicked: np.ndarray, prior: np.ndarray | None
-    ) -> np.ndarray:
-        """The prior (B, C) with the log of `seen_weight` added for items that stand before a row, but for the row's own item."""
-        row = np.repeat(np.arange(len(place)), place)
-        item = window[reader[row], np.arange(len(row)) - np.repeat(np.cumsum(place) - place, place)]
-        at = np.minimum(np.searchsorted(shown, item), len(shown) - 1)
-        there = shown[at] == item
-        seen = np.zeros(clicked.shape, bool)
-        seen[row[there], at[there]] = True
-        extra = np.where(seen & ~clicked, np.log(self.seen_weight), 0).astype(np.float32)
-        return extra if prior is None else extra + prior
 
     def draw(self, user: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """K known items for each of these users that they do not have, (B, K), and whether one was found."""

@@ -42,11 +42,16 @@ def csr(row: torch.Tensor, column: torch.Tensor, weight: torch.Tensor, shape: tu
         return torch.sparse_coo_tensor(torch.stack([row, column]), weight, shape, check_invariants=True).coalesce().to_sparse_csr()
 
 
+def pairs(owner: torch.Tensor, item: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(owner, item) of the different pairs among these."""
+    pair = torch.unique(owner * size + item)
+    return pair // size, pair % size
+
+
 def adjacency(owner: torch.Tensor, item: torch.Tensor, users: int, size: int) -> torch.Tensor:
     """The user-item graph (N + 1 + R, N + 1 + R), symmetric and normalised; a pair that the log has twice is one edge. He et al. 2020, eq. 3."""
-    pair = torch.unique(owner * size + item)
-    user, item = size + pair // size, pair % size
-    row, column = torch.cat([user, item]), torch.cat([item, user])
+    owner, item = pairs(owner, item, size)
+    row, column = torch.cat([size + owner, item]), torch.cat([item, size + owner])
     degree = torch.bincount(row, minlength=size + users).float()
     return csr(row, column, (degree[row] * degree[column]).rsqrt(), (size + users, size + users))
 
@@ -86,8 +91,8 @@ class LightGCN(UserEncoder):
     """
 
     whole = True
+    fused = True  # items come as one vector each; False: as fusion `late` hands them over
     deviation = START
-    beyond: tuple[str, ...] = ()  # modalities that an item's own vector leaves to views of their own
 
     def __init__(
         self, *, dim: int, layers: int, links: Links, modalities: Sequence[str], width: int, dropout: float = 0.0, neighbours: int = 10,
@@ -104,8 +109,6 @@ class LightGCN(UserEncoder):
         self.register_buffer("known", known, persistent=False)
         self.register_buffer("edges", adjacency(links.owner, links.item, links.users, links.size), persistent=False)
         self.build()
-
-    fused = True  # items come as one vector each; False: as fusion `late` hands them over
 
     def build(self) -> None:
         """Makes weights and graphs beyond those of LightGCN."""
@@ -190,15 +193,14 @@ class FREEDOM(LightGCN):
     def build(self) -> None:
         self.register_buffer("near", self.make_item_graph(), persistent=False)
         self.register_buffer("thin", self.edges, persistent=False)
+        owner, item = pairs(self.links.owner, self.links.item, self.links.size)
+        self.pairs = owner, item, (torch.bincount(owner)[owner] * torch.bincount(item)[item]).double().rsqrt()
 
     def on_epoch_start(self, items: torch.Tensor | None, seed: Sequence[int], resumed: bool) -> None:
-        links = self.links
-        pair = torch.unique(links.owner * links.size + links.item)
-        owner, item = pair // links.size, pair % links.size
-        weight = (torch.bincount(owner)[owner] * torch.bincount(item)[item]).double().rsqrt()
-        noise = torch.rand(len(pair), generator=generator_of(seed), dtype=torch.float64)
-        kept = (weight.log() - (-noise.log()).log()).topk(round(len(pair) * (1 - self.pruned))).indices  # drawn without replacement, by weight
-        self.thin = adjacency(owner[kept], item[kept], links.users, links.size).to(self.edges.device)
+        owner, item, weight = self.pairs
+        noise = torch.rand(len(owner), generator=generator_of(seed), dtype=torch.float64)
+        kept = (weight.log() - (-noise.log()).log()).topk(round(len(owner) * (1 - self.pruned))).indices  # drawn without replacement, by weight
+        self.thin = adjacency(owner[kept], item[kept], self.links.users, self.links.size).to(self.edges.device)
 
     def views(self, items: torch.Tensor) -> dict[str, torch.Tensor]:
         blocks = self.blocks(items)
