@@ -8,3 +8,10 @@ ROOT = Path(__file__).resolve().parent.parent  # the repository: installed with 
 
 class NrmsError(ValueError):
     """Something the user can mend. Its text is one or two full sentences: what was wrong, where, and what to do."""
+
+
+class Stopped(NrmsError):
+    """Training was asked to end, and has saved all it needs to go on. The process ends with the status STOPPED."""
+
+
+STOPPED = 75  # "try again", in sysexits.h

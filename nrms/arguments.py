@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nrms import NrmsError
+from nrms import STOPPED, NrmsError, Stopped
 from nrms.config import Config, resolve
 
 OPTIONS = {"exp": "EXP", "dataset": "--dataset", "seed": "--seed or --seeds", "checkpoint": "--checkpoint"}  # what has an option of its own
@@ -49,6 +49,9 @@ def command(main: Callable[[], int | None]) -> None:
     """Runs `main` and ends the process with its status; an error of ours is one sentence, not a traceback."""
     try:
         sys.exit(main())
+    except Stopped as error:
+        print(f"nrms: {error}", file=sys.stderr)
+        sys.exit(STOPPED)
     except NrmsError as error:
         sys.exit(f"nrms: {error}")
     except KeyboardInterrupt:

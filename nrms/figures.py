@@ -28,7 +28,7 @@ def canvas(columns: int, size: tuple[float, float], **options) -> tuple[Figure, 
 
 def read_log(run: Run) -> pd.DataFrame:
     """history.jsonl of a run, one line per logged step, nested values as `groups.encoder.lr` and the like."""
-    return pd.json_normalize([json.loads(line) for line in (run.folder / "history.jsonl").read_text().splitlines()])
+    return pd.json_normalize([json.loads(line) for line in (run.folder / "history.jsonl").read_text().split("\n")[:-1]])
 
 
 def learning_curves(run: Run) -> Figure:

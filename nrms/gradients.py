@@ -1,11 +1,11 @@
 """How do the gradients of a batch come about? At once, with vectors that stand in, or in two passes where memory is short."""
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from accelerate import Accelerator
 
+from nrms import processes
 from nrms.config import Config
 from nrms.data.batches import Batch
 from nrms.items.reuse import Reuse
@@ -40,16 +40,46 @@ def chance_of(config: Config, batch: Batch) -> float:
     return loss_of(config, batch, torch.zeros(batch.candidate_mask.shape, device=batch.candidate_mask.device)).item()
 
 
+class Share:
+    """What of a batch this process does: the rows of some of its readers. Scores and views of all processes together are those of the batch."""
+
+    def __init__(self, batch: Batch):
+        readers = [processes.share(len(batch.history), of) for of in range(processes.count())]
+        parts = [batch.of_readers(r.start, r.stop) for r in readers] if len(readers) > 1 else [(batch, torch.arange(len(batch)))]
+        self.readers, self.rows = [len(r) for r in readers], [len(rows) for _, rows in parts]
+        self.back = torch.cat([rows for _, rows in parts]).argsort()
+        # who has no reader reads the first one, and then says nothing of it
+        self.batch = parts[processes.index()][0] if self.readers[processes.index()] else batch.of_readers(0, 1)[0]
+
+    def scores(self, own: torch.Tensor) -> torch.Tensor:
+        """Scores (B, C) of the whole batch, given those of this process's rows."""
+        return processes.gather(own[: self.rows[processes.index()]], self.rows)[self.back] if len(self.rows) > 1 else own
+
+    def views(self, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Views of all readers, given those of this process's."""
+        return {name: processes.gather(view[: self.readers[processes.index()]], self.readers) for name, view in own.items()}
+
+
 def backward(model: Recommender, batch: Batch, config: Config, accelerator: Accelerator, reuse: Reuse | None) -> tuple[dict[str, torch.Tensor], int]:
     """One batch's gradients. Returns its loss by part, the objective first, and how many items were encoded."""
-    objective = partial(loss_of, config, batch)
+    share = Share(batch)
+
+    def objective(scores: torch.Tensor) -> torch.Tensor:
+        return loss_of(config, batch, share.scores(scores))
+
     if config.encode_at_once:
-        loss, encoded = backward_in_two_passes(accelerator.unwrap_model(model), batch, objective, config.encode_at_once, accelerator)
-        return {config.objective: loss}, encoded
-    scores, encoded, views = model(batch, reuse)
-    parts = {config.objective: objective(scores)} | terms_of(config, batch, views)
-    accelerator.backward(sum(parts.values()))
-    return {name: part.detach() for name, part in parts.items()}, reuse.encoded if reuse else encoded
+        loss, encoded = backward_in_two_passes(model, share.batch, objective, config.encode_at_once, accelerator)
+        parts = {config.objective: loss}
+    else:
+        scores, encoded, views = model(share.batch, reuse)
+        parts = {config.objective: objective(scores)}
+        whole = config.users in GRAPHS  # every process has the views of all nodes, and all of a term's gradient
+        terms = terms_of(config, batch, views if whole else share.views(views))
+        accelerator.backward(sum(parts.values()) + sum(terms.values()) / (processes.count() if whole else 1))
+        parts |= terms
+    processes.add_up_gradients(model.parameters())
+    encoded = processes.add_up(torch.tensor(reuse.encoded if reuse else encoded)).item()
+    return {name: part.detach() for name, part in parts.items()}, encoded
 
 
 def backward_in_two_passes(model: Recommender, batch: Batch, loss_of: Callable, part: int, accelerator: Accelerator) -> tuple[torch.Tensor, int]:

@@ -96,7 +96,7 @@ LEARNING = (
         "encoder_lr",
         "weight_decay",
     ),
-    *("by_reader", "reuse_steps", "encode_at_once", "warmup", "decay", "patience", "clip", "validations", "device", "precision"),
+    *("by_reader", "reuse_steps", "encode_at_once", "warmup", "decay", "patience", "clip", "validations", "save_minutes", "device", "precision"),
     *("candidates", "temperature", "log_popularity", "mask_history", "mask_same", "hidden"),
     *("terms", "pruned", "item_drop", "start", "trains"),
 )
@@ -216,6 +216,7 @@ class Experiment(Strict):
     patience: int | None = Field(None, ge=1, description="epochs without a better validation after which training stops; null: all epochs are done")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     validations: int = Field(2, ge=1, description="validations per epoch; the best one's weights are kept")
+    save_minutes: float = Field(10, ge=0, description="minutes of training after which all is saved at the latest; at validations it is, too")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast on GPUs that have it; weights stay fp32")
 

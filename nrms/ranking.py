@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from nrms import processes
 from nrms.config import Config, Dataset
 from nrms.data.tables import Impressions
 from nrms.metrics import catalogue_metrics, rank_metrics, set_metrics
@@ -32,9 +33,10 @@ def encode_items(model: Recommender, batch: int = 1024, ids: torch.Tensor | None
     lengths = model.items.lengths
     ids = torch.arange(1, len(lengths), device=lengths.device) if ids is None else ids
     order = ids[lengths[ids].argsort()]
-    vectors = [model.items(some) for some in progress(order.split(batch), "encoding items")]
-    table = vectors[0].new_zeros(len(lengths), vectors[0].shape[1])
-    return table.index_copy(0, order, torch.cat(vectors))
+    own = order[processes.index() :: processes.count()]
+    vectors = torch.cat([model.items(some) for some in progress((own if len(own) else order[:1]).split(batch), "encoding items")])
+    table = vectors.new_zeros(len(lengths), vectors.shape[1])
+    return processes.add_up(table.index_copy(0, own, vectors[: len(own)]))
 
 
 @torch.inference_mode()
@@ -140,12 +142,17 @@ def judge_model(
     vectors: of all items as `encode_items` gives them, where they are known.
     """
     vectors = encode_items(model) if vectors is None else vectors
-    if config.data.protocol == "impressions":
-        scores = rank_impressions(model, vectors, impressions, config.history)
-        return rank_metrics(scores, impressions.clicked, impressions.candidates.offsets), {"scores": scores}
-    scorer = model_scorer(model, vectors, impressions, config.history)
-    found = rank_catalogue(scorer, impressions, len(model.items.lengths), seen=config.data.rank_seen, top=TOP)
-    return metrics_of(found, impressions, config.data), found
+
+    def judge(rows: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        some = impressions if len(rows) == len(impressions) else impressions.take(rows)
+        if config.data.protocol == "impressions":
+            scores = rank_impressions(model, vectors, some, config.history)
+            return rank_metrics(scores, some.clicked, some.candidates.offsets), {"scores": scores}
+        scorer = model_scorer(model, vectors, some, config.history)
+        found = rank_catalogue(scorer, some, len(model.items.lengths), seen=config.data.rank_seen, top=TOP)
+        return metrics_of(found, some, config.data), found
+
+    return processes.by_shares(len(impressions), judge)
 
 
 def metrics_of(found: dict[str, np.ndarray], impressions: Impressions, data: Dataset) -> dict[str, np.ndarray]:

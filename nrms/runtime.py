@@ -4,15 +4,19 @@ Truth is in files: a run is done when its run.json says so, and run.json says so
 """
 
 import contextlib
+import errno
+import glob
 import io
 import json
 import os
 import platform
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -44,16 +48,48 @@ def run_folder(dataset: str, name: str, seed: int) -> Path:
 # files ---------------------------------------------------------------------------------------------------------------
 
 
+def beside(path: Path, kind: str) -> Path:
+    """Where what is to stand at `path` is made (`part`), or what stood there is kept for a moment (`old`); hidden, and named after this process."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{kind}")
+
+
+def sweep(path: Path) -> None:
+    """Clears away what processes of this machine that were killed left beside `path`; a folder killed between its two renames is put back."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        host, pid, kind = ["", *left.name.removeprefix(f".{path.name}.").rsplit(".", 2)][-3:]
+        if host != socket.gethostname() or kind not in ("part", "old") or not pid.isdigit() or process_started(int(pid)) is not None:
+            continue
+        if kind == "old" and not path.exists():
+            left.rename(path)
+        elif left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Hands what was written there to the disk: a rename that survives a power cut must not stand for bytes that do not."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():  # some file systems cannot do so with folders
+            raise
+    finally:
+        os.close(handle)
+
+
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; when the block ends well it is flushed to disk and renamed to `path`, else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = beside(path, "part")
+    sweep(path)
     try:
         yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
+        flush(part)
         os.replace(part, path)
+        flush(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
@@ -62,14 +98,18 @@ def atomic(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields an empty folder beside `path`; when the block ends well it takes the place of `path`, else it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("part", "old"))
+    part, old = beside(path, "part"), beside(path, "old")
+    sweep(path)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
         yield part
+        for file in part.rglob("*"):
+            flush(file)
         if path.exists():
             path.rename(old)
         part.rename(path)
+        flush(path.parent)
     finally:
         if old.exists() and not path.exists():  # the second rename failed
             old.rename(path)
@@ -210,10 +250,10 @@ class Run:
         """Writes run.json with status `running` and removes the results of an earlier run. Refuses a run that another process is busy with."""
         if self.status == "running" and self.record["pid"] != os.getpid():
             raise NrmsError(f"{self.folder} is being written by process {self.record['pid']} on {self.record['host']}; wait for it or stop it first.")
-        for name in ("metrics.json", "rows.parquet"):
-            (self.folder / name).unlink(missing_ok=True)
         process = {"pid": os.getpid(), "process_started": process_started(os.getpid()), "host": socket.gethostname()}
         write_json(self.folder / "run.json", {"status": "running", **process, "started": now()} | environment() | facts)
+        for name in ("metrics.json", "rows.parquet"):
+            (self.folder / name).unlink(missing_ok=True)
 
     def update(self, **facts: Any) -> None:
         """Adds facts (status among them) to run.json."""
@@ -227,9 +267,33 @@ class Run:
     def rewind(self, step: int) -> None:
         """Forgets the lines of history.jsonl after `step`: they are about to be written again."""
         path = self.folder / "history.jsonl"
-        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if path.exists() and step else []
+        lines = path.read_text().split("\n")[:-1] if path.exists() and step else []  # a line that a kill cut off has no end
+        lines = [line for line in lines if json.loads(line)["step"] <= step]
         with atomic(path) as part:
             part.write_text("".join(line + "\n" for line in lines))
+
+
+class Bystander(Run):
+    """The folder of a run for a process that takes part in it, while another one keeps its record."""
+
+    def begin(self, **facts: Any) -> None: ...
+    def update(self, **facts: Any) -> None: ...
+    def log(self, **values: Any) -> None: ...
+    def rewind(self, step: int) -> None: ...
+
+
+@contextlib.contextmanager
+def on_sigterm() -> Iterator[threading.Event]:
+    """An event that is set when a scheduler asks this process to end (SIGTERM), in place of ending at once. Heard in a main thread alone."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def now() -> str:

@@ -1,11 +1,12 @@
 """How does a recommender learn? One loop: batch, loss, step, log, now and then validate and save.
 
 Weights are fp32, compute is bf16 where the hardware has it. Data order and negatives are functions of (seed, epoch), dropout's random state is
-saved, so a killed run that is started again ends with the same numbers.
+saved, so a killed run that is started again ends with the same numbers. Under torchrun several processes share each batch (processes.py).
 """
 
 import hashlib
 import json
+import random
 import time
 from pathlib import Path
 
@@ -14,10 +15,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from nrms import NrmsError, transfer
+from nrms import NrmsError, Stopped, processes, transfer
 from nrms.arguments import command, read_config
 from nrms.config import Config
-from nrms.data.batches import ClickSampler, ahead
+from nrms.data.batches import Batch, ClickSampler, ahead
 from nrms.data.prepare import Tables, load
 from nrms.data.sequences import PairSampler, SequenceSampler
 from nrms.data.tables import Impressions, Split
@@ -27,7 +28,18 @@ from nrms.items.reuse import Reuse
 from nrms.metrics import PROTOCOLS
 from nrms.ranking import judge_model
 from nrms.recommender import USERS, Recommender, build
-from nrms.runtime import Run, load_checkpoint, now, peak_mb, progress, run_folder, save_checkpoint, seed_everything
+from nrms.runtime import (
+    Bystander,
+    Run,
+    load_checkpoint,
+    now,
+    on_sigterm,
+    peak_mb,
+    progress,
+    run_folder,
+    save_checkpoint,
+    seed_everything,
+)
 
 LOGS = 60  # lines of history.jsonl per run, about
 
@@ -76,12 +88,28 @@ def log_line(state: dict, loss: dict[str, float], norm: float, moved: dict[str, 
     return {**counts, "loss": loss, "gradient_norm": norm, "groups": groups, "samples_per_second": rate}
 
 
+def random_states() -> dict[str, torch.Tensor]:
+    """The random states of torch, and of Python and numpy, which nothing here draws from, but a library may."""
+    numpy_state = np.random.get_state(legacy=False)["state"]
+    others = {"python": random.getstate()[1], "numpy": [*numpy_state["key"].tolist(), numpy_state["pos"]]}
+    return random_state() | {name: torch.tensor(state, dtype=torch.int64) for name, state in others.items()}
+
+
+def set_random_states(states: dict[str, torch.Tensor]) -> None:
+    set_random_state(states)
+    random.setstate((3, tuple(states["python"].tolist()), None))
+    *key, place = states["numpy"].tolist()
+    np.random.set_state(("MT19937", np.array(key, np.uint32), place))
+
+
 def pack(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Weights, optimizer state and random state as tensors by name."""
+    """Weights, optimizer state and the random states of all processes as tensors by name."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    return tensors | {f"random.{k}": v for k, v in random_state().items()}
+    for i, states in enumerate(processes.every(random_states())):
+        tensors |= {f"random.{i}.{k}": v for k, v in states.items()}
+    return tensors
 
 
 def unpack(tensors: dict[str, torch.Tensor], model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -92,14 +120,19 @@ def unpack(tensors: dict[str, torch.Tensor], model: torch.nn.Module, optimizer: 
             _, i, key = name.split(".", 2)
             states.setdefault(int(i), {})[key] = value
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    set_random_state({k.removeprefix("random."): v for k, v in tensors.items() if k.startswith("random.")})
+    own = f"random.{processes.index()}."
+    if states := {k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)}:  # else it is a process more than there were
+        set_random_states(states)
 
 
-def save(run: Run, model: Recommender, optimizer: torch.optim.Optimizer, state: dict, facts: dict) -> None:
-    """Writes checkpoint/last.safetensors, to go on from, and, where this step is the best so far, checkpoint/best.safetensors with `facts`."""
-    if state["best_step"] == state["step"]:
+def save(run: Run, model: Recommender, optimizer: torch.optim.Optimizer, state: dict, facts: dict, best: bool) -> None:
+    """Writes checkpoint/last.safetensors, to go on from; before it, of the `best` step so far, checkpoint/best.safetensors with `facts`."""
+    tensors = pack(model, optimizer)
+    if processes.index():
+        return
+    if best:
         save_checkpoint(run.folder / "checkpoint" / "best.safetensors", model.state_dict(), facts | state)
-    save_checkpoint(run.folder / "checkpoint" / "last.safetensors", pack(model, optimizer), state)
+    save_checkpoint(run.folder / "checkpoint" / "last.safetensors", tensors, state)
 
 
 def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.optim.Optimizer, Accelerator]:
@@ -112,7 +145,8 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
     AcceleratorState._reset_state(True)  # it is global: without this a second run in one kernel could not choose another precision
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=config.device == "cpu")
     seed_everything(config.seed)
-    model = build(config, tables, accelerator.device)
+    with processes.first():  # who makes caches that the others read
+        model = build(config, tables, accelerator.device)
     taken = transfer.take(model, Path(config.start)) if config.start else []
     if config.trains:
         transfer.narrow(model, config.trains)
@@ -130,19 +164,24 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
         "trainable": sum(p.numel() for g in groups.values() for p in g),
     }
     run.update(precision="bf16" if bf16 else "fp32", device=str(accelerator.device), **facts)
-    return *accelerator.prepare(model, optimizer), accelerator
+    if processes.index():  # all begin with the same weights; then each has dropout of its own
+        torch.manual_seed(config.seed + 1_000_003 * processes.index())
+    # evaluation mode: gradients are added up by processes.py, which serves every loss, two passes, and tables of which a process reads a part
+    return accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare_optimizer(optimizer), accelerator
 
 
 def train(config: Config, *, force: bool = False) -> Run:
     """Trains what `config` says, into its run folder, and keeps the weights that validate best in checkpoint/best.safetensors.
 
     A run that is trained already with the same values and data is left alone unless `force`; one that was interrupted goes on.
-    Raises NrmsError when a guard stops it; run.json then says `failed` and why.
+    Raises NrmsError when a guard stops it; run.json then says `failed` and why. Raises Stopped when this process was asked to end.
     """
     if config.checkpoint:
         raise NrmsError(f"{config.checkpoint} is given to be evaluated, not to be trained: use notebooks/eval.ipynb or `python -m nrms evaluate`.")
-    tables = load(config.dataset, config.data)
-    run = Run(run_folder(config.dataset, config.name, config.seed))
+    processes.join()
+    with processes.first():
+        tables = load(config.dataset, config.data)
+    run = (Bystander if processes.index() else Run)(run_folder(config.dataset, config.name, config.seed))
     identity = {
         "kind": "model",
         "protocol": config.data.protocol,
@@ -152,21 +191,53 @@ def train(config: Config, *, force: bool = False) -> Run:
         "data": tables.manifest["tables"],
     }
     same = all(run.record.get(k) == identity[k] for k in ("hash", "data"))
-    if same and not force and run.record.get("trained") and (run.folder / "checkpoint" / "best.safetensors").exists():
+    trained = same and run.record.get("trained") and (run.folder / "checkpoint" / "best.safetensors").exists()
+    if processes.told(trained and not force):
         if run.status in ("failed", "dead", "stopped"):  # what failed came after training
             run.update(status="trained", error=None)
         return run
-    if not same or force:
+    if (not same or force) and not processes.index():
         for name in ("best", "last"):
             (run.folder / "checkpoint" / f"{name}.safetensors").unlink(missing_ok=True)
-    run.begin(**identity)
+    run.begin(**identity, processes=processes.count())
+    processes.wait()
     try:
         fit(config, tables, run)
     except BaseException as error:
-        state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        state = "stopped" if isinstance(error, KeyboardInterrupt | Stopped) else "failed"
         run.update(status=state, error=str(error) if isinstance(error, NrmsError) else f"{type(error).__name__}: {error}".removesuffix(": "))
         raise
     return run
+
+
+def take_step(
+    model: Recommender,
+    batch: Batch,
+    config: Config,
+    accelerator: Accelerator,
+    optimizer: torch.optim.Optimizer,
+    reuse: Reuse | None,
+    state: dict,
+    logged: bool,
+) -> tuple[dict[str, torch.Tensor], float, Movement | None]:
+    """Moves the weights by one batch and counts it in `state`. Returns loss by part, norm of the gradient and, if `logged`, what measures the move.
+
+    Raises NrmsError when a loss is no number, or the first one is not that of equal scores.
+    """
+    model.train()
+    optimizer.zero_grad()
+    parts, encoded = backward(model, batch, config, accelerator, reuse)
+    if "chance" not in state:
+        state["chance"] = chance_of(config, batch)
+    spread = 1 / config.temperature if USERS[config.users].scores_cosines else 0.0  # their scale is given; untrained, what was seen is near
+    check_loss(parts[config.objective].item(), state["chance"], state["step"], knows=bool(config.start), spread=spread)
+    check_terms(parts, state["step"])
+    norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
+    movement = Movement({g["name"]: g["params"] for g in optimizer.param_groups}) if logged else None
+    optimizer.step()
+    encodes = any(e.encodes for e in model.items.encoders.values())
+    state |= {"step": state["step"] + 1, "encoded": state["encoded"] + encoded * encodes, "samples": state["samples"] + len(batch)}
+    return parts, float(norm), movement
 
 
 def fit(config: Config, tables: Tables, run: Run) -> None:
@@ -179,7 +250,6 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
     steps, rising = config.epochs * len(sampler), round(config.warmup * config.epochs * len(sampler))
     stops = {round(len(sampler) * i / config.validations) for i in range(1, config.validations + 1)}  # steps of an epoch after which to validate
     reuse = Reuse(model.items, items=len(tables.news), steps=config.reuse_steps, patience=steps / 20) if config.reuse_steps else None
-    encodes = any(e.encodes for e in model.items.encoders.values())
     state = {"objective": config.objective, "step": 0, "best_valid": -1.0, "best_step": 0, "encoded": 0, "samples": 0, "seconds": 0.0}
     last = run.folder / "checkpoint" / "last.safetensors"
     if last.exists():
@@ -187,62 +257,58 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
         unpack(tensors, model, optimizer)
     run.rewind(state["step"])
     facts = {"config": config.model_dump(), "content": tables.content, "log": tables.taken}
-    spread = 1 / config.temperature if USERS[config.users].scores_cosines else 0.0  # their scale is given; untrained, what was seen is near
-    clock, checked = time.perf_counter() - state["seconds"], False
+    clock, saved, checked = time.perf_counter() - state["seconds"], time.perf_counter(), False
 
     bar = progress(what=f"training {config.name}", total=steps, initial=state["step"], unit=" steps")
-    while state["step"] < steps:
-        epoch, begin = divmod(state["step"], len(sampler))
-        accelerator.unwrap_model(model).on_epoch_start([config.seed, epoch], resumed=begin > 0)
-        for i, batch in enumerate(ahead(sampler.epoch(epoch, begin), pin=accelerator.device.type == "cuda"), begin + 1):
-            model.train()
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * learning_rate(state["step"], steps, config.warmup, config.decay)
-            batch = batch.to(accelerator.device)
-            optimizer.zero_grad()
-            parts, encoded = backward(model, batch, config, accelerator, reuse)
-            loss = parts[config.objective]
-            if "chance" not in state:
-                state["chance"] = chance_of(config, batch)
-            check_loss(loss.item(), state["chance"], state["step"], knows=bool(config.start), spread=spread)
-            check_terms(parts, state["step"])
-            norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
-            state["step"] += 1
-            logged = state["step"] % max(1, steps // LOGS) == 0 or i in stops
-            movement = Movement({g["name"]: g["params"] for g in optimizer.param_groups}) if logged else None
-            optimizer.step()
-            state |= {"encoded": state["encoded"] + encoded * encodes, "samples": state["samples"] + len(batch)}
-            state["seconds"] = time.perf_counter() - clock
-            bar.update()
-            if movement:
-                moved = movement.measure()
-                if not checked and state["step"] > min(rising, steps - 1):
-                    check_movement(moved, optimizer)
-                    checked = True
-                line = log_line(state, {name: part.item() for name, part in parts.items()}, float(norm), moved, optimizer)
-                line |= {"drift": reuse.drift} if reuse else {}
-                if i in stops:
-                    line["valid"] = valid = validate(accelerator.unwrap_model(model), split.valid, config)
-                    state |= {"best_valid": valid, "best_step": state["step"]} if valid > state["best_valid"] else {}
-                run.log(epoch=state["step"] / len(sampler), **line)
-            if i in stops:
+    with on_sigterm() as asked:
+        while state["step"] < steps:
+            epoch, begin = divmod(state["step"], len(sampler))
+            if not begin and config.patience and state["step"] - state["best_step"] >= config.patience * len(sampler):
+                break
+            model.on_epoch_start([config.seed, epoch], resumed=begin > 0)
+            for i, batch in enumerate(ahead(sampler.epoch(epoch, begin), pin=accelerator.device.type == "cuda"), begin + 1):
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak"] * learning_rate(state["step"], steps, config.warmup, config.decay)
+                logged = (state["step"] + 1) % max(1, steps // LOGS) == 0 or i in stops
+                parts, norm, movement = take_step(model, batch.to(accelerator.device), config, accelerator, optimizer, reuse, state, logged)
                 state["seconds"] = time.perf_counter() - clock
-                save(run, accelerator.unwrap_model(model), optimizer, state, facts)
-                bar.set_postfix_str(f"loss {loss.item():.3f}, valid {judged_by} {valid:.3f}")
-        if config.patience and state["step"] - state["best_step"] >= config.patience * len(sampler):
-            break
+                bar.update()
+                if movement:
+                    moved = movement.measure()
+                    if not checked and state["step"] > min(rising, steps - 1):
+                        check_movement(moved, optimizer)
+                        checked = True
+                    line = log_line(state, {name: part.item() for name, part in parts.items()}, norm, moved, optimizer)
+                    line |= {"drift": reuse.drift} if reuse else {}
+                    if i in stops:
+                        line["valid"] = valid = validate(model, split.valid, config)
+                        state |= {"best_valid": valid, "best_step": state["step"]} if valid > state["best_valid"] else {}
+                        bar.set_postfix_str(f"loss {line['loss'][config.objective]:.3f}, valid {judged_by} {valid:.3f}")
+                    run.log(epoch=state["step"] / len(sampler), **line)
+                end = processes.any_of(asked.is_set())
+                if i in stops or end or processes.any_of(time.perf_counter() - saved > 60 * config.save_minutes):
+                    state["seconds"] = time.perf_counter() - clock
+                    save(run, model, optimizer, state, facts, best=i in stops and state["best_step"] == state["step"])
+                    saved = time.perf_counter()
+                if end:
+                    raise Stopped(f"Training was asked to end and saved step {state['step']} of {steps}; the same command goes on from there.")
     bar.close()
-    last.unlink()
     result = {k: state[k] for k in ("best_valid", "best_step", "chance", "samples")}
     result["encoded"] = state["encoded"] or (len(tables.news) - 1) * (config.modalities != ["ids"])  # frozen: each once, in whatever run came first
     run.update(status="trained", error=None, trained=now(), steps=state["step"], minutes=state["seconds"] / 60, peak_mb=peak_mb(), **result)
+    processes.wait()
+    if not processes.index():
+        last.unlink()
 
 
 def main(arguments: list[str] | None = None) -> None:
     """`python -m nrms.train EXP`: training without a notebook, for machines that have nothing but what learning needs."""
     run = train(read_config(__doc__ or "", arguments))
-    print(json.dumps({k: run.record[k] for k in ("status", "best_valid", "steps", "samples", "encoded", "minutes", "peak_mb", "device")}))
-    print(f"wrote {run.folder}")
+    processes.wait()
+    if not processes.index():
+        print(json.dumps({k: run.record[k] for k in ("status", "best_valid", "steps", "samples", "encoded", "minutes", "peak_mb", "device")}))
+        print(f"wrote {run.folder}")
+    processes.leave()
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ LAYER |= {
     "probe": 2,
     "train": 3,
     "guards": 3,
+    "processes": 0,
     "gradients": 2,
     "evaluate": 3,
     "ensemble": 3,

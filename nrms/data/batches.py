@@ -39,6 +39,19 @@ class Batch:
     def __len__(self) -> int:
         return len(self.reader)
 
+    def of_readers(self, begin: int, end: int) -> tuple["Batch", torch.Tensor]:
+        """The rows of the histories `begin` to `end` as a batch of their own, and which rows these are."""
+        rows = ((self.reader >= begin) & (self.reader < end)).nonzero()[:, 0]
+        values: dict[str, torch.Tensor | None] = {}
+        for name in ("history", "history_mask", "hidden"):
+            values[name] = None if getattr(self, name) is None else getattr(self, name)[begin:end]
+        for name in ("candidate_mask", "clicked", "place"):
+            values[name] = None if getattr(self, name) is None else getattr(self, name)[rows]
+        for name in ("candidates", "prior"):  # one line for all rows, or a line for each
+            shared = getattr(self, name) is None or getattr(self, name).dim() == 1
+            values[name] = getattr(self, name) if shared else getattr(self, name)[rows]
+        return Batch(reader=self.reader[rows] - begin, **values), rows
+
     @property
     def target(self) -> torch.Tensor:
         """(B,) the clicked item of each row."""

@@ -1,0 +1,138 @@
+"""How do several processes train one model? As one would: the same batches, the same losses, the same weights.
+
+Each reads its share of a batch's histories and encodes the items of those. Scores and views are then brought together, so that every process has the
+loss of the whole batch, whatever the loss is; gradients go back through a process's own rows, and are added up. Started by torchrun, on one machine
+or several; a process that stands alone does all of it itself, at no cost.
+"""
+
+import contextlib
+import datetime
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import distributed
+
+T = TypeVar("T")
+PATIENCE = datetime.timedelta(hours=12)  # one may prepare data, or encode a catalogue, while the others wait; a dead one is noticed at once
+
+
+def join() -> None:
+    """Takes part in what torchrun has started; nothing where this process was started alone."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+
+
+def leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def count() -> int:
+    """P, how many processes there are."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def index() -> int:
+    """The number of this process, 0 to P - 1. Process 0 writes all files."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def share(n: int, of: int | None = None) -> range:
+    """Which of n things are those of process `of`, or of this one: as evenly as can be, in order."""
+    bounds = np.linspace(0, n, count() + 1).round().astype(int)
+    of = index() if of is None else of
+    return range(bounds[of], bounds[of + 1])
+
+
+def wait() -> None:
+    """Until all are here."""
+    if count() > 1:
+        distributed.barrier()
+
+
+@contextlib.contextmanager
+def first() -> Iterator[None]:
+    """Process 0 goes through the block before the others do, who then find what it made."""
+    if index():
+        wait()
+    yield
+    if not index():
+        wait()
+
+
+def told(value: T) -> T:
+    """What process 0 has."""
+    if count() == 1:
+        return value
+    box = [value]
+    distributed.broadcast_object_list(box)
+    return box[0]
+
+
+def every(value: T) -> list[T]:
+    """What each process has, in their order."""
+    if count() == 1:
+        return [value]
+    box: list[Any] = [None] * count()
+    distributed.all_gather_object(box, value)
+    return box
+
+
+def any_of(flag: bool) -> bool:
+    """Whether any process says so."""
+    if count() == 1:
+        return flag
+    sign = torch.tensor(int(flag))
+    distributed.all_reduce(sign, distributed.ReduceOp.MAX)
+    return bool(sign)
+
+
+def gather(x: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """The rows of all processes, (sum of sizes, ...), given this one's (sizes[index], ...): with gradients for its own rows alone."""
+    if count() == 1:
+        return x
+    padded = x.new_zeros(max(sizes), *x.shape[1:])
+    padded[: len(x)] = x.detach()
+    parts = [torch.empty_like(padded) for _ in sizes]
+    distributed.all_gather(parts, padded)
+    parts = [part[:size] for part, size in zip(parts, sizes, strict=True)]
+    parts[index()] = x
+    return torch.cat(parts)
+
+
+def gather_columns(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays by name, put together from all processes' shares, in order."""
+    parts = every(dict(columns))
+    return {name: np.concatenate([part[name] for part in parts]) for name in columns}
+
+
+def add_up(x: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, in place."""
+    if count() > 1:
+        distributed.all_reduce(x)
+    return x
+
+
+def add_up_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replaces every gradient by the sum over all processes; one that no process has stays absent."""
+    if count() == 1:
+        return
+    parameters = list(parameters)
+    has = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
+    distributed.all_reduce(has)
+    for parameter in (p for p, n in zip(parameters, has.tolist(), strict=True) if n):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        distributed.all_reduce(parameter.grad)
+
+
+def by_shares(n: int, make: Callable[[np.ndarray], tuple[Mapping[str, np.ndarray], ...]]) -> tuple[dict[str, np.ndarray], ...]:
+    """What `make` says of rows 0 to n - 1, each process having made its share of them; columns are joined in order, no row is there twice."""
+    if count() == 1 or n < count():
+        return make(np.arange(n))
+    return tuple(map(gather_columns, make(np.asarray(share(n)))))
