@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import distributed
 
+from nrms import NrmsError
+
 T = TypeVar("T")
 PATIENCE = datetime.timedelta(hours=12)  # one may prepare data, or encode a catalogue, while the others wait; a dead one is noticed at once
 
@@ -25,6 +27,20 @@ def join() -> None:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Makes a sentence of what happens to a process when another one of its group is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if count() == 1 or not any(word in str(error) for word in ("gloo", "NCCL", "Connection")):
+            raise
+        raise NrmsError(
+            "Another process of this run has ended, so this one had to stop, too; what it said stands above. The same command goes on from what was "
+            "saved last."
+        ) from error
 
 
 def leave() -> None:

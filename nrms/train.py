@@ -202,7 +202,8 @@ def train(config: Config, *, force: bool = False) -> Run:
     run.begin(**identity, processes=processes.count())
     processes.wait()
     try:
-        fit(config, tables, run)
+        with processes.watched():
+            fit(config, tables, run)
     except BaseException as error:
         state = "stopped" if isinstance(error, KeyboardInterrupt | Stopped) else "failed"
         run.update(status=state, error=str(error) if isinstance(error, NrmsError) else f"{type(error).__name__}: {error}".removesuffix(": "))
