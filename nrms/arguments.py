@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import yaml
+
 from nrms import STOPPED, NrmsError, Stopped
 from nrms.config import Config, resolve
 
@@ -12,13 +14,18 @@ OPTIONS = {"exp": "EXP", "dataset": "--dataset", "seed": "--seed or --seeds", "c
 
 
 def parse_value(text: str) -> Any:
-    """A value given with -p: a whole number, a number, True or False, else text."""
+    """A value given with -p: a whole number, a number, True or False, null, [a list], {names: values}, else text."""
     for kind in (int, float):
         try:
             return kind(text)
         except ValueError:
             continue
-    return {"True": True, "False": False}.get(text, text)
+    if text[:1] in ("[", "{"):
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise NrmsError(f"{text!r} is neither a list, [a, b], nor names with values, {{a: 1}}.") from None
+    return {"True": True, "False": False, "true": True, "false": False, "null": None}.get(text, text)
 
 
 def add_values(parser: argparse.ArgumentParser) -> None:

@@ -225,7 +225,7 @@ def check_protocol(config: Config) -> None:
 
 def default_name(exp: str, given: Mapping[str, Any]) -> str:
     """The experiment's own name; with values given by hand a name of its own, so that a trial never takes the place of the real thing."""
-    given = {k: v for k, v in given.items() if k not in ("device", "precision")}
+    given = {k: v for k, v in given.items() if k not in ("device", "precision", "processes", "save_minutes")}
     words = "-".join(re.sub(r"[^a-z0-9]+", "", f"{k}{v}".lower()) for k, v in sorted(given.items()))
     name = f"{exp}-{words}" if given else exp
     return name if NAME.fullmatch(name) and len(words) < 24 else f"{exp}-{digest(dict(given))}"

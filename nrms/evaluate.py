@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from nrms import NrmsError
+from nrms import NrmsError, processes
 from nrms.arguments import command, read_config
 from nrms.config import Config, Experiment
 from nrms.data.prepare import Tables, load
@@ -24,7 +24,7 @@ from nrms.parameters import GRAPHS, LEARNING, ROLES
 from nrms.ranking import TOP, encode_items, judge_model, metrics_of, rank_catalogue
 from nrms.recommender import build
 from nrms.references import BASELINES, CATALOGUE_BASELINES, CEILINGS, catalogue_references, references
-from nrms.runtime import Run, atomic, load_checkpoint, now, peak_mb, read_json, read_state, run_folder, write_json
+from nrms.runtime import Bystander, Run, atomic, load_checkpoint, now, peak_mb, read_json, read_state, run_folder, write_json
 
 RARITY = {
     "new": (0, 0),
@@ -210,8 +210,10 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
 
     Raises NrmsError when there is no such run, or when the checkpoint does not fit the experiment and the data.
     """
-    run = Run(run_folder(config.dataset, config.name, config.seed))
-    tables = load(config.dataset, config.data)
+    processes.join()
+    with processes.first():
+        tables = load(config.dataset, config.data)
+    run = (Bystander if processes.index() else Run)(run_folder(config.dataset, config.name, config.seed))
     path = run.folder / "checkpoint" / "best.safetensors"
     fits = run.record.get("hash") == config.hash and run.record.get("data") == tables.manifest["tables"]
     if config.checkpoint:
@@ -236,14 +238,18 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
             f"{run.folder} holds no run trained with these values on these data (its status is {run.status}): train first, with "
             f"notebooks/train.ipynb or `python -m nrms run {config.exp} --dataset {config.dataset} --seeds {config.seed}`."
         )
-    if run.status == "done" and not force:
+    if processes.told(run.status == "done" and not force):
         return run
     began = time.perf_counter()
     split = tables.split(config.data)
-    model = build(config, tables, run.record["device"])
+    with processes.first():
+        model = build(config, tables, run.record["device"].split(":")[0])  # of several GPUs, each process has its own
     load_weights(model, path)
-    vectors = encode_items(model)
-    rows, found = judge_model(model, split.test, config, vectors)
+    with processes.watched():
+        vectors = encode_items(model)
+        rows, found = judge_model(model, split.test, config, vectors)
+    if processes.index():
+        return run
     judge(run, tables, split, rows, found)
     write_json(run.folder / "diagnostics.json", diagnose(model, vectors, split, config.history, found.get("items")))
     memory = max(run.record.get("peak_mb", 0), peak_mb())
@@ -254,8 +260,10 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
 def main(arguments: list[str] | None = None) -> None:
     """`python -m nrms.evaluate EXP`: evaluation without a notebook."""
     run = evaluate(read_config(__doc__ or "", arguments))
-    print(json.dumps(read_json(run.folder / "metrics.json")["all"]))
-    print(f"wrote {run.folder}")
+    if not processes.index():
+        print(json.dumps(read_json(run.folder / "metrics.json")["all"]))
+        print(f"wrote {run.folder}")
+    processes.leave()
 
 
 if __name__ == "__main__":

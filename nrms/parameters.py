@@ -96,10 +96,27 @@ LEARNING = (
         "encoder_lr",
         "weight_decay",
     ),
-    *("by_reader", "reuse_steps", "encode_at_once", "warmup", "decay", "patience", "clip", "validations", "save_minutes", "device", "precision"),
+    *(
+        "by_reader",
+        "reuse_steps",
+        "encode_at_once",
+        "warmup",
+        "decay",
+        "patience",
+        "clip",
+        "validations",
+        "save_minutes",
+        "processes",
+        "device",
+        "precision",
+    ),
     *("candidates", "temperature", "log_popularity", "mask_history", "mask_same", "hidden"),
     *("terms", "pruned", "item_drop", "start", "trains"),
 )
+
+
+# what changes no result: words, and how training is spread over processes and time
+SAME: dict[str, Any] = {**dict.fromkeys(("question", "name", "given", "processes", "save_minutes"), True), "data": {"about"}}
 
 
 class Experiment(Strict):
@@ -216,6 +233,7 @@ class Experiment(Strict):
     patience: int | None = Field(None, ge=1, description="epochs without a better validation after which training stops; null: all epochs are done")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     validations: int = Field(2, ge=1, description="validations per epoch; the best one's weights are kept")
+    processes: int = Field(1, ge=1, description="processes of this machine that train together, one for each GPU; under torchrun as many as it says")
     save_minutes: float = Field(10, ge=0, description="minutes of training after which all is saved at the latest; at validations it is, too")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast on GPUs that have it; weights stay fp32")
@@ -247,14 +265,13 @@ class Config(Experiment):
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits that change when any value changes but the words of a description."""
-        values = self.model_dump(exclude={"question": True, "name": True, "given": True, "data": {"about"}})
-        return digest(values)
+        """Twelve hex digits that change when any value changes that can change a result."""
+        return digest(self.model_dump(exclude=SAME))
 
     @property
     def family(self) -> str:
         """The same for all seeds: runs of one family are averaged, others never."""
-        return digest(self.model_dump(exclude={"question": True, "name": True, "given": True, "seed": True, "data": {"about"}}))
+        return digest(self.model_dump(exclude=SAME | {"seed": True}))
 
 
 def digest(values: dict) -> str:

@@ -159,10 +159,11 @@ class Bar(tqdm):
 
 def progress(iterable=None, what: str = "", **options) -> Bar:
     """`iterable` with a progress bar named `what`."""
+    alone = os.environ.get("RANK", "0") == "0"  # of several processes the first one shows what it does
     silent = None if not in_notebook() and not os.environ.get("NRMS_PROGRESS") else False  # None: silent unless a terminal looks on
     if in_notebook():
         options.setdefault("file", io.StringIO())  # shown by `display` alone
-    options = {"delay": 1, "mininterval": 0.5, "leave": in_notebook(), "ascii": " =", "ncols": 100, "disable": silent} | options
+    options = {"delay": 1, "mininterval": 0.5, "leave": in_notebook(), "ascii": " =", "ncols": 100, "disable": silent if alone else True} | options
     return Bar(iterable, desc=what, **options)
 
 

@@ -25,6 +25,7 @@ from nrms.data.tables import Impressions, Split
 from nrms.gradients import backward, chance_of, random_state, set_random_state
 from nrms.guards import Movement, check_loss, check_movement, check_terms
 from nrms.items.reuse import Reuse
+from nrms.launch import launch
 from nrms.metrics import PROTOCOLS
 from nrms.ranking import judge_model
 from nrms.recommender import USERS, Recommender, build
@@ -199,6 +200,9 @@ def train(config: Config, *, force: bool = False) -> Run:
     if (not same or force) and not processes.index():
         for name in ("best", "last"):
             (run.folder / "checkpoint" / f"{name}.safetensors").unlink(missing_ok=True)
+    if config.processes > processes.count() == 1:
+        launch(config, run)
+        return run
     run.begin(**identity, processes=processes.count())
     processes.wait()
     try:

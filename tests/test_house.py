@@ -25,6 +25,7 @@ LAYER |= {
     "train": 3,
     "guards": 3,
     "processes": 0,
+    "launch": 1,
     "gradients": 2,
     "evaluate": 3,
     "ensemble": 3,

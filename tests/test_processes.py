@@ -14,9 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nrms import ROOT, processes
+from nrms import ROOT, NrmsError, processes
+from nrms.config import resolve
 from nrms.data.batches import Batch
 from nrms.runtime import Run
+from nrms.train import train
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 VALUES = {"dim": 16, "heads": 2, "query_dim": 8, "dropout": 0.1, "batch_size": 7, "epochs": 40, "device": "cpu"}
@@ -174,3 +176,28 @@ def test_who_is_asked_to_end_saves_and_goes_on(count, homes, two):
     assert record(home)["status"] == "trained"
     if count == 2:
         assert all(torch.equal(v, weights(home)[k]) for k, v in weights(two).items())
+
+
+def test_processes_can_be_started_from_one(homes, two, monkeypatch):
+    """`processes` 2, as a notebook has it: the run of two, under its own name and with its own record; a failure is the sentence they said."""
+    home = homes()
+    monkeypatch.setenv("NRMS_HOME", str(home))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run = train(resolve("idrec_sasrec", "movies", **VALUES, processes=2))
+    assert run.status == "trained" and run.record["processes"] == 2 and run_of(home) == run.folder
+    assert run.record["hash"] == resolve("idrec_sasrec", "movies", **VALUES).hash
+    assert all(torch.equal(v, weights(home)[k]) for k, v in weights(two).items())
+    with pytest.raises(NrmsError, match="try a smaller learning rate"):
+        train(resolve("idrec_sasrec", "movies", **VALUES | {"epochs": 1, "lr": 1e30}, processes=2))
+
+
+def test_two_judge_as_one(homes, two):
+    """The test part, shared out: the same metrics to 1e-6, every question once."""
+    both, one = homes(), homes()
+    for home, count in ((both, 2), (one, 1)):
+        shutil.copytree(two / "reports", home / "reports")
+        finish(start(home, count, ["-m", "nrms.evaluate", *TRAIN[2:]]))
+    theirs, ours = (json.loads((run_of(home) / "metrics.json").read_text())["all"] for home in (one, both))
+    assert theirs.keys() == ours.keys() and record(both)["status"] == "done"
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(value, rel=1e-6)
