@@ -20,8 +20,10 @@ def die_at(last: int) -> None:
     def hook(event: str, arguments: tuple) -> None:
         global touches
         writes = event in WRITES or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR))
-        touches += bool(writes) and home in str(arguments[0])
-        if writes and touches == last:
+        if not writes or home not in str(arguments[0]):
+            return
+        touches += 1
+        if touches == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
