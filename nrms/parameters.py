@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -38,6 +38,22 @@ class World(Strict):
     seed: int = Field(0, ge=0)
 
 
+class Archive(Strict):
+    """What a file to be downloaded must be: known bytes, or, as whoever hosts a zip anew changes its bytes, known tables inside."""
+
+    sha256: list[str] = Field([], description="hashes of the file as it is known to be offered, in hexadecimal digits")
+    rows: dict[Literal["news.tsv", "behaviors.tsv"], int] = Field({}, description="of tables inside the zip")
+
+
+class Download(Strict):
+    """Where the files of a data set can be had. It changes nothing of what an experiment is."""
+
+    licence: str = Field(description="under which the data are; said before anything is fetched")
+    by_hand: str = Field(description="where a person can get the files; said when no source has them")
+    sources: list[str] = Field([], description="https addresses to which the name of a file is added, in the order in which they are tried")
+    files: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], Archive]
+
+
 class Dataset(Strict):
     """One data set: where it comes from and what the roles bert, vit and blip mean there. A file in params/data."""
 
@@ -70,6 +86,7 @@ class Dataset(Strict):
     given: list[Literal["text", "image"]] = Field([], description="modalities whose vectors came with the data; they stand for frozen encoders")
     max_bad: float = Field(0.001, ge=0, le=1, description="prepare stops above this share of bad rows")
     world: World | None = None
+    download: Download | None = Field(None, description="where its files can be had; no part of what an experiment is")
 
     @property
     def protocol(self) -> str:
@@ -246,14 +263,13 @@ class Config(Experiment):
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits that change when any value changes but the words of a description."""
-        values = self.model_dump(exclude={"question": True, "name": True, "given": True, "data": {"about"}})
-        return digest(values)
+        """Twelve hex digits that change when any value changes but the words of a description and the addresses of a download."""
+        return digest(self.model_dump(exclude={"question": True, "name": True, "given": True, "data": {"about", "download"}}))
 
     @property
     def family(self) -> str:
         """The same for all seeds: runs of one family are averaged, others never."""
-        return digest(self.model_dump(exclude={"question": True, "name": True, "given": True, "seed": True, "data": {"about"}}))
+        return digest(self.model_dump(exclude={"question": True, "name": True, "given": True, "seed": True, "data": {"about", "download"}}))
 
 
 def digest(values: dict) -> str:
