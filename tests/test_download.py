@@ -1,10 +1,12 @@
 """Downloads against a server that stalls, breaks off, lies and redirects: whole and verified, or not there at all, and then it is said why."""
 
 import fcntl
+import hashlib
 import io
 import re
 import shutil
 import threading
+import time
 import zipfile
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -78,6 +80,12 @@ class Handler(BaseHTTPRequestHandler):
         elif how == "stall":
             self.answer(200, body[:100], len(body))
             server.go_on.wait(5)
+        elif how == "drip":
+            self.answer(200, b"", len(body))
+            for byte in body:
+                self.wfile.write(bytes([byte]))
+                if server.go_on.wait(0.05):
+                    break
         elif how == "half" and not wants:
             self.answer(200, body[:200], len(body), ETag=server.tag)
         elif how == "half" and self.headers.get("If-Range") in (None, server.tag):
@@ -139,6 +147,15 @@ def dataset(server, *hows, rows=True, sha256=()):
 
 def run(server, *hows, say=lambda line: None, mirrors=(), options=SHORT, **facts):
     return download("mind-small", dataset(server, *hows, **facts), plain={server.host}, say=say, mirrors=mirrors, **options)
+
+
+def begin(folder, url, data, tag=""):
+    """What an earlier call would have left of a download."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{url.rsplit('/', 1)[-1]}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part"
+    part.write_bytes(data)
+    part.with_suffix(".tag").write_text(tag)
+    return part
 
 
 def visible(folder):
@@ -230,6 +247,15 @@ def test_a_later_call_goes_on(server, home):
     assert [wants for _, wants, _ in server.asked] == ["bytes=200-"] * 2
 
 
+def test_each_source_goes_on_with_its_own_half(server, home):
+    """What one source left behind is not lost when the next one fails too, and nothing remains when the file is there."""
+    with pytest.raises(NrmsError):
+        run(server, "half", "longer", options=SHORT | {"attempts": 1})
+    folder = run(server, "half", options=SHORT | {"attempts": 1})
+    assert [wants for how, wants, _ in server.asked if how == "half"] == [None, None, "bytes=200-", "bytes=200-"]
+    assert sorted(p.name for p in folder.iterdir()) == [".lock", *sorted(BODIES)]
+
+
 def test_a_file_that_changed_meanwhile_is_fetched_anew(server, home):
     """If the tag is another, the server sends the whole file, and nothing of the old half remains."""
     with pytest.raises(NrmsError):
@@ -243,10 +269,8 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(server, home):
 def test_halves_of_two_files_never_become_one(how, server, home):
     """Where a server ignores Range, has less than we have, or cannot tell files apart, the file is fetched from its begin."""
     folder = home / "data" / "downloads" / "mind-small"
-    folder.mkdir(parents=True)
     for name in BODIES:
-        (folder / f".{name}.part").write_bytes(b"x" * 50)
-        (folder / f".{name}.part.json").write_text(f'{{"url": "{server.url(how)}{name}", "tag": ""}}')
+        begin(folder, server.url(how) + name, b"x" * 50)
     run(server, how, options=SHORT | {"attempts": 4})
     assert server.asked[0][1] == "bytes=50-" and all((folder / name).read_bytes() == body for name, body in BODIES.items())
 
@@ -254,19 +278,16 @@ def test_halves_of_two_files_never_become_one(how, server, home):
 def test_what_arrived_whole_but_was_not_verified_is_not_fetched_again(server, home):
     """Killed between the last byte and the check: one question, no byte."""
     folder = home / "data" / "downloads" / "mind-small"
-    folder.mkdir(parents=True)
     for name, body in BODIES.items():
-        (folder / f".{name}.part").write_bytes(body)
-        (folder / f".{name}.part.json").write_text(f'{{"url": "{server.url("whole")}{name}", "tag": ""}}')
+        begin(folder, server.url("whole") + name, body)
     run(server, "whole")
     assert len(server.asked) == 2 and visible(folder) == sorted(BODIES)
 
 
 def test_a_rest_that_begins_elsewhere_is_refused(server, tmp_path):
     """An answer for other bytes than those asked for is not appended."""
-    part, url = tmp_path / "part", server.url("astray") + "MIND_train.zip"
-    part.write_bytes(b"x" * 50)
-    (tmp_path / "part.json").write_text(f'{{"url": "{url}", "tag": ""}}')
+    url = server.url("astray") + "MIND_train.zip"
+    part = begin(tmp_path, url, b"x" * 50)
     with pytest.raises(Failed, match="begins at 5"):
         fetch(url, part, plain={server.host})
     assert part.read_bytes() == b"x" * 50
@@ -277,6 +298,14 @@ def test_a_stall_ends_after_the_time_out(server, tmp_path):
     with pytest.raises(BrokenOff, match="timed out"):
         fetch(server.url("stall") + "MIND_train.zip", tmp_path / "part", plain={server.host}, timeout=0.2)
     assert (tmp_path / "part").read_bytes() == BODIES["MIND_train.zip"][:100]
+
+
+def test_a_trickle_is_as_good_as_silence(server, tmp_path):
+    """Twenty bytes a second are left after `timeout` seconds, although each comes in time."""
+    began = time.monotonic()
+    with pytest.raises(BrokenOff, match="bytes a second"):
+        fetch(server.url("drip") + "MIND_train.zip", tmp_path / "part", plain={server.host}, timeout=0.3)
+    assert time.monotonic() - began < 5 and (tmp_path / "part").read_bytes() == BODIES["MIND_train.zip"][: (tmp_path / "part").stat().st_size]
 
 
 def test_a_server_in_trouble_is_asked_again(server, home):

@@ -6,6 +6,8 @@ by its hash or, as whoever hosts a zip anew changes its bytes, by the rows and c
 
 import contextlib
 import fcntl
+import glob
+import hashlib
 import http.client
 import os
 import re
@@ -24,9 +26,10 @@ from nrms.data.ledger import Member, read_blocks
 from nrms.data.mind import FILES
 from nrms.data.zips import entries
 from nrms.parameters import Archive, Download
-from nrms.runtime import data_folder, progress, read_json, write_json
+from nrms.runtime import data_folder, progress
 
 LARGEST = 2 << 30  # bytes of one file; the largest zip of MIND-large has 0.5 GB
+SLOWEST = 1000  # bytes a second; who sends less might as well be silent
 PIECE = 1 << 20  # bytes read at once
 AGAIN = (408, 425, 429)  # and all from 500: the same request may succeed later
 
@@ -88,12 +91,9 @@ def fetch(url: str, part: Path, *, plain: Collection[str] = (), timeout: float =
 
     timeout: seconds to wait for a connection, and for each piece. Raises BrokenOff when it ends early, Failed when there is no use in trying again.
     """
-    note = part.with_name(part.name + ".json")  # which file it is that has begun
-    known = read_json(note) if note.exists() else {}
-    have = part.stat().st_size if part.exists() and known.get("url") == url else 0
-    headers = {"User-Agent": "nrms"} | ({"Range": f"bytes={have}-"} if have else {})
-    if have and known.get("tag"):
-        headers["If-Range"] = known["tag"]
+    note = part.with_suffix(".tag")  # what the server calls this state of the file
+    tag, have = (note.read_text(), part.stat().st_size) if part.exists() and note.exists() else ("", 0)
+    headers = {"User-Agent": "nrms"} | ({"Range": f"bytes={have}-"} if have else {}) | ({"If-Range": tag} if have and tag else {})
     opener = urllib.request.build_opener(Redirects(plain))
     check_address(url, plain)
     with contextlib.ExitStack() as stack:
@@ -116,11 +116,11 @@ def fetch(url: str, part: Path, *, plain: Collection[str] = (), timeout: float =
         if (total or 0) - begin > shutil.disk_usage(part.parent).free:
             raise NrmsError(f"{part.parent} is on a disk without room for the {total - begin:,} bytes of {url}; make some, and call again.")
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-        write_json(note, {"url": url, "tag": "" if tag.startswith("W/") else tag})  # a weak tag does not tell bytes
+        note.write_text("" if tag.startswith("W/") else tag)  # a weak tag does not tell bytes
         file = stack.enter_context(part.open("ab"))
         file.truncate(begin)
         bar = stack.enter_context(progress(what=urlsplit(url).netloc, unit="B", unit_scale=True, total=total, initial=begin))
-        have = begin
+        have, mark, then = begin, begin, time.monotonic()
         while have <= most:
             with failures():
                 piece = response.read1(PIECE)
@@ -128,7 +128,12 @@ def fetch(url: str, part: Path, *, plain: Collection[str] = (), timeout: float =
                 break
             have += file.write(piece)
             bar.update(len(piece))
+            if (passed := time.monotonic() - then) > timeout:
+                if have - mark < SLOWEST * passed:
+                    raise BrokenOff(f"fewer than {SLOWEST:,} bytes a second came")
+                mark, then = have, time.monotonic()
         if have > most:
+            part.unlink()
             raise Failed(f"the file has more than the {most:,} bytes that are allowed")
         if total is not None and have < total:
             raise BrokenOff(f"it broke off at {have:,} of {total:,} bytes")
@@ -166,7 +171,7 @@ def fault_of(path: Path, archive: Archive) -> str | None:
 
 def get(url: str, target: Path, archive: Archive, *, attempts: int, wait: float, **options) -> None:
     """Fetches one file from one source: again after 1, 2, 4, ... times `wait` seconds where it broke off. Raises Failed."""
-    part = target.with_name(f".{target.name}.part")
+    part = target.with_name(f".{target.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")  # each source has its own
     resumed = part.exists()
     for attempt in range(attempts):
         if attempt:
@@ -180,7 +185,8 @@ def get(url: str, target: Path, archive: Archive, *, attempts: int, wait: float,
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(part, target)
-            part.with_name(part.name + ".json").unlink(missing_ok=True)
+            for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
+                left.unlink()
             return
         part.unlink()
         reason = f"it is not the file: {fault}"
