@@ -1,6 +1,7 @@
 """The command line: `python -m nrms COMMAND`. A thin face; everything it does can be called from Python.
 
 demo                                   the main job on the demo world, from nothing to reports/index.html
+download DATASET                       the files of a data set from the sources that params/data/DATASET.yaml names, verified, into data/downloads
 prepare DATASET [--from F] [--images G [--cards] [--ids T]]
                                        a MIND folder or zip, a log of interactions with its items (or the demo world), with pictures or IM-MIND
                                        cards, into data/DATASET
@@ -26,6 +27,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m nrms", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("demo", help="the main job on the demo world")
+    fetch = commands.add_parser("download", help="fetch the files of a data set")
+    fetch.add_argument("dataset", help="name of a file in params/data")
+    fetch.add_argument("--mirror", action="append", default=[], metavar="URL", help="an https address to try first; names of files are added to it")
     prepare = commands.add_parser("prepare", help="make a data set ready")
     prepare.add_argument("dataset", help="name of a file in params/data")
     prepare.add_argument("--images", type=Path, help="folder of <news id>.jpg, .png or .webp")
@@ -95,6 +99,15 @@ def evaluate_given(args: argparse.Namespace, given: dict[str, Any]) -> int:
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     given = values(args)
+    if args.command == "download":
+        data = load_dataset(args.dataset)
+        from nrms.data.download import download, short
+
+        if data.download is not None:
+            print(f"Licence: {data.download.licence}")
+        folder = download(args.dataset, data, mirrors=args.mirror)
+        print(f"next: python -m nrms prepare {args.dataset} --from {short(folder)}")
+        return 0
     if args.command == "prepare":
         data = load_dataset(args.dataset, **given)
         from nrms.data.prepare import prepare

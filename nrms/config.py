@@ -20,6 +20,7 @@ from nrms import ROOT, NrmsError
 from nrms.parameters import APART, GRAPHS, LOGS, ROLES, TERMS, Config, Dataset, Experiment, World, digest
 
 PARAMS = ROOT / "params"
+LARGEST = 1 << 20  # bytes of a params file
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 REFERENCES = (  # names of rows that are no experiments
     *("random", "popularity", "recency", "content", "cooccurrence"),
@@ -43,7 +44,8 @@ def explain(error: ValidationError, cls: type[BaseModel], where: str) -> NrmsErr
         return NrmsError(f"`{path}` in {where} is not a parameter{nearest(fault['loc'][-1], owner.model_fields)}")
     if fault["type"] == "missing":
         return NrmsError(f"{where} does not say `{path}`, which has no default.")
-    text = f"`{path}` in {where} is {value!r}, a value of type {type(value).__name__}: {fault['msg'].replace('Input should', 'it should')}."
+    shown = repr(value) if len(repr(value)) <= 200 else f"{repr(value)[:200]} ..."
+    text = f"`{path}` in {where} is {shown}, a value of type {type(value).__name__}: {fault['msg'].replace('Input should', 'it should')}."
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
         text += f" YAML reads {value} as text; write {float(value)!r} or {'e'.join(f'{float(value):.1e}'.split('e'))}."
     elif isinstance(value, str) and value.lower() in ("true", "false"):
@@ -61,8 +63,23 @@ def validate(cls: type[BaseModel], values: Mapping[str, Any], where: str):
 def check_name(value: object, what: str) -> str:
     """`value` if it is a safe folder name: lower-case letters, digits, _ and -, at most 40."""
     if not NAME.fullmatch(str(value)):
-        raise NrmsError(f"The {what} {str(value)!r} is not a name: use 1 to 40 lower-case letters, digits, `_` or `-`.")
+        raise NrmsError(f"The {what} {str(value)!a} is not a name: use 1 to 40 lower-case letters, digits, `_` or `-`.")
     return str(value)
+
+
+class Plain(yaml.SafeLoader):
+    """YAML that says every value once: no tags of Python, no aliases (a few lines of which can stand for gigabytes), no name twice."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "aliases (`*name`) are not understood: write the value out", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        values = super().construct_mapping(node, deep)
+        if len(values) < len(node.value):
+            raise yaml.constructor.ConstructorError(None, None, "a name stands here twice", node.start_mark)
+        return values
 
 
 def read_yaml(folder: Path, name: object, what: str) -> dict[str, Any]:
@@ -71,9 +88,13 @@ def read_yaml(folder: Path, name: object, what: str) -> dict[str, Any]:
     path = folder / f"{name}.yaml"
     if not path.is_file():
         raise NrmsError(f"There is no {what} `{name}` ({path.relative_to(ROOT)}){nearest(name, [p.stem for p in folder.glob('*.yaml')])}")
+    if not path.resolve().is_relative_to(PARAMS.resolve()):
+        raise NrmsError(f"{path.relative_to(ROOT)} is a link that leads out of params: put the file itself there.")
+    if path.stat().st_size > LARGEST:
+        raise NrmsError(f"{path.relative_to(ROOT)} has more than {LARGEST:,} bytes: it is no file of parameters.")
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        values = yaml.load(path.read_text("utf-8"), Plain)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: bytes that are no UTF-8, numbers and dates that are none
         raise NrmsError(f"{path.relative_to(ROOT)} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
         raise NrmsError(f"{path.relative_to(ROOT)} must hold `name: value` lines.")

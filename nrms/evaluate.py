@@ -163,7 +163,7 @@ def judge_catalogue_references(config: Config, tables: Tables, split: Split):
 
 def check_fits(path: Path, state: dict, config: Config, tables: Tables) -> None:
     """Raises NrmsError when the checkpoint with the header `state` was not trained as `config` has it, or on encoders that these data do not have."""
-    if "config" not in state:
+    if not isinstance(state.get("config", {}).get("data"), dict):
         raise NrmsError(f"{path} holds no finished model (it may be a last.safetensors, to go on from): give a best.safetensors.")
     theirs = state["config"]
     wrong = [k for k in Experiment.model_fields if k not in LEARNING and theirs.get(k, Experiment.model_fields[k].default) != getattr(config, k)]

@@ -205,7 +205,7 @@ def pictures(images: Mapping[str, np.ndarray]) -> Figure:
     for ax, (title, image) in zip(axes, images.items(), strict=True):
         ax.imshow(image)
         words = title.split()
-        ax.set_title("\n".join(" ".join(words[i : i + 3]) for i in range(0, min(len(words), 12), 3)), fontsize=8)
+        ax.set_title("\n".join(" ".join(words[i : i + 3]) for i in range(0, min(len(words), 12), 3)), fontsize=8, parse_math=False)
         ax.axis("off")
     return figure
 

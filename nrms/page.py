@@ -29,21 +29,22 @@ def render_row(row: pd.Series, folder: Path, protocol: Protocol) -> str:
         return f"<td>{main}<br><small>{small}</small></td>" if small else f"<td>{main}</td>"
 
     pages = [(s, n, folder / row.exp / f"seed{s}" / f"{n}.html") for s in row.seeds.split() for n in ("train", "eval")]
-    links = " ".join(f'<a href="{page.relative_to(home() / "reports")}">{n} {s}</a>' for s, n, page in pages if page.exists())
+    links = " ".join(
+        f'<a href="{html.escape(str(page.relative_to(home() / "reports")))}">{n} {html.escape(s)}</a>' for s, n, page in pages if page.exists()
+    )
     model = row.kind == "model"
     cells = cell(html.escape(row.exp), links) + cell(html.escape(row.inputs) if model else row.kind)
-    cells += cell(html.escape(row.status), html.escape(row.error)) + cell(row.seeds if model else "")
+    cells += cell(html.escape(row.status), html.escape(row.error)) + cell(html.escape(row.seeds) if model else "")
     cells += "".join(cell(number(row.get(m)), interval_text(row, m)) for m in protocol.shown)
     gain = pd.notna(row.difference)
-    cells += cell(
-        f"{row.difference:+.3f}" if gain else "", difference(row).replace(", p", f"<br>vs {row.baseline}, p").replace("<0", "&lt;0") if gain else ""
-    )
+    against = html.escape(difference(row)).replace(", p", f"<br>vs {html.escape(row.baseline)}, p") if gain else ""
+    cells += cell(f"{row.difference:+.3f}" if gain else "", against)
     cells += cell(f"{row.earned:.0%}" if model and pd.notna(row.earned) else "")
     cells += cell(number(row.get("n"), 0), f"{row.skipped:.0f} skipped" if row.get("skipped", 0) > 0 else "")
     cells += cell(thousands(row.params), f"{thousands(row.trainable)} trained" if model else "")
     cells += cell(thousands(row.samples), f"{thousands(row.encoded)} encoded" if model else "")
     cells += cell(number(row.minutes, 1)) + cell(thousands(row.peak_mb))
-    return f'<tr class="{row.kind} {row.status}" title="{html.escape(row.inputs)}">{cells}</tr>'
+    return f'<tr class="{html.escape(f"{row.kind} {row.status}")}" title="{html.escape(row.inputs)}">{cells}</tr>'
 
 
 def interval_text(row: pd.Series, name: str) -> str:
@@ -63,7 +64,8 @@ def write() -> tuple[Path, Path]:
     sections = []
     for dataset, rows in board.groupby("dataset", sort=False):
         pages = [n for n in ("data_prep", "analysis") if (folder / dataset / f"{n}.html").exists()]
-        links = " · ".join(f'<a href="{dataset}/{n}.html">{n}</a>' for n in pages)
+        name = html.escape(dataset)
+        links = " · ".join(f'<a href="{name}/{n}.html">{n}</a>' for n in pages)
         models = rows[(rows["kind"] == "model") & (rows["status"] == "done")]
         found = differences(dataset)
         protocol = PROTOCOLS[rows["protocol"].iloc[0]]
@@ -74,8 +76,7 @@ def write() -> tuple[Path, Path]:
         body = "".join(render_row(row, folder / dataset, protocol) for _, row in rows.iterrows())
         head = "".join(f"<th>{h}</th>" for h in (*BEFORE, *(protocol.metrics[m][0] for m in protocol.shown), *BEHIND))
         sections.append(
-            f'<h2>{dataset} <small>{links}</small></h2>{says}<div class="wrap">'
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+            f'<h2>{name} <small>{links}</small></h2>{says}<div class="wrap"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         )
     meaning = "".join(f"<li>{html.escape(line[2:]).replace('**', '')}</li>" for line in definitions().splitlines())
     empty = "<p>No runs yet: <code>python -m nrms demo</code> makes the first.</p>"

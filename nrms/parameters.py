@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,7 +21,7 @@ TERMS = {  # what else can be descended, and the user encoders that have what it
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class World(Strict):
@@ -36,6 +36,22 @@ class World(Strict):
     image_weight: float = Field(1.3, ge=0)
     freshness_weight: float = Field(0.9, ge=0)
     seed: int = Field(0, ge=0)
+
+
+class Archive(Strict):
+    """What a file to be downloaded must be: known bytes, or, as whoever hosts a zip anew changes its bytes, known tables inside."""
+
+    sha256: list[str] = Field([], description="hashes of the file as it is known to be offered, in hexadecimal digits")
+    rows: dict[Literal["news.tsv", "behaviors.tsv"], int] = Field({}, description="of tables inside the zip")
+
+
+class Download(Strict):
+    """Where the files of a data set can be had. It changes nothing of what an experiment is."""
+
+    licence: str = Field(description="under which the data are; said before anything is fetched")
+    by_hand: str = Field(description="where a person can get the files; said when no source has them")
+    sources: list[str] = Field([], description="https addresses to which the name of a file is added, in the order in which they are tried")
+    files: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], Archive]
 
 
 class Dataset(Strict):
@@ -70,6 +86,7 @@ class Dataset(Strict):
     given: list[Literal["text", "image"]] = Field([], description="modalities whose vectors came with the data; they stand for frozen encoders")
     max_bad: float = Field(0.001, ge=0, le=1, description="prepare stops above this share of bad rows")
     world: World | None = None
+    download: Download | None = Field(None, description="where its files can be had; no part of what an experiment is")
 
     @property
     def protocol(self) -> str:
@@ -115,8 +132,8 @@ LEARNING = (
 )
 
 
-# what changes no result: words, and how training is spread over processes and time
-SAME: dict[str, Any] = {**dict.fromkeys(("question", "name", "given", "processes", "save_minutes"), True), "data": {"about"}}
+# what changes no result: words, addresses, and how training is spread over processes and time
+SAME: dict[str, Any] = {**dict.fromkeys(("question", "name", "given", "processes", "save_minutes"), True), "data": {"about", "download"}}
 
 
 class Experiment(Strict):

@@ -318,9 +318,12 @@ def read_state(path: Path) -> dict[str, Any]:
 
     try:
         with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {})["state"])
-    except (SafetensorError, OSError, KeyError) as error:
+            state = json.loads((file.metadata() or {})["state"])
+        if not (isinstance(state, dict) and isinstance(state.get("config", {}), dict)):
+            raise ValueError("its state is none")
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise NrmsError(f"{path} is not a checkpoint of this project ({error}); give the path of a best.safetensors or last.safetensors.") from None
+    return state
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,10 +11,9 @@ from nrms.config import Config, Experiment
 
 
 def readable(table: pd.DataFrame) -> Styler:
-    """The table with its texts whole and to the left."""
-    return (
-        table.style.format(precision=3).set_properties(**{"text-align": "left"}).set_table_styles([{"selector": "th", "props": "text-align: left"}])
-    )
+    """The table with its texts whole and to the left, and as text: what looks like HTML in a title stays what it looks like."""
+    style = table.style.format(precision=3, escape="html").format_index(escape="html", axis=0).format_index(escape="html", axis=1)
+    return style.set_properties(**{"text-align": "left"}).set_table_styles([{"selector": "th", "props": "text-align: left"}])
 
 
 def data_report(manifest: Mapping) -> Styler:

@@ -68,6 +68,79 @@ def test_imports_point_down(path):
         assert own or LAYER[other] < LAYER[name], f"{name} (layer {LAYER[name]}) imports {other} (layer {LAYER[other]})"
 
 
+def calls(path):
+    """(name, call) of every call in a file; the name with what stands before it, as far as that is names: `np.load`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func) if isinstance(node.func, ast.Name | ast.Attribute) else "", node
+
+
+DOORS = {  # to pre-trained models
+    "auto.from_pretrained",  # in load_pretrained; tests/test_hostile.py sees that it asks for safetensors and runs no code
+    "BertTokenizerFast.from_pretrained",  # of a folder written here
+    *(f"{kind}Encoder.from_pretrained" for kind in ("Text", "Image", "Joint")),  # our own, through the first
+}
+
+
+def unsafe(path):
+    """Calls and imports in a file that could run what a file from elsewhere says."""
+    imported = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    named = {alias.name for node in imported for alias in node.names} | {getattr(node, "module", None) for node in imported}
+    yield from sorted(named & {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "marshal", "shelve"})
+    for name, call in calls(path):
+        says = {option.arg: getattr(option.value, "value", ...) for option in call.keywords}  # ...: what is not written out
+        if name in ("eval", "exec", "compile", "__import__", "os.system", "os.popen"):
+            yield name
+        if any(says.get(option, False) for option in ("shell", "trust_remote_code", "allow_pickle")) or (name == "np.load" and None in says):
+            yield name
+        if name.endswith(("torch.load", "torch.hub.load", "read_pickle", ".extractall", ".extract", "unpack_archive", "importlib.import_module")):
+            yield name
+        if name.startswith("yaml.") and ("load" in name) and not (name == "yaml.load" and ast.unparse(call.args[1]) == "Plain"):
+            yield name
+        if name.endswith(".from_pretrained") and name not in DOORS:
+            yield name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nrms").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_runs_what_a_file_says(path):
+    """No pickle, no eval, no shell, no YAML but ours, no zip unpacked; pre-trained models through one door."""
+    assert not list(unsafe(path))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from joblib import load",
+        "torch.load(path, weights_only=False)",
+        "eval(text)",
+        "yaml.safe_load(text)",
+        "yaml.load(text, yaml.Loader)",
+        "yaml.unsafe_load(text)",
+        "np.load(path, allow_pickle=True)",
+        "np.load(path, allow_pickle=unknown)",
+        "np.load(path, **options)",
+        "AutoModel.from_pretrained(name)",
+        "auto.from_pretrained(name, trust_remote_code=True)",
+        "subprocess.run(line, shell=True)",
+        "zipfile.ZipFile(path).extractall()",
+        "pd.read_pickle(path)",
+    ],
+)
+def test_what_would_run_it_is_seen(line, tmp_path):
+    """The rule above sees each of these."""
+    (tmp_path / "x.py").write_text(line)
+    assert list(unsafe(tmp_path / "x.py"))
+
+
+def test_no_notebook_runs_what_a_file_says(tmp_path):
+    """The same for the code of notebooks."""
+    for path in NOTEBOOKS:
+        lines = "\n".join("".join(cell["source"]) for cell in cells(path, "code"))
+        (tmp_path / "x.py").write_text("\n".join(line for line in lines.splitlines() if not line.startswith("%")))
+        assert not list(unsafe(tmp_path / "x.py")), path
+
+
 def cells(path, kind):
     return [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
 

@@ -5,6 +5,7 @@ that cannot be used is counted by reason and treated as no picture.
 """
 
 import hashlib
+import struct
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -49,12 +50,14 @@ def decode(path: Path, size: int, cut: "Callable[[Image.Image], Image.Image | st
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+            warnings.simplefilter("ignore")  # about odd EXIF data, and about sizes: our own limit is lower
             with Image.open(path, formats=FORMATS) as image:
                 if not 0 < image.width * image.height <= PIXELS:
                     return "size"
                 image.load()
                 upright = ImageOps.exif_transpose(image)
+                if upright.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip to white
+                    upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
                 if cut is not None:
                     upright = cut(upright)
                     if isinstance(upright, str):
@@ -66,8 +69,8 @@ def decode(path: Path, size: int, cut: "Callable[[Image.Image], Image.Image | st
         return "format"
     except Image.DecompressionBombError:
         return "size"
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError):
-        return "broken"
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, struct.error, TypeError, LookupError, ArithmeticError):
+        return "broken"  # decoders raise whatever damaged data make them trip over
 
 
 def write_store(

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from nrms import NrmsError
 
 BLOCK = 32 << 20  # bytes read at once; bounds memory
+LONGEST = 16 << 20  # bytes of a line; one of MIND has some tens of thousands at most
 REASONS = {
     # set aside: the row is left out
     "columns": "not as many tab-separated columns as the format has",
@@ -86,16 +87,19 @@ class Member:
     open: Callable[[], IO[bytes]]
 
 
-def read_blocks(stream: IO[bytes]) -> Iterator[tuple[list[bytes], bool]]:
-    """Lines of a file, block by block, and whether a byte order mark stood before the first."""
+def read_blocks(member: Member) -> Iterator[tuple[list[bytes], bool]]:
+    """Lines of a file, block by block, and whether a byte order mark stood before the first. Raises NrmsError for a line that never ends."""
     rest, bom = b"", None
-    while block := stream.read(BLOCK):
-        if bom is None:
-            bom = block.startswith(b"\xef\xbb\xbf")
-            block = block[3:] if bom else block
-        *lines, rest = (rest + block).split(b"\n")
-        yield lines, bool(bom)
-        bom = False
+    with member.open() as stream:
+        while block := stream.read(BLOCK):
+            if bom is None:
+                bom = block.startswith(b"\xef\xbb\xbf")
+                block = block[3:] if bom else block
+            *lines, rest = (rest + block).split(b"\n")
+            if len(rest) > LONGEST:
+                raise NrmsError(f"{member.name} has a line of more than {LONGEST:,} bytes: it is no table of text.")
+            yield lines, bool(bom)
+            bom = False
     if rest:
         yield [rest], bool(bom)
 
@@ -132,38 +136,45 @@ def split_cells(text: pa.Array, separator: str) -> pa.Array:
     cells = pc.split_pattern(text, separator)
     if separator == "\t" or not pc.any(pc.match_substring(text, '"')).as_py():
         return cells
-    return pa.array([next(csv.reader([line]), []) if '"' in line else row for line, row in zip(text.to_pylist(), cells.to_pylist(), strict=True)])
+    return pa.array([read_quoted(line) if '"' in line else row for line, row in zip(text.to_pylist(), cells.to_pylist(), strict=True)])
+
+
+def read_quoted(line: str) -> list[str]:
+    """The cells of a line between commas; none where its quotes make no sense."""
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
 
 
 def read_rows(member: Member, ledger: Ledger, width: int, *, separator: str = "\t", skip: int = 0) -> Iterator[Rows]:
     """The rows of a file that have `width` columns of sound text, block by block; the first `skip` lines are a header."""
     line = 1
-    with member.open() as stream:
-        for raw, bom in read_blocks(stream):
-            head, raw = raw[:skip], raw[skip:]
-            line, skip = line + len(head), skip - len(head)
-            rows = Rows(ledger, pa.array(raw, pa.binary()), line + np.arange(len(raw)))
-            line += len(raw)
-            if bom:
-                ledger.counts["bom"] += 1
-            windows = flags(pc.ends_with(rows.lines, pattern=b"\r"))
-            rows.count("crlf", windows)
-            if windows.any():
-                rows.lines = pa.array([line.removesuffix(b"\r") for line in raw], pa.binary())
-            rows.drop("blank", flags(pc.equal(pc.binary_length(rows.lines), 0)))
-            ledger.rows_in += len(rows.numbers)
-            rows.drop("nul", flags(pc.match_substring(rows.lines, b"\0")))
-            try:
-                text = rows.lines.cast(pa.string())
-            except pa.ArrowInvalid:
-                rows.drop("encoding", np.array([line.decode("utf-8", "ignore").encode() != line for line in rows.lines.to_pylist()]))
-                text = rows.lines.cast(pa.string())
-            cells = split_cells(text, separator)
-            wrong = pc.list_value_length(cells).to_numpy() != width
-            rows.drop("columns", wrong)
-            cells = cells.filter(pa.array(~wrong))
-            rows.columns = [pc.list_element(cells, i) for i in range(width)] if len(cells) else [pa.array([], pa.string())] * width
-            yield rows
+    for raw, bom in read_blocks(member):
+        head, raw = raw[:skip], raw[skip:]
+        line, skip = line + len(head), skip - len(head)
+        rows = Rows(ledger, pa.array(raw, pa.binary()), line + np.arange(len(raw)))
+        line += len(raw)
+        if bom:
+            ledger.counts["bom"] += 1
+        windows = flags(pc.ends_with(rows.lines, pattern=b"\r"))
+        rows.count("crlf", windows)
+        if windows.any():
+            rows.lines = pa.array([line.removesuffix(b"\r") for line in raw], pa.binary())
+        rows.drop("blank", flags(pc.equal(pc.binary_length(rows.lines), 0)))
+        ledger.rows_in += len(rows.numbers)
+        rows.drop("nul", flags(pc.match_substring(rows.lines, b"\0")))
+        try:
+            text = rows.lines.cast(pa.string())
+        except pa.ArrowInvalid:
+            rows.drop("encoding", np.array([line.decode("utf-8", "ignore").encode() != line for line in rows.lines.to_pylist()]))
+            text = rows.lines.cast(pa.string())
+        cells = split_cells(text, separator)
+        wrong = pc.list_value_length(cells).to_numpy() != width
+        rows.drop("columns", wrong)
+        cells = cells.filter(pa.array(~wrong))
+        rows.columns = [pc.list_element(cells, i) for i in range(width)] if len(cells) else [pa.array([], pa.string())] * width
+        yield rows
 
 
 def flags(array: pa.Array) -> np.ndarray:

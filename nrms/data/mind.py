@@ -5,7 +5,6 @@ news.tsv and behaviors.tsv, in folders or zips, at any depth, are read in blocks
 """
 
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,30 +16,29 @@ import pyarrow.parquet as pq
 from nrms import NrmsError
 from nrms.data.ledger import Ledger, Member, flags, read_blocks, read_rows, repeats
 from nrms.data.tables import IMPRESSIONS_SCHEMA, NEWS_SCHEMA
+from nrms.data.zips import entries
 from nrms.runtime import progress
 
 TIME = "%m/%d/%Y %I:%M:%S %p"
+FILES = {"news.tsv": 8, "behaviors.tsv": 5}  # and their columns
 PARTS = {"train": r"train", "dev": r"dev|valid", "test": r"test"}
 
 
 def list_members(source: Path) -> list[Member]:
-    """Every news.tsv and behaviors.tsv of a folder or zip, zips inside the folder included."""
+    """Every news.tsv and behaviors.tsv of a folder or zip, zips inside the folder included.
+
+    Links to files are followed, wherever they lead (the cache of a hub is made of them); links to folders are not.
+    """
     if not source.exists():
         raise NrmsError(f"There is no file or folder {source}; `--from` takes a MIND folder or zip.")
     members: list[Member] = []
     paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
     for path in paths:
         shown = path.name if source.is_file() else str(path.relative_to(source))
-        if path.name in ("news.tsv", "behaviors.tsv"):
+        if path.name in FILES:
             members.append(Member(shown, lambda path=path: path.open("rb")))
         elif path.suffix.lower() == ".zip":
-            try:
-                names = zipfile.ZipFile(path).namelist()
-            except zipfile.BadZipFile:
-                raise NrmsError(f"{path} is not a complete zip file; download it again.") from None
-            for name in names:
-                if name.rsplit("/", 1)[-1] in ("news.tsv", "behaviors.tsv"):
-                    members.append(Member(f"{shown}/{name}", lambda path=path, name=name: zipfile.ZipFile(path).open(name)))
+            members += entries(path, tuple(FILES), shown)
     return members
 
 
@@ -76,7 +74,7 @@ def read_all_news(members: dict[str, Member], most: float) -> tuple[pa.Table, li
         ledger = Ledger(member.name)
         ledgers.append(ledger)
         seen: set[str] = set()
-        for rows in read_rows(member, ledger, 8):
+        for rows in read_rows(member, ledger, FILES["news.tsv"]):
             rows.drop("id", flags(pc.equal(pc.utf8_trim_whitespace(rows.columns[0]), "")))
             rows.drop("duplicate", repeats(rows.columns[0], seen))
             rows.count("empty_title", flags(pc.equal(pc.utf8_trim_whitespace(rows.columns[3]), "")))
@@ -101,15 +99,14 @@ def read_news_of(source: Path) -> pa.Table:
 
 def has_labels(member: Member) -> bool:
     """False for a behaviors.tsv whose first block has no candidate that ends in -0 or -1: a test part to be predicted."""
-    with member.open() as stream:
-        lines, _ = next(read_blocks(stream), ([], False))
+    lines, _ = next(read_blocks(member), ([], False))
     return any(re.search(rb"-[01](\s|$)", line) for line in lines[:1000])
 
 
 def read_behaviors(member: Member, labelled: bool, news: pa.Array, ledger: Ledger) -> Iterator[pa.Table]:
     """The sound impressions of a behaviors.tsv, block by block, with news as row numbers of the table of news."""
     seen: set[str] = set()
-    for rows in read_rows(member, ledger, 5):
+    for rows in read_rows(member, ledger, FILES["behaviors.tsv"]):
         rows.drop("id", flags(pc.equal(pc.utf8_trim_whitespace(rows.columns[0]), "")))
         rows.drop("duplicate", repeats(rows.columns[0], seen))
         rows.drop("time", wrong_times(rows.columns[2]))

@@ -3,6 +3,7 @@
 A tower is asked like any other encoder: tokens or pixels in, `last_hidden_state` (U, T, W) out.
 """
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -27,7 +28,7 @@ def hush() -> None:
 
 
 def load_pretrained(auto, name: str, role: str, **options):
-    """`auto.from_pretrained(name)`; `name` is a local folder or a hub id, `id@revision` pins one. Custom code is never run.
+    """`auto.from_pretrained(name)`; `name` is a local folder or a hub id, `id@revision` pins one. Custom code is never run, nothing is unpickled.
 
     Raises NrmsError when it is neither on disk nor to be had, not a model, or a model that lacks weights which `auto` needs.
     """
@@ -35,15 +36,21 @@ def load_pretrained(auto, name: str, role: str, **options):
     path, _, revision = name.partition("@")
     is_model = auto is AutoModel or (isinstance(auto, type) and issubclass(auto, PreTrainedModel))
     if is_model:
-        options |= {"dtype": torch.float32, "output_loading_info": True}
+        options |= {"dtype": torch.float32, "output_loading_info": True, "use_safetensors": True}
     try:
         loaded = auto.from_pretrained(path, revision=revision or None, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # libraries raise whatever a damaged or hostile folder makes them trip over
         reason = " ".join(str(error).split())[:200]
+        if Path(path).is_dir():
+            raise NrmsError(
+                f"The folder {name!r} for `{role}` cannot be read: it must be as save_pretrained writes it, complete, with weights in safetensors "
+                f"(pickles such as pytorch_model.bin are not opened) and without code of its own. ({reason})"
+            ) from error
         raise NrmsError(
             f"The model {name!r} for `{role}` is no local folder, not in the local cache, and cannot be downloaded now. Give a folder written by "
-            f"save_pretrained, for example `-p {role} FOLDER`, or fetch it once with a network: `hf download {path}`. ({reason})"
-        ) from None
+            f"save_pretrained, for example `-p {role} FOLDER`, or fetch it once with a network: `hf download {path}`. Its weights must be there as "
+            f"safetensors. ({reason})"
+        ) from error
     if not is_model:
         return loaded
     model, found = loaded
