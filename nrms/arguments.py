@@ -1,11 +1,10 @@
 """How does a command line become a config, and an error a sentence?"""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import yaml
 
 from nrms import STOPPED, NrmsError, Stopped
 from nrms.config import Config, resolve
@@ -14,7 +13,7 @@ OPTIONS = {"exp": "EXP", "dataset": "--dataset", "seed": "--seed or --seeds", "c
 
 
 def parse_value(text: str) -> Any:
-    """A value given with -p: a whole number, a number, True or False, null, [a list], {names: values}, else text."""
+    """A value given with -p: a whole number, a number, True or False, null, a list or names with values as in JSON, else text."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -22,9 +21,9 @@ def parse_value(text: str) -> Any:
             continue
     if text[:1] in ("[", "{"):
         try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise NrmsError(f"{text!r} is neither a list, [a, b], nor names with values, {{a: 1}}.") from None
+            return json.loads(text)
+        except (json.JSONDecodeError, RecursionError):
+            raise NrmsError(f'{text!r} is neither a list, ["a", "b"], nor names with values, {{"a": 1}}, as JSON writes them.') from None
     return {"True": True, "False": False, "true": True, "false": False, "null": None}.get(text, text)
 
 

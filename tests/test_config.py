@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nrms import ROOT, NrmsError
-from nrms.arguments import command, read_config
+from nrms.arguments import command, parse_value, read_config
 from nrms.config import Experiment, from_notebook, resolve
 
 
@@ -134,3 +134,11 @@ def test_an_error_of_ours_is_one_sentence():
     with pytest.raises(SystemExit) as end:
         command(lambda: 3)
     assert end.value.code == 3
+
+
+def test_values_of_a_command_line_are_typed():
+    """Numbers, switches, nothing, lists and names with values; all else is text; what begins as a list and is none is said."""
+    words = {"3": 3, "0.5": 0.5, "True": True, "false": False, "null": None, '["a", 1]': ["a", 1], '{"l2": 0.1}': {"l2": 0.1}, "bert": "bert"}
+    assert {word: parse_value(word) for word in words} == words
+    with pytest.raises(NrmsError, match="as JSON writes them"):
+        parse_value("[a")
