@@ -32,6 +32,7 @@ LAYER |= {
     "plain": 3,
     "growth": 3,
     "pipeline": 4,
+    "doctor": 4,
     "__main__": 5,
 }
 FAMILY = dict.fromkeys(("page", "figures", "show", "original", "answers"), "report")  # one thing in six files
