@@ -10,15 +10,20 @@ evaluate EXP --checkpoint F --dataset D  weights that were trained elsewhere, on
 ensemble EXP... --dataset D --seeds 0 1  the mean of what trained runs say, as one more row
 bench                                  the same work done the plain way and ours, timed in one run; into reports/benchmark
 report                                 rebuilds reports/leaderboard.csv and reports/index.html
+doctor                                 checks the installation, the data and the runs, and says what to do about what is wrong
 """
 
 import argparse
 import contextlib
+import sys
 from pathlib import Path
 from typing import Any
 
-from nrms.arguments import add_values, command, values
-from nrms.config import check_name, load_dataset, resolve
+try:
+    from nrms.arguments import add_values, command, values
+    from nrms.config import check_name, load_dataset, resolve
+except ModuleNotFoundError as error:
+    sys.exit(f"nrms: {error.name} is not installed: `pip install -r requirements.txt`, in the environment of {sys.executable}.")
 
 DEMO = (1, 2, 3, 4)
 
@@ -64,6 +69,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     bench.add_argument("--catalogue", type=int, nargs=2, default=[10_000, 150_000], metavar=("USERS", "ITEMS"), help="a catalogue to rank")
     commands.add_parser("report", help="rebuild all tables and pages")
+    commands.add_parser("doctor", help="check the installation, the data and the runs")
     return parser.parse_args(arguments)
 
 
@@ -138,6 +144,10 @@ def main(arguments: list[str] | None = None) -> int:
             pipeline.execute("benchmark", bench.path().parent, {"dataset": args.dataset}, "benchmark: page")
             print(f"wrote {bench.path().parent / 'benchmark.html'}")
         return 0
+    if args.command == "doctor":
+        from nrms import doctor
+
+        return doctor.main()
     if args.command == "evaluate":
         return evaluate_given(args, given)
     if args.command == "ensemble":

@@ -2,11 +2,12 @@
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nrms import STOPPED, NrmsError, Stopped
+from nrms import STOPPED, NrmsError, Stopped, troubles
 from nrms.config import Config, resolve
 
 OPTIONS = {"exp": "EXP", "dataset": "--dataset", "seed": "--seed or --seeds", "checkpoint": "--checkpoint"}  # what has an option of its own
@@ -52,13 +53,22 @@ def read_config(about: str, arguments: Sequence[str] | None = None) -> Config:
 
 
 def command(main: Callable[[], int | None]) -> None:
-    """Runs `main` and ends the process with its status; an error of ours is one sentence, not a traceback."""
+    """Runs `main` and ends the process with its status; an error of ours, or of the machine, is one sentence, not a traceback.
+
+    To be told to end (SIGTERM), or that the terminal has gone (SIGHUP), is the same as Ctrl-C.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        if signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:  # under nohup it is ignored, and stays so
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
         sys.exit(main())
-    except Stopped as error:
-        print(f"nrms: {error}", file=sys.stderr)
+    except (Stopped, KeyboardInterrupt) as error:
+        print(f"nrms: {error}" if isinstance(error, Stopped) else "nrms: stopped; the same command goes on where it was.", file=sys.stderr)
         sys.exit(STOPPED)
     except NrmsError as error:
         sys.exit(f"nrms: {error}")
-    except KeyboardInterrupt:
-        sys.exit("nrms: stopped; the same command goes on where it was.")
+    except Exception as error:
+        text = troubles.meaning(type(error).__name__, str(error))
+        if text is None:
+            raise
+        sys.exit(f"nrms: {text}")

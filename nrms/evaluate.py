@@ -24,7 +24,7 @@ from nrms.parameters import GRAPHS, LEARNING, ROLES
 from nrms.ranking import TOP, encode_items, judge_model, metrics_of, rank_catalogue
 from nrms.recommender import build
 from nrms.references import BASELINES, CATALOGUE_BASELINES, CEILINGS, catalogue_references, references
-from nrms.runtime import Bystander, Run, atomic, load_checkpoint, now, peak_mb, read_json, read_state, run_folder, write_json
+from nrms.runtime import Bystander, Run, atomic, home, load_checkpoint, locked, now, peak_mb, read_json, read_state, run_folder, write_json
 
 RARITY = {
     "new": (0, 0),
@@ -133,18 +133,19 @@ def evaluate_references(config: Config) -> list[Run]:
     about = BASELINES if protocol == "impressions" else CATALOGUE_BASELINES
     about = about | (CEILINGS if (tables.folder / "raw" / "truth.parquet").exists() else {})
     names = list(about)
-    done = {
-        name
-        for name in names
-        if reference_run(config, name).status == "done" and all(reference_run(config, name).record.get(k) == identity[k] for k in identity)
-    }
-    maker = judge_references if protocol == "impressions" else judge_catalogue_references
-    scorers = maker(config, tables, split) if len(done) < len(names) else ()
-    for name, kind, rows, found in scorers:
-        run = reference_run(config, name)
-        run.begin(kind=kind, about=about[name], **identity)
-        judge(run, tables, split, rows, found)
-        run.update(status="done")
+    with locked(home() / "reports" / config.dataset / "references"):  # experiments that run side by side share them
+        done = {
+            name
+            for name in names
+            if reference_run(config, name).status == "done" and all(reference_run(config, name).record.get(k) == identity[k] for k in identity)
+        }
+        maker = judge_references if protocol == "impressions" else judge_catalogue_references
+        scorers = maker(config, tables, split) if len(done) < len(names) else ()
+        for name, kind, rows, found in scorers:
+            run = reference_run(config, name)
+            run.begin(kind=kind, about=about[name], **identity)
+            judge(run, tables, split, rows, found)
+            run.update(status="done")
     return [reference_run(config, name) for name in names]
 
 

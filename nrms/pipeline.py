@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from nrms import ROOT, NrmsError
 from nrms.config import Config, resolve
-from nrms.runtime import Run, atomic, home, read_json, run_folder
+from nrms.runtime import Run, atomic, home, locked, read_json, run_folder
+from nrms.troubles import meaning
 
 
 def execute(name: str, folder: Path, parameters: dict[str, Any], label: str) -> None:
@@ -40,11 +41,15 @@ def execute(name: str, folder: Path, parameters: dict[str, Any], label: str) -> 
                 extra_arguments=["--log-level=50"],  # the kernel writes to our terminal
             )
         except PapermillExecutionError as error:
-            raise NrmsError(f"{label}: {error.ename}: {error.evalue}") from None
+            raise failure(label, error.ename, error.evalue) from None
         except Exception as error:  # the kernel died, or could not be started
-            raise NrmsError(f"{label}: {type(error).__name__}: {error}") from None
+            raise failure(label, type(error).__name__, str(error)) from None
     render(attempt, output.with_suffix(".html"))
     attempt.replace(output)
+
+
+def failure(label: str, kind: str, text: str) -> NrmsError:
+    return NrmsError(f"{label}: {meaning(kind, text) or f'{kind}: {text}'}")
 
 
 def render(notebook: Path, page: Path) -> None:
@@ -99,6 +104,28 @@ def is_current(config: Config) -> bool:
     )
 
 
+def older(page: Path, moment: str) -> bool:
+    """Whether a page is missing, or was made before `moment`."""
+    return not page.exists() or moment > time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(page.stat().st_mtime))
+
+
+def run_one(config: Config, label: str, *, force: bool, **given: Any) -> None:
+    """Executes the notebooks of one experiment with one seed. Raises NrmsError when they fail, which run.json then says too."""
+    record = Run(run_folder(config.dataset, config.name, config.seed))
+    if record.status == "running":
+        raise NrmsError(f"{label}: process {record.record['pid']} on {record.record['host']} is busy with it; wait for it or stop it first.")
+    if force:
+        shutil.rmtree(record.folder, ignore_errors=True)
+    parameters = {"exp": config.exp, "dataset": config.dataset, "seed": config.seed} | given
+    try:
+        for name in ("train", "eval"):
+            execute(name, record.folder, parameters, f"{label}: {name}")
+    except NrmsError as error:
+        if record.status not in ("dead", "stopped", "running"):  # running: by a process that was started otherwise, and goes on
+            record.update(status="failed", error=str(error), kind="model")
+        raise
+
+
 def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bool = False, say=print, **given: Any) -> int:
     """Runs every experiment with every seed on one data set, then the analysis and the report. Returns the number of failures.
 
@@ -111,44 +138,35 @@ def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bo
 
     folder, failures, fresh = home() / "reports" / dataset, 0, 0
     made = load(dataset, configs[0].data).manifest["made"]
-    stamp = folder / "data_prep.html"
-    if force or not stamp.exists() or made > time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(stamp.stat().st_mtime)):
-        try:
-            execute("data_prep", folder, {"dataset": dataset}, f"{dataset}: data")
-        except NrmsError as error:
-            failures += 1
-            say(f"FAILED  {error}")
+    try:
+        with locked(folder / "data_prep"):  # for whoever comes second it is there then
+            if force or older(folder / "data_prep.html", made):
+                execute("data_prep", folder, {"dataset": dataset}, f"{dataset}: data")
+    except NrmsError as error:
+        failures += 1
+        say(f"FAILED  {error}")
     for config in configs:
         label = f"{config.dataset}/{config.name}/seed{config.seed}"
-        if is_current(config) and not force:
-            say(f"done    {label} (nothing changed)")
-            continue
         began = time.perf_counter()
-        record = Run(run_folder(config.dataset, config.name, config.seed))
-        if record.status == "running":
-            failures += 1
-            say(f"FAILED  {label}: process {record.record['pid']} on {record.record['host']} is busy with it")
-            continue
-        if force:
-            shutil.rmtree(record.folder, ignore_errors=True)
-        parameters = {"exp": config.exp, "dataset": config.dataset, "seed": config.seed} | given
         try:
-            for name in ("train", "eval"):
-                execute(name, record.folder, parameters, f"{label}: {name}")
+            with locked(run_folder(config.dataset, config.name, config.seed), wait=False):
+                if is_current(config) and not force:
+                    say(f"done    {label} (nothing changed)")
+                    continue
+                run_one(config, label, force=force, **given)
         except NrmsError as error:
             failures += 1
-            if record.status != "dead":
-                record.update(status="failed", error=str(error), kind="model")
             say(f"FAILED  {error}")
             continue
         fresh += 1
         say(f"done    {label} in {time.perf_counter() - began:.0f} s")
-    if fresh or not (folder / "analysis.html").exists():
-        try:
-            execute("analysis", folder, {"dataset": dataset}, f"{dataset}: analysis")
-        except NrmsError as error:
-            failures += 1
-            say(f"FAILED  {error}")
+    try:
+        with locked(folder / "analysis"):
+            if fresh or not (folder / "analysis.html").exists():
+                execute("analysis", folder, {"dataset": dataset}, f"{dataset}: analysis")
+    except NrmsError as error:
+        failures += 1
+        say(f"FAILED  {error}")
     from nrms import page
 
     for path in page.write():

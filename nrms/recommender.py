@@ -28,6 +28,7 @@ from nrms.items.ids import IdTable
 from nrms.items.side import Side
 from nrms.items.tower import ItemTower
 from nrms.items.tuning import prefix, rest_on, tune
+from nrms.runtime import locked
 from nrms.users.attention import NRMSUsers
 from nrms.users.base import UserEncoder
 from nrms.users.blend import Blend
@@ -162,13 +163,16 @@ def local_model(role: str, tables: Tables) -> Path:
     """The folder of the small model behind `role`, pre-trained now unless that was done for these news before."""
     news, pixels, cache = tables.news, tables.pixels, tables.folder / "models"
     if role == "bert":
-        return pretrain.text_model(whole_texts(tables)[1:], cache)
+        with locked(cache / role):
+            return pretrain.text_model(whole_texts(tables)[1:], cache)
     if pixels is None or not pixels.present.any():
         raise NrmsError(f"The role `{role}` is to be pre-trained on the pictures of {tables.manifest['dataset']}, which has none.")
     if role == "vit":
-        return pretrain.vision_model(pixels.values, pixels.present, news.subcategory, tables.content, cache)
+        with locked(cache / role):
+            return pretrain.vision_model(pixels.values, pixels.present, news.subcategory, tables.content, cache)
     bert, vit = local_model("bert", tables), local_model("vit", tables)
-    return pretrain.joint_model(bert, vit, news.title, pixels.values, pixels.present, tables.content, cache)
+    with locked(cache / role):
+        return pretrain.joint_model(bert, vit, news.title, pixels.values, pixels.present, tables.content, cache)
 
 
 def shuffled(present: np.ndarray) -> np.ndarray:

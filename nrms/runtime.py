@@ -5,6 +5,8 @@ Truth is in files: a run is done when its run.json says so, and run.json says so
 
 import contextlib
 import errno
+import fcntl
+import functools
 import glob
 import io
 import json
@@ -19,11 +21,12 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 import psutil
 from tqdm import tqdm
 
@@ -117,6 +120,90 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+PATIENCE = 2  # seconds of waiting for another process before it is said
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """While the block runs nobody else is in a block of the same `path`, which need not exist: the second waits, and says for whom.
+
+    wait=False: raises NrmsError instead. A lock falls with its process, however that ends. Not reentrant. Where nothing may be written nothing is
+    made, so nothing is locked.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.with_name(f".{path.name}.lock").open("a+")
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        yield
+        return
+    with file:
+        if not take_lock(file, PATIENCE if wait else 0):
+            holder = f"process {holder_of(file)}"
+            if not wait:
+                raise NrmsError(f"{path} is being worked on by {holder}; wait for it or stop it first.")
+            say_waiting(f"nrms: waiting for {holder}, which is busy with {path}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # on a full disk the lock holds without a name in it
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        yield
+
+
+def take_lock(file: IO[str], seconds: float) -> bool:
+    """Whether the lock could be had within `seconds`. Where the disk knows no locks it is had at once."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.05)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):
+                raise
+            return True
+
+
+def holder_of(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read() or "that has not said its name"
+
+
+def say_waiting(text: str) -> None:
+    """One line on stderr or, where a notebook is executed for a terminal, in the place of its progress."""
+    if in_notebook() and (shown := os.environ.get("NRMS_PROGRESS")):
+        with contextlib.suppress(OSError):
+            Path(shown).write_text(text)
+    else:
+        print(text, file=sys.stderr, flush=True)
+
+
+def exclusive(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a Run that one process at a time may be in: what it checks is still so when it writes."""
+
+    @functools.wraps(method)
+    def alone(run: "Run", *args: Any, **facts: Any) -> Any:
+        with locked(run.folder.with_name(f"{run.folder.name}.begin")):
+            return method(run, *args, **facts)
+
+    return alone
+
+
+def new_table(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """A .npy file of zeros, memory-mapped, whose room on the disk is taken now: a full disk is an OSError here, and not the end of the process
+    (SIGBUS) where a value is set."""
+    table = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return table
+
+
 def write_json(path: Path, value: Any) -> None:
     with atomic(path) as part:
         part.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -144,7 +231,8 @@ class Bar(tqdm):
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         text = msg if msg is not None else str(self)
         if file := os.environ.get("NRMS_PROGRESS"):
-            Path(file).write_text(text)
+            with contextlib.suppress(OSError):  # a full disk must not end a run for the sake of a bar
+                Path(file).write_text(text)
         if not in_notebook():
             super().display(msg, pos)
         elif text:
@@ -247,6 +335,7 @@ class Run:
             return "missing"
         return "dead" if record["status"] == "running" and not alive(record, self.folder) else record["status"]
 
+    @exclusive
     def begin(self, **facts: Any) -> None:
         """Writes run.json with status `running` and removes the results of an earlier run. Refuses a run that another process is busy with."""
         if self.status == "running" and self.record["pid"] != os.getpid():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nrms import NrmsError
-from nrms.runtime import atomic, progress
+from nrms.runtime import atomic, new_table, progress
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -93,7 +93,7 @@ def write_store(
     files = {p.stem: p for p in sorted(source.iterdir()) if p.suffix.lower() in SUFFIXES and p.is_file()}
     present, bad = np.zeros(len(ids), bool), Counter()
     with atomic(target) as part:
-        store = np.lib.format.open_memmap(part, "w+", np.uint8, (len(ids), size, size, 3))
+        store = new_table(part, np.uint8, (len(ids), size, size, 3))
         for i, name in enumerate(progress(ids, "decoding pictures")):
             if i and names.get(name) in files:
                 pixels = decode(files[names[name]], size, cut)

@@ -12,7 +12,7 @@ import numpy as np
 from nrms import NrmsError
 from nrms.config import Dataset
 from nrms.data import cards, grammar, images, interactions, mind, newsroom, scenes, splits, tables
-from nrms.runtime import atomic_folder, data_folder, now, read_json, write_json
+from nrms.runtime import atomic_folder, data_folder, locked, now, read_json, write_json
 
 FORMAT = 2  # of the tables; a data set of another format is prepared anew
 
@@ -66,12 +66,20 @@ def key_of(data: Dataset) -> str:
 
 
 def prepare(
-    name: str, data: Dataset, source: Path | None = None, pictures: Path | None = None, *, are_cards: bool = False, ids: Path | None = None
+    name: str,
+    data: Dataset,
+    source: Path | None = None,
+    pictures: Path | None = None,
+    *,
+    are_cards: bool = False,
+    ids: Path | None = None,
+    anew: bool = True,
 ) -> dict:
     """Makes data/<name> from a MIND folder or zip or a folder with a log, or generates it; returns its manifest. An existing one is replaced last.
 
     pictures: a folder of <news id>.jpg, .png or .webp files. are_cards: they are IM-MIND cards. ids: where they are named by other ids, a table
-    of both, or a folder or zip with the news.tsv files that have those ids.
+    of both, or a folder or zip with the news.tsv files that have those ids. anew=False: one of the same values that another process has made
+    since will do.
     Raises NrmsError if a source is missing, not wanted, or too bad.
     """
     if data.source != "newsroom" and source is None:
@@ -81,6 +89,21 @@ def prepare(
         raise NrmsError(f"The data set {name} is generated: leave out `--from`, and let params/data/{name}.yaml say `world:`.")
     if pictures is None and (are_cards or ids):
         raise NrmsError("`--cards` and `--ids` say what the pictures are: give their folder too, `--images FOLDER`.")
+    with locked(data_folder(name)):
+        there = read_manifest(name)
+        if not anew and there.get("key") == key_of(data):
+            return there
+        return make(name, data, source, pictures, are_cards=are_cards, ids=ids)
+
+
+def read_manifest(name: str) -> dict:
+    """manifest.json of a data set, or {} where there is none."""
+    path = data_folder(name) / "manifest.json"
+    return read_json(path) if path.exists() else {}
+
+
+def make(name: str, data: Dataset, source: Path | None, pictures: Path | None, *, are_cards: bool, ids: Path | None) -> dict:
+    """The work of `prepare`, when nobody else is at it."""
     with atomic_folder(data_folder(name)) as folder:
         if data.source == "newsroom":
             source = folder / "raw"
@@ -118,17 +141,16 @@ def load(name: str, data: Dataset) -> Tables:
 
     Raises NrmsError for a MIND data set that has not been prepared.
     """
-    path = data_folder(name) / "manifest.json"
-    manifest = read_json(path) if path.exists() else {}
+    manifest = read_manifest(name)
     if data.source == "newsroom" and manifest.get("key") != key_of(data):
-        manifest = prepare(name, data)
+        manifest = prepare(name, data, anew=False)
     elif manifest.get("format") != FORMAT:
         raise NrmsError(
             f"The data set {name} is not prepared: run `python -m nrms prepare {name} --from FOLDER` with the folder or zip of its source."
         )
     if manifest["source"] != data.source or (data.source == "interactions" and manifest["key"] != key_of(data)):
         raise NrmsError(f"The data set {name} was prepared with other values of params/data/{name}.yaml than it has now: prepare it again.")
-    folder = path.parent
+    folder = data_folder(name)
     parts = {part: tables.read_impressions(folder / f"{part}.parquet") for part in manifest.get("parts", ())}
     log = tables.read_interactions(folder / "interactions.parquet") if data.source == "interactions" else None
     vectors = {modality: np.load(folder / f"{modality}.npy", mmap_mode="r") for modality in manifest.get("vectors", ())}

@@ -4,7 +4,7 @@ A table's name holds a hash of everything it depends on (weights, pooling, prepr
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from nrms.items.content import States, Titles
 from nrms.items.encoders import Encoder
 from nrms.items.tuning import states_below
-from nrms.runtime import atomic, progress
+from nrms.runtime import atomic, locked, new_table, progress
 
 
 def fingerprint(encoder: Encoder, content: str, kind: object = None) -> str:
@@ -31,18 +31,24 @@ def fill(encoder: Encoder, path: Path, shape: tuple[int, ...], values: Callable[
     Row 0 is zero. Items without content have the row of blank content if the encoder knows one, else zeros.
     """
     if not path.exists():
-        present = encoder.present.nonzero()[:, 0]
-        order = present[encoder.lengths[present].argsort()]
-        with atomic(path) as part:
-            table = np.lib.format.open_memmap(part, "w+", np.float32, (len(encoder.present), *shape))
-            absent = (~encoder.present).nonzero()[1:, 0]  # but padding
-            if len(absent) and encoder.content.has_blank:
-                table[absent.cpu().numpy()] = values(absent[:1]).float().cpu().numpy()
-            for ids in progress(order.split(batch), f"features {path.stem.rsplit('-', 1)[0]}"):
-                table[ids.cpu().numpy()] = values(ids).float().cpu().numpy()
-            table.flush()
-            del table
+        with locked(path):
+            if not path.exists():  # another process may have written it meanwhile
+                write_table(encoder, path, shape, values, batch)
     return np.load(path, mmap_mode="r")
+
+
+def write_table(encoder: Encoder, path: Path, shape: tuple[int, ...], values: Callable[[torch.Tensor], torch.Tensor], batch: int) -> None:
+    present = encoder.present.nonzero()[:, 0]
+    order = present[encoder.lengths[present].argsort()]
+    with atomic(path) as part:
+        table = new_table(part, np.float32, (len(encoder.present), *shape))
+        absent = (~encoder.present).nonzero()[1:, 0]  # but padding
+        if len(absent) and encoder.content.has_blank:
+            table[absent.cpu().numpy()] = values(absent[:1]).float().cpu().numpy()
+        for ids in progress(order.split(batch), f"features {path.stem.rsplit('-', 1)[0]}"):
+            table[ids.cpu().numpy()] = values(ids).float().cpu().numpy()
+        table.flush()
+        del table
 
 
 @torch.inference_mode()
@@ -79,15 +85,21 @@ def cached_states(encoder: Encoder, depth: int, content: str, folder: Path, name
     size = torch.zeros_like(tokens).index_copy(0, asked, tokens[asked])
     begin = torch.zeros_like(tokens).index_copy(0, asked, tokens[asked].cumsum(0) - tokens[asked])
     if not path.exists():
-        with atomic(path) as part:
-            table, done = np.lib.format.open_memmap(part, "w+", np.float32, (int(size.sum()), first.shape[-1])), 0
-            for ids in progress(asked.split(batch), f"states below layer {depth} of {name}"):
-                states, mask = states_below(encoder, ids, depth)
-                found = states[mask].float().cpu().numpy()  # one item after the other
-                table[done : done + len(found)] = found
-                done += len(found)
-            table.flush()
-            del table
+        with locked(path):
+            if not path.exists():  # another process may have written it meanwhile
+                write_states(encoder, depth, path, (int(size.sum()), first.shape[-1]), asked.split(batch), name)
     if len(blank):
         size[absent], begin[absent] = size[blank], begin[blank]
     return States(np.load(path, mmap_mode="r"), begin, size, encoder.content)
+
+
+def write_states(encoder: Encoder, depth: int, path: Path, shape: tuple[int, int], parts: Sequence[torch.Tensor], name: str) -> None:
+    with atomic(path) as part:
+        table, done = new_table(part, np.float32, shape), 0
+        for ids in progress(parts, f"states below layer {depth} of {name}"):
+            states, mask = states_below(encoder, ids, depth)
+            found = states[mask].float().cpu().numpy()  # one item after the other
+            table[done : done + len(found)] = found
+            done += len(found)
+        table.flush()
+        del table

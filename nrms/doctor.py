@@ -1,0 +1,375 @@
+"""Is everything there that a run needs, and are data and runs whole? One line for each check, in seconds, with what to do about what is wrong.
+
+Nothing is changed. `ok` is as it should be, `note` is good to know, `wrong` will stop something.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nrms import ROOT, NrmsError
+from nrms.config import PARAMS, default_name, load_dataset, reads_a_log, resolve
+from nrms.parameters import Dataset
+from nrms.runtime import Run, home, process_started, read_json
+
+HASHED = 200 << 20  # bytes; larger files are not read whole
+ROOM = 2 << 30  # bytes; less is little
+LEFT_OVER = re.compile(r"\.(?P<name>.+?)\.(?P<pid>\d+)\.(?P<kind>part|old)")
+INSTALL = "`pip install -r requirements.txt`"
+
+
+@dataclass(frozen=True)
+class Finding:
+    state: str  # ok, note or wrong
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.state:5}  {self.text}"
+
+
+def ok(text: str) -> Finding:
+    return Finding("ok", text)
+
+
+def note(text: str) -> Finding:
+    return Finding("note", text)
+
+
+def wrong(text: str) -> Finding:
+    return Finding("wrong", text)
+
+
+def examine() -> Iterator[Finding]:
+    """All findings, one after the other. A check that fails itself is a finding too."""
+    for check in CHECKS:
+        try:
+            yield from check()
+        except Exception as error:
+            remedy = f": {INSTALL}" if isinstance(error, ImportError) else ""
+            yield wrong(f"the check of {check.__name__.replace('_', ' ')} itself failed ({type(error).__name__}: {error}){remedy}")
+
+
+# the installation ----------------------------------------------------------------------------------------------------
+
+
+def python() -> Iterator[Finding]:
+    from packaging.specifiers import SpecifierSet
+
+    wanted = re.search(r'requires-python = "(.+?)"', (ROOT / "pyproject.toml").read_text())[1]
+    own = ".".join(map(str, sys.version_info[:3]))
+    if SpecifierSet(wanted).contains(own):
+        yield ok(f"Python {own} at {sys.executable}")
+    else:
+        yield wrong(f"Python is {own}, but pyproject.toml asks for {wanted}: make an environment with such a Python, and there {INSTALL}")
+
+
+def installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def requirements() -> Iterator[Finding]:
+    """What requirements.txt lists, in the versions it asks for; what only development needs is a note."""
+    from packaging.requirements import Requirement
+
+    whole, state, good = (ROOT / "requirements.txt").read_text(), wrong, 0
+    if installed("nrms") is None:
+        yield wrong(f"nrms itself is not installed, so notebooks find it only from {ROOT}: `pip install -e {ROOT}`")
+    for line in whole.splitlines():
+        state = note if line.startswith("# development") else state
+        line = line.split("#")[0].strip()
+        if not line or line.startswith("-"):
+            continue
+        asked = Requirement(line)
+        there = installed(asked.name)
+        if there is not None and asked.specifier.contains(there, prereleases=True):
+            good += 1
+            continue
+        why = "is not installed" if there is None else f"is installed as {there}, but requirements.txt asks for {asked.specifier}"
+        yield state(f"{asked.name} {why}{', for development alone' if state is note else ''}: `pip install {shlex.quote(str(asked))}`")
+    yield ok(f"{good} packages are as requirements.txt asks for them")
+
+
+def torch() -> Iterator[Finding]:
+    """torch computes, and knows the GPU if there is one."""
+    try:
+        import torch
+
+        assert torch.ones(2, 2).matmul(torch.ones(2, 2)).sum() == 8
+    except Exception as error:
+        yield wrong(f"torch cannot compute ({type(error).__name__}: {error}): `pip install --force-reinstall torch=={installed('torch')}`")
+        return
+    is_there = has_nvidia()
+    if torch.cuda.is_available():
+        try:
+            torch.ones(2, 2, device="cuda").matmul(torch.ones(2, 2, device="cuda")).sum().item()
+            yield ok(f"torch {torch.__version__} computes, on {torch.cuda.get_device_name()} too")
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            yield wrong(f"torch {torch.__version__} does not compute on the GPU ({reason}): install a build for it, or give `-p device cpu`")
+    elif is_there and torch.version.cuda is None:
+        yield note(f"there is a GPU, but torch {torch.__version__} is built without CUDA: install another build (https://pytorch.org) to use it")
+    elif is_there:
+        yield note(f"there is a GPU, but torch {torch.__version__}, built for CUDA {torch.version.cuda}, cannot use it: its driver may be too old")
+    else:
+        yield ok(f"torch {torch.__version__} computes with {torch.get_num_threads()} threads; there is no NVIDIA GPU")
+
+
+def has_nvidia() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+def kernel() -> Iterator[Finding]:
+    """The Jupyter kernel that papermill would start has this Python."""
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    remedy = f"`{sys.executable} -m ipykernel install --sys-prefix`"
+    try:
+        spec = KernelSpecManager().get_kernel_spec("python3")
+    except NoSuchKernel:
+        yield wrong(f"there is no Jupyter kernel `python3`, which the notebooks ask for: {remedy}")
+        return
+    command = spec.argv[0]
+    plain = command in ("python", "python3", f"python3.{sys.version_info[1]}")  # Jupyter takes its own Python for these
+    if plain or Path(command).parent.resolve() == Path(sys.executable).parent.resolve():
+        yield ok(f"the Jupyter kernel `python3` of {spec.resource_dir} is this Python")
+    else:
+        yield wrong(f"the Jupyter kernel `python3` of {spec.resource_dir} is another Python, {command}: delete that folder, then {remedy}")
+
+
+def pages() -> Iterator[Finding]:
+    """Notebooks can become HTML."""
+    try:
+        from nbconvert import HTMLExporter
+
+        HTMLExporter().template  # noqa: B018 (it is looked up now)
+        yield ok("notebooks can be rendered as HTML")
+    except Exception as error:
+        yield wrong(f"nbconvert cannot render HTML ({type(error).__name__}: {error}): `pip install --force-reinstall nbconvert`")
+
+
+# places --------------------------------------------------------------------------------------------------------------
+
+
+def places() -> Iterator[Finding]:
+    """There is room at home, and the right to write."""
+    where = [home(), home() / "data", home() / "reports"]
+    bad = {folder: why for folder in where if (why := refuses(folder))}
+    for folder, why in bad.items():
+        yield wrong(f"{folder} cannot be written ({why}): give yourself the right to, or let NRMS_HOME name a folder of your own")
+    if not bad:
+        yield ok(f"{home()}, its data and its reports can be written")
+    free = shutil.disk_usage(nearest(home())).free
+    said = f"{free / 2**30:,.1f} GB are free at {home()}"
+    if free < ROOM:
+        yield note(f"{said}, which is little (pictures of MIND-small alone take 10): free some, or let NRMS_HOME name a folder on another disk")
+    else:
+        yield ok(said)
+
+
+def nearest(folder: Path) -> Path:
+    """The folder itself, or the first above it that exists."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def refuses(folder: Path) -> str | None:
+    """Why nothing can be written there, or None where it can."""
+    try:
+        with tempfile.TemporaryFile(dir=nearest(folder)) as file:
+            file.write(b"x")
+        return None
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def params() -> Iterator[Finding]:
+    """Every file in params is valid."""
+    files = [*sorted(PARAMS.glob("*.yaml")), *sorted((PARAMS / "data").glob("*.yaml"))]
+    good = 0
+    for path in files:
+        try:
+            if path.parent == PARAMS:
+                resolve(path.stem, "movies" if reads_a_log(path.stem) else "newsroom-tiny")
+            else:
+                load_dataset(path.stem)
+            good += 1
+        except NrmsError as error:
+            yield wrong(f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}: {error}")
+    yield ok(f"{good} of {len(files)} files in params are valid")
+
+
+# data ----------------------------------------------------------------------------------------------------------------
+
+
+def data() -> Iterator[Finding]:
+    """Every prepared data set is whole, and of the values its file has now."""
+    folders = sorted(p for p in (home() / "data").glob("*") if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        yield ok("no data set is prepared yet; the demo worlds are made when they are used")
+    for folder in folders:
+        try:
+            known = load_dataset(folder.name)
+        except NrmsError as error:
+            yield note(f"data/{folder.name} belongs to no data set: {error}")
+            continue
+        faults = [wrong(f"data/{folder.name} {fault}: {remedy_for(folder.name, known)}") for fault in damage(folder)] or outdated(folder, known)
+        yield from faults or [ok(f"data/{folder.name} is whole{unread(folder)}")]
+
+
+def remedy_for(name: str, known: Dataset) -> str:
+    source = "" if known.source == "newsroom" else " --from FOLDER"
+    return f"`python -m nrms prepare {name}{source}` makes it anew"
+
+
+def damage(folder: Path) -> Iterator[str]:
+    """What a data set lacks, as the end of a sentence that begins with its name."""
+    from nrms.data.images import fingerprint
+
+    try:
+        manifest = read_json(folder / "manifest.json")
+        listed = dict(manifest["tables"])
+    except FileNotFoundError:
+        yield "has no manifest.json, so it is no data set"
+        return
+    except (ValueError, TypeError, KeyError) as error:
+        yield f"has a manifest.json that cannot be read ({type(error).__name__}: {error})"
+        return
+    if "images" in manifest:
+        listed |= {"images.npy": manifest["images"].get("sha256"), "images.present.npy": None}
+    for name, digest in listed.items():
+        path = folder / name
+        if not path.exists():
+            yield f"lacks {name}, which its manifest lists"
+        elif (why := unreadable(path)) or (digest and path.stat().st_size < HASHED and fingerprint(path) != digest):
+            yield f"has another {name} than its manifest says ({why or 'its SHA-256 differs'})"
+
+
+def unreadable(path: Path) -> str | None:
+    """Why a table cannot be opened, judged by its head and its size; None where it can."""
+    try:
+        if path.suffix == ".npy":
+            np.load(path, mmap_mode="r")
+        else:
+            import pyarrow.parquet as pq
+
+            pq.ParquetFile(path).close()
+        return None
+    except Exception as error:
+        return " ".join(str(error).split())[:200]
+
+
+def unread(folder: Path) -> str:
+    """Names what was too large to be hashed."""
+    large = [p.name for p in sorted(folder.iterdir()) if p.is_file() and p.stat().st_size >= HASHED]
+    return f" (not hashed, being over {HASHED >> 20} MB: {', '.join(large)})" if large else ""
+
+
+def outdated(folder: Path, known: Dataset) -> list[Finding]:
+    """Whether a whole data set is of another format, or other values, than its file has now."""
+    from nrms.data.prepare import FORMAT, key_of
+
+    manifest = read_json(folder / "manifest.json")
+    if manifest.get("source") == known.source and manifest.get("format") == FORMAT and manifest.get("key") == key_of(known):
+        return []
+    why = "another format" if manifest.get("format") != FORMAT else "other values than its file in params/data has now"
+    if known.source == "newsroom":
+        return [note(f"data/{folder.name} is of {why}: it is made anew when it is used next, and its runs are stale then")]
+    return [wrong(f"data/{folder.name} is of {why}: {remedy_for(folder.name, known)}")]
+
+
+def left_over() -> Iterator[Finding]:
+    """What processes that died left lying."""
+    for path in unfinished([home() / "data", home() / "reports"]):
+        found = LEFT_OVER.fullmatch(path.name)
+        if process_started(int(found["pid"])) is not None:
+            continue
+        target, shown = path.with_name(found["name"]), path.relative_to(home())
+        if found["kind"] == "old" and not target.exists():
+            yield wrong(f"{shown} is all there is of {target.relative_to(home())}: `mv {shlex.quote(str(path))} {shlex.quote(str(target))}`")
+        else:
+            yield note(f"{shown} was left by a process that is gone and can be deleted: `rm -r {shlex.quote(str(path))}`")
+
+
+def unfinished(folders: Iterable[Path]) -> Iterator[Path]:
+    """Files and folders that were being written, at any depth; pictures of raw data, which are many, are passed over."""
+    for top in folders:
+        for folder, below, files in os.walk(top):
+            yield from (Path(folder) / name for name in sorted([*below, *files]) if LEFT_OVER.fullmatch(name))
+            below[:] = [name for name in below if name != "raw" and not LEFT_OVER.fullmatch(name)]
+
+
+# runs ----------------------------------------------------------------------------------------------------------------
+
+
+def runs() -> Iterator[Finding]:
+    """Every run can be read; what did not end well is counted, with the command that goes on."""
+    count: dict[str, int] = {}
+    groups: dict[tuple[str, str, str], list[tuple[int, dict[str, Any]]]] = {}
+    for path in sorted((home() / "reports").glob("*/*/seed*/run.json")):
+        run, (dataset, name, seed) = Run(path.parent), path.parts[-4:-1]
+        try:
+            record, status = run.record, run.status
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            yield wrong(f"{path.relative_to(home())} cannot be read ({type(error).__name__}: {error}): delete {path.parent} and run it again")
+            continue
+        count[status] = count.get(status, 0) + 1
+        if status == "done" and not (path.parent / "metrics.json").exists():
+            yield wrong(
+                f"{path.parent.relative_to(home())} is said to be done, but has no metrics.json: `{again(dataset, record, [seed[4:]])} --force`"
+            )
+        if status in ("dead", "failed", "stopped"):
+            groups.setdefault((dataset, name, status), []).append((int(seed[4:]), record))
+    for (dataset, name, status), members in groups.items():
+        seeds, first = sorted(seed for seed, _ in members), members[0][1]
+        why = f" ({str(first['error'])[:120]})" if status == "failed" and first.get("error") else ""
+        yield note(f"reports/{dataset}/{name} is {status}, seeds {', '.join(map(str, seeds))}{why}: `{again(dataset, first, seeds)}` goes on")
+    yield ok(f"{sum(count.values())} runs can be read" + "".join(f", {n} {status}" for status, n in sorted(count.items())))
+
+
+def again(dataset: str, record: dict[str, Any], seeds: Iterable[Any]) -> str:
+    """The command that makes a run of `record`."""
+    config = record.get("config") or {}
+    given, name = dict(config.get("given") or {}), config.get("name")
+    if "exp" not in config:  # a baseline or an ensemble
+        return f"python -m nrms run EXP --dataset {dataset}"
+    if name != default_name(config["exp"], given):
+        given["name"] = name
+    words = [word for key, value in given.items() for word in ("-p", key, str(value))]
+    return shlex.join(["python", "-m", "nrms", "run", config["exp"], "--dataset", dataset, "--seeds", *map(str, seeds), *words])
+
+
+def report() -> Iterator[Finding]:
+    """index.html knows the newest run."""
+    index = home() / "reports" / "index.html"
+    stamps = [p.stat().st_mtime for p in (home() / "reports").glob("*/*/seed*/run.json")]
+    if not stamps:
+        yield ok("there are no runs yet: `python -m nrms demo` makes the first")
+    elif not index.exists() or index.stat().st_mtime < max(stamps):
+        yield note(f"{index.relative_to(home())} is {'older than the newest run' if index.exists() else 'missing'}: `python -m nrms report`")
+    else:
+        yield ok(f"{index} shows all runs")
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (python, requirements, torch, kernel, pages, places, params, data, left_over, runs, report)
+
+
+def main() -> int:
+    """Prints every finding; 1 if anything is wrong."""
+    n = 0
+    for finding in examine():
+        print(finding, flush=True)
+        n += finding.state == "wrong"
+    print("Nothing is wrong." if not n else f"{n} {'thing is' if n == 1 else 'things are'} wrong.")
+    return int(n > 0)
