@@ -59,7 +59,7 @@ def beside(path: Path, kind: str) -> Path:
 def sweep(path: Path) -> None:
     """Clears away what processes of this machine that were killed left beside `path`; a folder killed between its two renames is put back."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        host, pid, kind = ["", *left.name.removeprefix(f".{path.name}.").rsplit(".", 2)][-3:]
+        host, pid, kind = ["", "", *left.name.removeprefix(f".{path.name}.").rsplit(".", 2)][-3:]
         if host != socket.gethostname() or kind not in ("part", "old") or not pid.isdigit() or process_started(int(pid)) is not None:
             continue
         if kind == "old" and not path.exists():

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from nrms import ROOT, NrmsError, arguments, page, pipeline, runtime, troubles
+from nrms import ROOT, STOPPED, NrmsError, arguments, page, pipeline, runtime, troubles
 from nrms.config import resolve
 from nrms.data import images
 from nrms.data.prepare import load, prepare, read_manifest
@@ -248,7 +248,7 @@ def test_a_run_that_is_told_to_stop_goes_on(place):
     kernels = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate()
-    assert process.returncode == 1 and "nrms: stopped" in err and Run(folder).status == "stopped", err
+    assert process.returncode == STOPPED and "nrms: stopped" in err and Run(folder).status == "stopped", err
     assert kernels and not psutil.wait_procs(kernels, timeout=20)[1]
     reached = runtime.read_state(last)["step"]
     kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= reached]
@@ -259,11 +259,12 @@ def test_a_run_that_is_told_to_stop_goes_on(place):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_signal_is_like_ctrl_c(name):
-    """Each ends a command in the same sentence."""
+def test_a_signal_is_like_ctrl_c(name, capsys):
+    """Each ends a command in the same sentence, with the status of what can go on."""
     before = signal.getsignal(getattr(signal, name))
     try:
-        assert "stopped" in at_the_command_line(lambda: os.kill(os.getpid(), getattr(signal, name)))
+        assert at_the_command_line(lambda: os.kill(os.getpid(), getattr(signal, name))) == str(STOPPED)
+        assert capsys.readouterr().err.startswith("nrms: stopped")
     finally:
         signal.signal(getattr(signal, name), before)
 
