@@ -13,9 +13,9 @@ from nrms.runtime import home
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|unable to allocate|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
-MEMORY = (
-    "There was not enough memory. Training takes less with a smaller batch_size, with encode_at_once (the same gradients, made in parts), or with "
-    "tuning top or frozen: `-p encode_at_once 64`, `-p batch_size 16`. Other programs that hold memory may be in the way."
+LESS = (
+    "Training takes less with a smaller batch_size, with encode_at_once (the same gradients, made in parts), or with tuning top or frozen: "
+    "`-p encode_at_once 64`, `-p batch_size 16`. Other programs that hold memory may be in the way."
 )
 
 
@@ -37,7 +37,7 @@ def place(text: str) -> Path:
 
 
 def meaning(kind: str, text: str) -> str | None:
-    """One or two sentences about an error of class `kind` that says `text`; None where it is not the machine's."""
+    """A few sentences about an error of class `kind` that says `text`; None where it is not the machine's."""
     if kind == "NrmsError":
         return None
     code = number(kind, text)
@@ -50,7 +50,7 @@ def meaning(kind: str, text: str) -> str | None:
     if code == errno.EFBIG:
         return f"A file in {place(text)} grew larger than files may become here: raise the limit (`ulimit -f unlimited`) or use another disk."
     if kind == "DeadKernelError":
-        return f"The process of the notebook was killed, most often because memory ran out. {MEMORY}"
+        return f"The process of the notebook was killed, most often because memory ran out. {LESS}"
     if code == errno.ENOMEM or kind.endswith(("MemoryError", "OutOfMemoryError")) or NO_MEMORY.search(text):
-        return MEMORY
+        return f"There was not enough memory. {LESS}"
     return None

@@ -222,14 +222,19 @@ def test_an_error_in_a_notebook_is_the_same_sentence(place, monkeypatch):
     """What papermill hands on from a kernel is said as at the command line, and run.json says it too."""
     from papermill.exceptions import PapermillExecutionError
 
-    def no_memory(*_, **__):
-        raise PapermillExecutionError(1, 1, "", "OutOfMemoryError", "CUDA out of memory.", [])
+    class DeadKernelError(RuntimeError):
+        """As jupyter says it when the system has killed the kernel."""
 
-    monkeypatch.setattr("papermill.execute_notebook", no_memory)
-    config = small(name="large")
-    with pytest.raises(NrmsError, match="encode_at_once"):
-        pipeline.run_one(config, "large", force=False)
-    assert "encode_at_once" in Run(run_folder("newsroom-tiny", "large", 0)).record["error"]
+    errors = [PapermillExecutionError(1, 1, "", "OutOfMemoryError", "CUDA out of memory.", []), DeadKernelError("Kernel died")]
+
+    def fail(*_, **__):
+        raise errors.pop(0)
+
+    monkeypatch.setattr("papermill.execute_notebook", fail)
+    for words in ("There was not enough memory", "process of the notebook was killed"):
+        with pytest.raises(NrmsError, match=f"{words}.*encode_at_once"):
+            pipeline.run_one(small(name="large"), "large", force=False)
+        assert words in Run(run_folder("newsroom-tiny", "large", 0)).record["error"]
 
 
 # told to stop --------------------------------------------------------------------------------------------------------
