@@ -9,6 +9,7 @@ Absent on purpose: interpolation, includes, environment variables.
 import ast
 import difflib
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def explain(error: ValidationError, cls: type[BaseModel], where: str) -> NrmsErr
         return NrmsError(f"`{path}` in {where} is not a parameter{nearest(fault['loc'][-1], owner.model_fields)}")
     if fault["type"] == "missing":
         return NrmsError(f"{where} does not say `{path}`, which has no default.")
-    text = f"`{path}` in {where} is {value!r}, a value of type {type(value).__name__}: {fault['msg'].replace('Input should', 'it should')}."
+    shown, wrong = reprlib.repr(value)[:160], fault["msg"].replace("Input should", "it should")
+    text = f"`{path}` in {where} is {shown}, a value of type {type(value).__name__}: {wrong}."
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
         text += f" YAML reads {value} as text; write {float(value)!r} or {'e'.join(f'{float(value):.1e}'.split('e'))}."
     elif isinstance(value, str) and value.lower() in ("true", "false"):
@@ -65,6 +67,16 @@ def check_name(value: object, what: str) -> str:
     return str(value)
 
 
+class Loader(yaml.SafeLoader):
+    """YAML in which a name stands once; PyYAML alone would take the last and say nothing."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+            raise yaml.MarkedYAMLError(problem=f"`{twice[0]}` stands there twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(folder: Path, name: object, what: str) -> dict[str, Any]:
     """params file `name` of `folder` as a dictionary; the number 4 means exp4."""
     name = check_name(f"exp{name}" if what == "experiment" and str(name).isdigit() else name, what)
@@ -72,9 +84,9 @@ def read_yaml(folder: Path, name: object, what: str) -> dict[str, Any]:
     if not path.is_file():
         raise NrmsError(f"There is no {what} `{name}` ({path.relative_to(ROOT)}){nearest(name, [p.stem for p in folder.glob('*.yaml')])}")
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise NrmsError(f"{path.relative_to(ROOT)} is not YAML: {' '.join(str(error).split())}.") from None
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except Exception as error:  # not YAMLError alone: for `!!int x`, for 5,000 digits, for 1,000 brackets PyYAML raises whatever comes
+        raise NrmsError(f"{path.relative_to(ROOT)} is not YAML: {' '.join(str(error).split())[:400]}.") from None
     if not isinstance(values, dict):
         raise NrmsError(f"{path.relative_to(ROOT)} must hold `name: value` lines.")
     return values

@@ -21,7 +21,7 @@ TERMS = {  # what else can be descended, and the user encoders that have what it
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class World(Strict):

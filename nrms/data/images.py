@@ -4,6 +4,7 @@ Files come from the internet: formats are limited, the size is checked before an
 that cannot be used is counted by reason and treated as no picture.
 """
 
+import contextlib
 import hashlib
 import warnings
 from collections import Counter
@@ -54,7 +55,11 @@ def decode(path: Path, size: int, cut: "Callable[[Image.Image], Image.Image | st
                 if not 0 < image.width * image.height <= PIXELS:
                     return "size"
                 image.load()
-                upright = ImageOps.exif_transpose(image)
+                upright = image
+                with contextlib.suppress(Exception):  # torn EXIF, for which Pillow raises whatever comes, does not spoil a picture
+                    upright = ImageOps.exif_transpose(image)
+                if upright.mode == "I;16":  # grey in 16 bits, which Pillow would make all white
+                    upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
                 if cut is not None:
                     upright = cut(upright)
                     if isinstance(upright, str):

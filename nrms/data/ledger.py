@@ -4,6 +4,8 @@
 """
 
 import csv
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from nrms import NrmsError
 BLOCK = 32 << 20  # bytes read at once; bounds memory
 REASONS = {
     # set aside: the row is left out
-    "columns": "not as many tab-separated columns as the format has",
+    "columns": "not as many columns as the format has, or a quote that is not closed",
     "nul": "a NUL byte, the trace of a torn write",
     "encoding": "not UTF-8",
     "id": "no id",
@@ -86,16 +88,20 @@ class Member:
     open: Callable[[], IO[bytes]]
 
 
-def read_blocks(stream: IO[bytes]) -> Iterator[tuple[list[bytes], bool]]:
-    """Lines of a file, block by block, and whether a byte order mark stood before the first."""
+def read_blocks(member: Member) -> Iterator[tuple[list[bytes], bool]]:
+    """Lines of a file, block by block, and whether a byte order mark stood before the first. Raises NrmsError where a zip is damaged."""
     rest, bom = b"", None
-    while block := stream.read(BLOCK):
-        if bom is None:
-            bom = block.startswith(b"\xef\xbb\xbf")
-            block = block[3:] if bom else block
-        *lines, rest = (rest + block).split(b"\n")
-        yield lines, bool(bom)
-        bom = False
+    try:
+        with member.open() as stream:
+            while block := stream.read(BLOCK):
+                if bom is None:
+                    bom = block.startswith(b"\xef\xbb\xbf")
+                    block = block[3:] if bom else block
+                *lines, rest = (rest + block).split(b"\n")
+                yield lines, bool(bom)
+                bom = False
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:  # torn, or with a password
+        raise NrmsError(f"{member.name} cannot be read from its zip ({error}): download the zip again.") from None
     if rest:
         yield [rest], bool(bom)
 
@@ -114,7 +120,7 @@ class Rows:
         if not found.any():
             return
         self.ledger.counts[reason] += int(found.sum())
-        if reason not in NOTED:
+        if reason not in NOTED | CHOSEN:
             for i in np.flatnonzero(found)[: max(3 - len(self.ledger.examples), 0)]:
                 text = self.lines[int(i)].as_py().decode("utf-8", "replace")
                 self.ledger.examples.append(f"{self.ledger.file}, line {self.numbers[i]}, {REASONS[reason]}: {text[:160]!r}")
@@ -127,43 +133,51 @@ class Rows:
             self.lines, self.numbers, self.columns = self.lines.filter(keep), self.numbers[~found], [c.filter(keep) for c in self.columns]
 
 
+def split_quoted(line: str, separator: str = ",") -> list[str]:
+    """The cells of a line with quotes; none where they are not closed."""
+    csv.field_size_limit(BLOCK)
+    try:
+        return next(csv.reader([line], delimiter=separator, strict=True), [])
+    except csv.Error:
+        return []
+
+
 def split_cells(text: pa.Array, separator: str) -> pa.Array:
     """The cells of every row as a list; between commas, quotes are understood."""
     cells = pc.split_pattern(text, separator)
     if separator == "\t" or not pc.any(pc.match_substring(text, '"')).as_py():
         return cells
-    return pa.array([next(csv.reader([line]), []) if '"' in line else row for line, row in zip(text.to_pylist(), cells.to_pylist(), strict=True)])
+    return pa.array([split_quoted(line) if '"' in line else row for line, row in zip(text.to_pylist(), cells.to_pylist(), strict=True)], cells.type)
 
 
 def read_rows(member: Member, ledger: Ledger, width: int, *, separator: str = "\t", skip: int = 0) -> Iterator[Rows]:
     """The rows of a file that have `width` columns of sound text, block by block; the first `skip` lines are a header."""
     line = 1
-    with member.open() as stream:
-        for raw, bom in read_blocks(stream):
-            head, raw = raw[:skip], raw[skip:]
-            line, skip = line + len(head), skip - len(head)
-            rows = Rows(ledger, pa.array(raw, pa.binary()), line + np.arange(len(raw)))
-            line += len(raw)
-            if bom:
-                ledger.counts["bom"] += 1
-            windows = flags(pc.ends_with(rows.lines, pattern=b"\r"))
-            rows.count("crlf", windows)
-            if windows.any():
-                rows.lines = pa.array([line.removesuffix(b"\r") for line in raw], pa.binary())
-            rows.drop("blank", flags(pc.equal(pc.binary_length(rows.lines), 0)))
-            ledger.rows_in += len(rows.numbers)
-            rows.drop("nul", flags(pc.match_substring(rows.lines, b"\0")))
-            try:
-                text = rows.lines.cast(pa.string())
-            except pa.ArrowInvalid:
-                rows.drop("encoding", np.array([line.decode("utf-8", "ignore").encode() != line for line in rows.lines.to_pylist()]))
-                text = rows.lines.cast(pa.string())
-            cells = split_cells(text, separator)
-            wrong = pc.list_value_length(cells).to_numpy() != width
-            rows.drop("columns", wrong)
-            cells = cells.filter(pa.array(~wrong))
-            rows.columns = [pc.list_element(cells, i) for i in range(width)] if len(cells) else [pa.array([], pa.string())] * width
-            yield rows
+    for raw, bom in read_blocks(member):
+        head, raw = raw[:skip], raw[skip:]
+        line, skip = line + len(head), skip - len(head)
+        rows = Rows(ledger, pa.array(raw, pa.binary()), line + np.arange(len(raw)))
+        line += len(raw)
+        if bom:
+            ledger.counts["bom"] += 1
+        windows = flags(pc.ends_with(rows.lines, pattern=b"\r"))
+        rows.count("crlf", windows)
+        if windows.any():
+            rows.lines = pa.array([line.removesuffix(b"\r") for line in raw], pa.binary())
+        rows.drop("blank", flags(pc.equal(pc.binary_length(rows.lines), 0)))
+        ledger.rows_in += len(rows.numbers)
+        rows.drop("nul", flags(pc.match_substring(rows.lines, b"\0")))
+        try:
+            text = rows.lines.cast(pa.string())
+        except pa.ArrowInvalid:
+            rows.drop("encoding", np.array([line.decode("utf-8", "ignore").encode() != line for line in rows.lines.to_pylist()]))
+            text = rows.lines.cast(pa.string())
+        cells = split_cells(text, separator)
+        wrong = pc.list_value_length(cells).to_numpy() != width
+        rows.drop("columns", wrong)
+        cells = cells.filter(pa.array(~wrong))
+        rows.columns = [pc.list_element(cells, i) for i in range(width)] if len(cells) else [pa.array([], pa.string())] * width
+        yield rows
 
 
 def flags(array: pa.Array) -> np.ndarray:
