@@ -8,6 +8,7 @@ Absent on purpose: interpolation, includes, environment variables.
 
 import ast
 import difflib
+import os
 import re
 import reprlib
 from collections.abc import Mapping
@@ -129,7 +130,7 @@ def resolve(
     }
     for key in ("text", "image", "joint"):
         name = own.get(key)
-        if isinstance(name, str) and not Path(name).exists() and difflib.get_close_matches(name, ROLES, n=1, cutoff=0.7) not in ([], [name]):
+        if isinstance(name, str) and not os.path.exists(name) and difflib.get_close_matches(name, ROLES, n=1, cutoff=0.7) not in ([], [name]):
             raise NrmsError(f"`{key}` is {name!r}, which is no role and no folder{nearest(name, ROLES)}")
     if identity["name"] in REFERENCES:
         raise NrmsError(f"The run name `{identity['name']}` is that of a baseline or ceiling; choose another.")

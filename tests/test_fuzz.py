@@ -9,6 +9,7 @@ import io
 import os
 import re
 import tempfile
+import zipfile
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -111,6 +112,21 @@ def table(rng, *columns, header=None, separator="\t", odds=0.15):
     data = b"".join(line + rng.choice(ends) for line in lines)
     data = rng.choice([b""] * 9 + [b"\xef\xbb\xbf"]) + data
     return rng.choice([data] * 8 + [data.rstrip(b"\r\n"), data[: rng.randrange(len(data) + 1)], rng.randbytes(rng.randrange(40))])
+
+
+def spoil_bytes(rng, data):
+    """A file of bytes cut off, or with some of them others."""
+    data, at = bytearray(data), rng.randrange(len(data))
+    way = rng.randrange(6)
+    if way == 0:
+        return bytes(data[:at])
+    if way == 1:
+        return rng.randbytes(at)
+    if way == 2:
+        return bytes(data[:at] + rng.randbytes(rng.randrange(1, 9)) + data[at:])
+    for _ in range(rng.choice([1, 1, 4, 40])):
+        data[rng.randrange(len(data) if way == 3 else min(len(data), 80))] = rng.choice([0, 255, 32, 39, 40, 45, 57, rng.randrange(256)])
+    return bytes(data)
 
 
 # the slow readers -------------------------------------------------------------------------------------------------------
@@ -223,7 +239,7 @@ SOUND_SHOWN = f"1\tU1\t{TIMES[0]}\tN1 N2\tN3-1 N1-0\n".encode()
 NUMBERS = [str(i) for i in range(1, 40)]
 
 
-@cases(80)
+@cases(70)
 @given(chance)
 def test_any_news_end_in_a_correct_table_or_a_sentence(rng):
     """news.tsv of two parts, spoilt: ids, titles and texts of the kept rows are those of the file, and the first of an id is kept."""
@@ -231,7 +247,7 @@ def test_any_news_end_in_a_correct_table_or_a_sentence(rng):
     check_mind({part: {"news.tsv": table(rng, *NEWS), "behaviors.tsv": b""} for part in ("train", "dev")}, most)
 
 
-@cases(100)
+@cases(80)
 @given(chance)
 def test_any_impressions_end_in_a_correct_table_or_a_sentence(rng):
     """behaviors.tsv of three parts, spoilt: who, when, history, candidates and clicks of the kept rows are those of the file."""
@@ -239,6 +255,25 @@ def test_any_impressions_end_in_a_correct_table_or_a_sentence(rng):
     users = ["U1", "U2", "U-1"]
     files = {p: {"news.tsv": SOUND_NEWS, "behaviors.tsv": table(rng, NUMBERS, users, TIMES, HISTORIES, words)} for p, words in shown.items()}
     check_mind(files, rng.choice([1.0, 1.0, MAX_BAD]))
+
+
+@cases(20)
+@given(chance)
+def test_any_zip_ends_in_a_correct_table_or_a_sentence(rng):
+    """A zip of MIND, spoilt: whole files inside are read as they are, damaged ones are refused."""
+    sound = {f"{part}/{name}": data for part in ("train", "dev") for name, data in (("news.tsv", SOUND_NEWS), ("behaviors.tsv", SOUND_SHOWN))}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", rng.choice([zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])) as file:
+        for name, data in sound.items():
+            file.writestr(name, data)
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "MIND.zip").write_bytes(spoil_bytes(rng, buffer.getvalue()))
+        try:
+            facts = mind.convert(Path(name) / "MIND.zip", Path(name), MAX_BAD)
+        except NrmsError as error:
+            return says(error, "MIND.zip")
+        assert facts["parts"].keys() <= {"train", "dev"} and all(p["impressions"] == 1 for p in facts["parts"].values())
+        assert pq.read_table(Path(name) / "news.parquet")["id"].to_pylist() == ["", *IDS]
 
 
 # logs -------------------------------------------------------------------------------------------------------------------
@@ -438,21 +473,6 @@ def test_any_table_of_items_ends_in_a_correct_table_or_a_sentence(rng):
     check_log({"interactions.tsv": log, "items.tsv": table(rng, *(columns[n] for n in names), header=names, separator=separator)}, 1.0)
 
 
-def spoil_bytes(rng, data):
-    """A file of bytes cut off, or with some of them others."""
-    data, at = bytearray(data), rng.randrange(len(data))
-    way = rng.randrange(6)
-    if way == 0:
-        return bytes(data[:at])
-    if way == 1:
-        return rng.randbytes(at)
-    if way == 2:
-        return bytes(data[:at] + rng.randbytes(rng.randrange(1, 9)) + data[at:])
-    for _ in range(rng.choice([1, 1, 4, 40])):
-        data[rng.randrange(len(data) if way == 3 else min(len(data), 80))] = rng.choice([0, 255, 32, 39, 40, 45, 57, rng.randrange(256)])
-    return bytes(data)
-
-
 @cases(40)
 @given(chance)
 def test_any_vectors_end_in_a_correct_table_or_a_sentence(rng):
@@ -497,7 +517,7 @@ def sequences_of(data, items, once):
     return len(rows), kept
 
 
-@cases(50)
+@cases(40)
 @given(chance)
 def test_any_sequences_end_in_a_correct_table_or_a_sentence(rng):
     """train, valid and test.inter, spoilt: every user's items are those of the test file, and nobody is lost between the files."""
@@ -617,7 +637,7 @@ def test_any_params_end_in_a_config_or_a_sentence(rng):
                 results.append(read())
             except NrmsError as error:
                 results.append(None)
-                says(error, "some", "other", "the given parameters", "users", "tun", "terms", "candidates", "fusion", "ids", "frozen")
+                says(error, "some", "other", "the given parameters", "users", "tun", "terms", "candidates", "fusion", "ids", "frozen", "joint")
     data, whole = results
     for found, text in ((data, files[1]), (whole, files[0])):
         if found is not None:
@@ -686,7 +706,7 @@ def opens(data):
         return False
 
 
-@cases(60)
+@cases(40)
 @given(chance)
 @pytest.mark.filterwarnings("ignore")
 def test_any_bytes_are_a_picture_or_have_a_reason(rng):

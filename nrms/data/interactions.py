@@ -257,7 +257,7 @@ def read_clicks(source: Path, folder: Path, most: float) -> tuple[pd.DataFrame, 
     rows = []
     for shown in parts:
         order = np.lexsort((shown.time, shown.user))
-        first = order[np.r_[True, shown.user[order][1:] != shown.user[order][:-1]]]  # each user's first impression
+        first = order[np.r_[True, shown.user[order][1:] != shown.user[order][:-1]][: len(order)]]  # each user's first impression
         size = shown.history.lengths[first]
         back = np.arange(size.sum()) - np.repeat(np.cumsum(size), size)  # ..., -2, -1 in each history
         rows.append((np.repeat(shown.user[first], size), shown.history.take(first).values, np.repeat(shown.time[first], size) + back))

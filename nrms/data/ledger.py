@@ -4,8 +4,6 @@
 """
 
 import csv
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ import pyarrow.compute as pc
 from nrms import NrmsError
 
 BLOCK = 32 << 20  # bytes read at once; bounds memory
+csv.field_size_limit(BLOCK)  # texts may be longer than the 128 kB that csv takes by default
 REASONS = {
     # set aside: the row is left out
     "columns": "not as many columns as the format has, or a quote that is not closed",
@@ -100,8 +99,8 @@ def read_blocks(member: Member) -> Iterator[tuple[list[bytes], bool]]:
                 *lines, rest = (rest + block).split(b"\n")
                 yield lines, bool(bom)
                 bom = False
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:  # torn, or with a password
-        raise NrmsError(f"{member.name} cannot be read from its zip ({error}): download the zip again.") from None
+    except Exception as error:  # for a torn zip, or one with a password, zipfile raises whatever comes
+        raise NrmsError(f"{member.name} cannot be read ({' '.join(str(error).split())[:400]}): download or copy it again.") from None
     if rest:
         yield [rest], bool(bom)
 
@@ -135,7 +134,6 @@ class Rows:
 
 def split_quoted(line: str, separator: str = ",") -> list[str]:
     """The cells of a line with quotes; none where they are not closed."""
-    csv.field_size_limit(BLOCK)
     try:
         return next(csv.reader([line], delimiter=separator, strict=True), [])
     except csv.Error:

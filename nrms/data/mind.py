@@ -38,7 +38,7 @@ def list_members(source: Path) -> list[Member]:
         elif path.suffix.lower() == ".zip":
             try:
                 names = zipfile.ZipFile(path).namelist()
-            except zipfile.BadZipFile:
+            except (zipfile.BadZipFile, NotImplementedError, ValueError):
                 raise NrmsError(f"{path} is not a complete zip file; download it again.") from None
             for name in names:
                 if name.rsplit("/", 1)[-1] in ("news.tsv", "behaviors.tsv"):
