@@ -8,7 +8,9 @@ Absent on purpose: interpolation, includes, environment variables.
 
 import ast
 import difflib
+import os
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,8 +46,8 @@ def explain(error: ValidationError, cls: type[BaseModel], where: str) -> NrmsErr
         return NrmsError(f"`{path}` in {where} is not a parameter{nearest(fault['loc'][-1], owner.model_fields)}")
     if fault["type"] == "missing":
         return NrmsError(f"{where} does not say `{path}`, which has no default.")
-    shown = repr(value) if len(repr(value)) <= 200 else f"{repr(value)[:200]} ..."
-    text = f"`{path}` in {where} is {shown}, a value of type {type(value).__name__}: {fault['msg'].replace('Input should', 'it should')}."
+    shown, wrong = reprlib.repr(value)[:160], fault["msg"].replace("Input should", "it should")
+    text = f"`{path}` in {where} is {shown}, a value of type {type(value).__name__}: {wrong}."
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
         text += f" YAML reads {value} as text; write {float(value)!r} or {'e'.join(f'{float(value):.1e}'.split('e'))}."
     elif isinstance(value, str) and value.lower() in ("true", "false"):
@@ -76,10 +78,10 @@ class Plain(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
-        values = super().construct_mapping(node, deep)
-        if len(values) < len(node.value):
-            raise yaml.constructor.ConstructorError(None, None, "a name stands here twice", node.start_mark)
-        return values
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+            raise yaml.MarkedYAMLError(problem=f"`{twice[0]}` stands there twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(folder: Path, name: object, what: str) -> dict[str, Any]:
@@ -94,8 +96,8 @@ def read_yaml(folder: Path, name: object, what: str) -> dict[str, Any]:
         raise NrmsError(f"{path.relative_to(ROOT)} has more than {LARGEST:,} bytes: it is no file of parameters.")
     try:
         values = yaml.load(path.read_text("utf-8"), Plain)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: bytes that are no UTF-8, numbers and dates that are none
-        raise NrmsError(f"{path.relative_to(ROOT)} is not YAML: {' '.join(str(error).split())}.") from None
+    except Exception as error:  # not YAMLError alone: for `!!int x`, for 5,000 digits, for 1,000 brackets PyYAML raises whatever comes
+        raise NrmsError(f"{path.relative_to(ROOT)} is not YAML: {' '.join(str(error).split())[:400]}.") from None
     if not isinstance(values, dict):
         raise NrmsError(f"{path.relative_to(ROOT)} must hold `name: value` lines.")
     return values
@@ -138,7 +140,7 @@ def resolve(
     }
     for key in ("text", "image", "joint"):
         name = own.get(key)
-        if isinstance(name, str) and not Path(name).exists() and difflib.get_close_matches(name, ROLES, n=1, cutoff=0.7) not in ([], [name]):
+        if isinstance(name, str) and not os.path.exists(name) and difflib.get_close_matches(name, ROLES, n=1, cutoff=0.7) not in ([], [name]):
             raise NrmsError(f"`{key}` is {name!r}, which is no role and no folder{nearest(name, ROLES)}")
     if identity["name"] in REFERENCES:
         raise NrmsError(f"The run name `{identity['name']}` is that of a baseline or ceiling; choose another.")

@@ -39,6 +39,13 @@ def test_the_cover_is_cut_out_and_a_white_one_is_missing(tmp_path):
     assert abs(store.values[1, 1:-1, 1:-1].astype(int) - [0, 0, 255]).max() < 12, "no white border, no word"
 
 
+def test_a_table_of_ids_that_is_none_is_named(tmp_path):
+    """Bytes that are no UTF-8 are one sentence."""
+    (tmp_path / "ids.csv").write_bytes(b"N1,\xff\n")
+    with pytest.raises(NrmsError, match=r"ids\.csv is not a table in UTF-8"):
+        cards.read_table(tmp_path / "ids.csv")
+
+
 def test_news_are_matched_by_url_then_by_text():
     """An equal url is the same news; else equal title and abstract; what two share tells nothing."""
     ours = news(("a", "T1", "x", "u1"), ("b", "T2", "", "u9"), ("c", "T3", "", ""), ("d", "T4", "", "u4"), ("e", "", "", ""))

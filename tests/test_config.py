@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nrms import ROOT, NrmsError
+from nrms import ROOT, NrmsError, config
 from nrms.arguments import command, parse_value, read_config
 from nrms.config import Experiment, from_notebook, resolve
 
@@ -58,6 +58,47 @@ def test_no_unknown_name_slips_through(name):
     if name not in known:
         with pytest.raises(NrmsError):
             resolve(**{name: 1})
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch):
+    """Writes params/some.yaml and resolves it."""
+
+    def read(data):
+        (tmp_path / "params").mkdir(exist_ok=True)
+        (tmp_path / "params" / "some.yaml").write_bytes(data)
+        monkeypatch.setattr(config, "ROOT", tmp_path)
+        monkeypatch.setattr(config, "PARAMS", tmp_path / "params")
+        return config.read_yaml(tmp_path / "params", "some", "experiment") and resolve("some")
+
+    return read
+
+
+@pytest.mark.parametrize(
+    "text", ["lr: \xe9", "lr: !!float x", "lr: !!int ''", "lr: !!timestamp x", "lr: 2001-99-99", "lr: " + "9" * 5000, "lr: " + "[" * 3000, "lr: 1\0"]
+)
+def test_whatever_is_no_yaml_is_a_sentence(text, params):
+    """Bytes that are no UTF-8, tags that do not fit, numbers too long and brackets too deep: the file is named."""
+    with pytest.raises(NrmsError, match=r"params/some\.yaml is not YAML: .{1,500}\.$"):
+        params(text.encode("latin-1"))
+
+
+def test_a_name_that_stands_twice_is_refused(params):
+    """The last would win, and the first say what is not so."""
+    with pytest.raises(NrmsError, match="`lr` stands there twice.*line 1"):
+        params(b"lr: 1.0\nepochs: 3\nlr: 2.0\n")
+
+
+@pytest.mark.parametrize("line", ["lr: .inf", "lr: .nan", "terms: {l2: .inf}"])
+def test_numbers_are_finite(line, params):
+    """An infinite rate is above zero, and no rate."""
+    with pytest.raises(NrmsError, match="finite number"):
+        params(line.encode())
+
+
+def test_a_long_name_of_an_encoder_is_no_fault():
+    """A name too long for a file is a name of no folder."""
+    assert resolve(4, text="a" * 5000).text == "a" * 5000
 
 
 def test_hash_follows_values_not_words():

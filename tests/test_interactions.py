@@ -52,6 +52,65 @@ def test_every_odd_row_has_a_reason(home, tmp_path):
     assert found(manifest) == {"columns": 1, "id": 2, "time": 1, "unknown_item": 1, "repeated": 1, "nul": 1, "rating": 1}
 
 
+@pytest.mark.parametrize("time, seconds", [("9999-12-31", 253402214400), ("-200000000000", -200000000), ("0001-01-01", -62135596800), ("5.9", 5)])
+def test_times_far_away_are_what_they_say(time, seconds, home, tmp_path):
+    """A date is never taken for milliseconds, a large negative number is, and nanoseconds in one row change no other."""
+    log = ["user\titem\ttime", f"u\ta\t{time}", "u\tb\t2020-01-01T00:00:00.123456789Z"]
+    tables = read(write(tmp_path / "in", log), min_length=1)[1]
+    assert sorted(tables.log.time.tolist()) == sorted([seconds, 1577836800])
+
+
+@pytest.mark.parametrize("time", ["now", "today", "-2020-01-01", "inf", "1e15"])
+def test_words_are_no_times(time, home, tmp_path):
+    """What pandas would take for the moment of reading, or for a year before Christ, is set aside."""
+    assert found(read(write(tmp_path / "in", [*LOG, f"u\td\t3\t{time}"]))[2]) == {"time": 1}
+
+
+def test_no_rating_is_infinite(home, tmp_path):
+    """A rating of inf or 1e999 is no number."""
+    assert found(read(write(tmp_path / "in", [*LOG, "u\td\tinf\t40", "u\td\t1e999\t41"]), min_rating=1.0)[2]) == {"rating": 2}
+
+
+def test_the_first_bad_rows_are_bad(home, tmp_path):
+    """Rows that are left out by choice are no examples of bad ones; those that repeat an earlier one are."""
+    manifest = read(write(tmp_path / "in", [LOG[0], "u\td\t1\t1", *LOG[1:], LOG[1]]), min_rating=2.0)[2]
+    (example,) = manifest["files"][-1]["examples"]
+    assert "user, item and time of an earlier row" in example and "'u', 'a', 30" in example
+
+
+@pytest.mark.parametrize("row", ['u,d,"torn,40', 'u,d,"x"y,40', 'u\r,d,"x",40'])
+def test_quotes_that_are_not_closed_are_counted(row, home, tmp_path):
+    """A row that breaks the rules of quotes is set aside, as is one with a line end outside of them; a long text in quotes is no fault."""
+    lines = [line.replace("\t", ",") for line in LOG]
+    names, _, manifest = read(write(tmp_path / "in", [*lines, f'u,d,"{5:0200000}",50', row], name="interactions.csv"))
+    assert found(manifest, "interactions.csv") == {"columns": 1} and names == {"u": ["b", "c", "a", "d"]}
+
+
+def test_a_header_ends_where_its_line_ends(home, tmp_path):
+    """Old Macintosh line ends make the whole file a header: that is said, and no row is taken for a part of it."""
+    with pytest.raises(NrmsError, match=r"interactions\.tsv has no column for the user"):
+        read(write(tmp_path / "in", ["\r".join(LOG)]))
+
+
+def test_a_long_field_costs_its_own_length(home, tmp_path):
+    """A part of a megabyte among many rows is set aside without a megabyte for each of them."""
+    log = ["user\titem\ttime\tpart", *(f"u\ta\t{t}\ttrain" for t in range(20_000)), "u\ta\t30000\t" + "x" * 1_000_000]
+    assert found(read(write(tmp_path / "in", log))[2]) == {"part": 1}
+
+
+def test_nobody_is_lost_between_files_of_sequences(home, tmp_path):
+    """A user that the test file lacks is an error, and a second line of a user is counted."""
+    folder, head = tmp_path / "in", "user_id:token\titem_id_list:token_seq\titem_id:token"
+    for name, rows in {"train": ["u\ta\tb"], "valid": ["u\ta b\tc"], "test": ["u\ta b c\td", "u\tb\ta"]}.items():
+        write(folder, [head, *rows], name=f"{name}.inter")
+    names, _, manifest = read(folder)
+    assert names == {"u": ["a", "b", "c", "d"]} and found(manifest, "test.inter") == {"duplicate": 1}
+    write(folder, [head, "v\ta b\tc", "u\ta b\tc"], name="valid.inter")
+    write(folder, [head, "u\ta b c\td"], name="test.inter")
+    with pytest.raises(NrmsError, match="user 'v' are not those of"):
+        read(folder)
+
+
 def test_ratings_and_short_users_are_choices(home, tmp_path):
     """Below `min_rating` a row is left out, below `min_length` a user; neither counts as bad."""
     folder = write(tmp_path / "in", [*LOG, "u\td\t2\t40", "v\ta\t5\t1", "v\tb\t5\t2"])
@@ -116,13 +175,18 @@ def test_given_vectors_go_by_the_lines_of_items(home, tmp_path):
     np.save(folder / "text.npy", np.arange(8.0).reshape(4, 2))
     _, tables, manifest = read(folder)
     assert manifest["vectors"] == {"text": 2} and tables.vectors["text"].tolist() == [[0, 0], [0, 1], [2, 3], [4, 5], [6, 7]]
-    for bad, says in ((np.zeros((3, 2)), "one row for each of 4 items"), (np.full((4, 2), np.nan), "no finite numbers, first in row 0")):
+    sentences = {"one row for each": ((3, 2), (4, 0)), "no finite numbers, first in row 0": ((4, 2),)}
+    for bad, says in ((np.full(shape, np.nan), says) for says, shapes in sentences.items() for shape in shapes):
         np.save(folder / "text.npy", bad)
         with pytest.raises(NrmsError, match=says):
             read(folder)
     np.save(folder / "text.npy", np.array([{}] * 4, object))
     with pytest.raises(NrmsError, match="not an array of numbers"):
         read(folder)
+    for data in (b"PK\x03\x04 half", b"\x93NUMPY\x01\x00\x08\x00{'descr'"):
+        (folder / "text.npy").write_bytes(data)
+        with pytest.raises(NrmsError, match="not an array of numbers"):
+            read(folder)
     (folder / "text.npy").unlink()
     with pytest.raises(NrmsError, match=r"no text.npy beside the log"):
         read(folder, given=["text"])
@@ -155,6 +219,18 @@ def test_clicks_of_mind_are_a_log(tiny, home):
             expected += [tiny.news.id[i] for j, i in enumerate(part.candidates[r]) if part.clicked[begin + j]]
     assert len(set(taken)) == len(taken) and set(expected) <= set(taken)
     assert (np.diff(log.time.reshape(-1))[np.diff(log.items.rows) == 0] >= 0).all()
+
+
+def test_clicks_of_a_part_without_impressions(home, tmp_path):
+    """A dev part without a row adds no clicks; where no part has one, that is said."""
+    for part, rows in (("train", "1\tU1\t11/9/2019 1:44:52 AM\tN1\tN2-1 N1-0\n"), ("dev", "")):
+        write(tmp_path / "in" / part, [f"N{i}\tnews\tworld\tA\tB\thttp://x\t[]\t[]" for i in (1, 2)], items=None, name="news.tsv")
+        (tmp_path / "in" / part / "behaviors.tsv").write_text(rows)
+    data = load_dataset("mind-clicks", min_length=1)
+    assert prepare("mind-clicks", data, tmp_path / "in")["interactions"] == 2
+    (tmp_path / "in" / "train" / "behaviors.tsv").write_text("")
+    with pytest.raises(NrmsError, match="No user has 1 interactions"):
+        prepare("mind-clicks", data, tmp_path / "in")
 
 
 def test_real_logs(home, real_data):

@@ -184,6 +184,18 @@ def test_pictures_as_they_are_met(tmp_path):
         images.write_store(tmp_path / "nowhere", [""], 16, tmp_path / "x.npy")
 
 
+def test_grey_in_16_bits_keeps_its_grey(tmp_path):
+    """The upper eight of sixteen bits are what is seen."""
+    Image.new("I;16", (8, 8), 120 * 257).save(tmp_path / "a.png")
+    assert (images.decode(tmp_path / "a.png", 16) == 120).all()
+
+
+def test_torn_exif_does_not_spoil_a_picture(tmp_path):
+    """What the camera said is unreadable; the picture is not."""
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.webp", lossless=True, exif=b"Exif\0\0MM\0\\\0\0\0\x08")
+    assert images.decode(tmp_path / "a.webp", 16)[0, 0].tolist() == [255, 0, 0]
+
+
 def test_pictures_turned_by_the_camera_are_upright(tmp_path):
     """EXIF says a picture lies on its side: it is turned."""
     picture = Image.new("RGB", (16, 16), "black")

@@ -108,7 +108,7 @@ def test_too_many_bad_rows_are_an_error(home, tmp_path):
     with pytest.raises(NrmsError) as error:
         prepare("mind-small", load_dataset("mind-small"), source)
     assert "4 of 6 rows (66.67%)" in str(error.value) and str(error.value).count("\n") == 3 and "line 3" in str(error.value)
-    assert not list(home.glob("data/*"))
+    assert not list(home.glob("data/[!.]*"))
 
 
 def test_an_interrupted_prepare_leaves_the_old_data_set(home, tmp_path, monkeypatch):
@@ -117,7 +117,7 @@ def test_an_interrupted_prepare_leaves_the_old_data_set(home, tmp_path, monkeypa
     monkeypatch.setattr(mind, "read_behaviors", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         prepare("mind-small", LENIENT, write(tmp_path / "b", train=ROWS[:1]))
-    assert len(load("mind-small", LENIENT).parts["train"]) == 2 and [p.name for p in data_folder("").iterdir()] == ["mind-small"]
+    assert len(load("mind-small", LENIENT).parts["train"]) == 2 and [p.name for p in data_folder("").glob("[!.]*")] == ["mind-small"]
 
 
 def test_zips_at_any_depth(home, tmp_path):
@@ -175,6 +175,41 @@ def test_blocks_do_not_matter(tmp_path, monkeypatch):
         part = read_impressions(folder / "train.parquet")
         results.append((facts, part.id.tolist(), part.candidates.values.tolist(), part.clicked.tolist()))
     assert results[0] == results[1]
+
+
+def test_a_label_without_a_news_is_no_padding(home, tmp_path):
+    """The candidate `-1` names nothing: its row is set aside, and row 0 of the news is never a candidate."""
+    found = ledger(prepare("mind-small", LENIENT, write(tmp_path / "in", train=[*ROWS, "9\tU1\t11/9/2019 1:44:52 AM\tN1\t-1 N1-0"])))
+    assert found["set_aside"] == {"unknown_candidate": 1} and load("mind-small", LENIENT).parts["train"].candidates.values.all()
+
+
+@pytest.mark.parametrize("time", ["11/9/19 1:44:52 AM", "11/9/2019 1:44:60 AM", "11/9/20191:44:52AM", "1/1/0000 1:44:52 AM", "11/9/2019\r1:44:52 AM"])
+def test_times_of_another_form_are_set_aside(time, home, tmp_path):
+    """A year of two digits is not one of the first century, and a 60th second is none."""
+    found = ledger(prepare("mind-small", LENIENT, write(tmp_path / "in", train=[*ROWS, f"9\tU1\t{time}\tN1\tN2-1 N1-0"])))
+    assert found["set_aside"] == {"time": 1}
+
+
+@pytest.mark.parametrize("row, labelled", [("1\tU-1\t11/9/2019 1:44:52 AM\tN1\tN3 N1\n", False), ("1\tU1\t11/9/2019 1:44:52 AM\tN1\tN3-1", True)])
+def test_labels_are_looked_for_among_candidates_of_every_line(row, labelled, home, tmp_path):
+    """A user called U-1 is no label, and one line without an end is a line."""
+    source = write(tmp_path / "in")
+    (source / "test").mkdir()
+    (source / "test" / "news.tsv").write_text("\n".join(NEWS))
+    (source / "test" / "behaviors.tsv").write_text(row)
+    assert prepare("mind-small", LENIENT, source)["parts"]["test"] == {"impressions": 1, "labelled": labelled}
+
+
+def test_a_damaged_zip_is_named(home, tmp_path):
+    """A zip with its table of contents, but with other bytes in a file, is one sentence."""
+    source = write(tmp_path / "in")
+    with zipfile.ZipFile(tmp_path / "MINDsmall.zip", "w") as file:
+        for path in source.rglob("*.tsv"):
+            file.write(path, path.relative_to(source))
+    data = (tmp_path / "MINDsmall.zip").read_bytes()
+    (tmp_path / "MINDsmall.zip").write_bytes(data.replace(b"A serve", b"A nerve"))
+    with pytest.raises(NrmsError, match=r"news\.tsv.* is damaged \(Bad CRC-32.*get the zip again"):
+        prepare("mind-small", LENIENT, tmp_path / "MINDsmall.zip")
 
 
 fields = st.text(alphabet="NU1237 -01\t\r\0é/:AMP", max_size=30)

@@ -33,11 +33,11 @@ def cover(card: "Image.Image") -> "Image.Image | str":
 
 def read_table(path: Path) -> dict[str, str]:
     """{news id: name of its picture} from a CSV or TSV of two columns, or with columns `nid` and `IM-MIND-INDEX`. Raises NrmsError for any other."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        try:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file, delimiter="\t" if path.suffix.lower() in (".tsv", ".txt") else ","))
-        except (csv.Error, ValueError) as error:  # ValueError: bytes that are no UTF-8
-            raise NrmsError(f"{path} is no table of two columns in UTF-8: {error}.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise NrmsError(f"{path} is not a table in UTF-8 ({error}); expected two columns, news id and name of its picture.") from None
     if not rows or any(len(row) < 2 for row in rows):
         line = next((i for i, row in enumerate(rows, 1) if len(row) < 2), 1)
         raise NrmsError(f"{path}, line {line}: expected two columns, news id and name of its picture, separated by commas (.csv) or tabs.")

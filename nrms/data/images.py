@@ -4,6 +4,7 @@ Files come from the internet: formats are limited, the size is checked before an
 that cannot be used is counted by reason and treated as no picture.
 """
 
+import contextlib
 import hashlib
 import struct
 import warnings
@@ -55,7 +56,9 @@ def decode(path: Path, size: int, cut: "Callable[[Image.Image], Image.Image | st
                 if not 0 < image.width * image.height <= PIXELS:
                     return "size"
                 image.load()
-                upright = ImageOps.exif_transpose(image)
+                upright = image
+                with contextlib.suppress(Exception):  # torn EXIF, for which Pillow raises whatever comes, does not spoil a picture
+                    upright = ImageOps.exif_transpose(image)
                 if upright.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip to white
                     upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
                 if cut is not None:

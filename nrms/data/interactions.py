@@ -11,8 +11,8 @@ A MIND folder or zip will do too: a user's log is then their history and what th
 Ties in time keep the order of the file. Nothing is dropped in silence: every oddity has a reason code and is counted, as for MIND.
 """
 
-import csv
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from nrms import NrmsError
 from nrms.data import mind
-from nrms.data.ledger import Ledger, Member, flags, read_rows, repeats
+from nrms.data.ledger import REASONS, Ledger, Member, flags, read_rows, repeats, split_quoted
 from nrms.data.tables import INTERACTIONS_SCHEMA, NEWS_SCHEMA, PART, read_impressions
 
 SUFFIXES = (".tsv", ".csv", ".inter", ".txt", ".item")
@@ -72,10 +72,10 @@ def find_log(source: Path, name: str | None = None) -> list[Path]:
 
 def read_header(path: Path) -> tuple[list[str], str]:
     """Names of the columns of a table, without RecBole's types, and what separates them."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        line = file.readline(1 << 20).rstrip("\r\n")
+    with path.open("rb") as file:
+        line = file.readline(1 << 20).decode("utf-8-sig", "replace").rstrip("\r\n")
     separator = "\t" if "\t" in line else ","
-    names = [name.split(":")[0].strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    names = [name.split(":")[0].strip() for name in split_quoted(line, separator)]
     return names, separator
 
 
@@ -84,7 +84,8 @@ def column_of(names: Sequence[str], kind: str, path: Path, *, needed: bool = Tru
     lower = [name.lower() for name in names]
     found = next((lower.index(name) for name in NAMES[kind] if name in lower), None)
     if found is None and needed:
-        raise NrmsError(f"{path} has no column for the {kind}: its first line names {', '.join(names)}; expected one of {', '.join(NAMES[kind])}.")
+        named = ", ".join(names)[:400] or "nothing"
+        raise NrmsError(f"{path} has no column for the {kind}: its first line names {named}; expected one of {', '.join(NAMES[kind])}.")
     return found
 
 
@@ -123,13 +124,18 @@ def read_items(path: Path, most: float) -> tuple[pa.Table, Ledger]:
 def seconds(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Times as seconds since 1970, from numbers or ISO dates, and where a text is none."""
     values = pd.to_numeric(pd.Series(column.to_pylist()), errors="coerce").to_numpy(np.float64, copy=True)
+    values[np.abs(values) > 10**14] = np.inf
+    values = np.where(np.abs(values) > MILLISECONDS, np.floor(values / 1000), values)
     words = np.isnan(values)
     if words.any():
-        dates = pd.to_datetime(pd.Series(column.filter(pa.array(words)).to_pylist()), errors="coerce", utc=True, format="ISO8601")
+        text = pd.Series(column.filter(pa.array(words)).to_pylist())
+        text = text.where(text.str.match(r"\s*\d{4}\D"))  # pandas would also take `now` and `today`
+        text = text.str.replace(r"(:\d+)\.\d+", r"\1", regex=True)  # nanoseconds in one row would narrow the years of all others
+        dates = pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601")
         values[words] = [np.nan if pd.isna(d) else d.timestamp() for d in dates]
-    bad = ~np.isfinite(values) | (np.abs(values) > 10**14)
+    bad = ~np.isfinite(values)
     values[bad] = 0
-    return np.where(values > MILLISECONDS, values // 1000, values).astype(np.int64), bad
+    return values.astype(np.int64), bad
 
 
 def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, most: float) -> tuple[pd.DataFrame, Ledger]:
@@ -149,10 +155,10 @@ def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, most:
             rows.drop("unknown_item", flags(pc.is_null(pc.index_in(rows.columns[item], value_set=ids))))
         if min_rating is not None:
             value = pd.to_numeric(pd.Series(rows.columns[rating].to_pylist()), errors="coerce").to_numpy(np.float64)
-            rows.drop("rating", np.isnan(value))
-            rows.drop("low_rating", value[~np.isnan(value)] < min_rating)
+            rows.drop("rating", ~np.isfinite(value))
+            rows.drop("low_rating", value[np.isfinite(value)] < min_rating)
         if label is not None:
-            rows.drop("part", ~np.isin(rows.columns[label].to_pylist(), list(PARTS)))
+            rows.drop("part", ~flags(pc.is_in(rows.columns[label], value_set=pa.array(list(PARTS)))))
         frame = {"user": rows.columns[user].to_pylist(), "item": rows.columns[item].to_pylist(), "time": seconds(rows.columns[time])[0]}
         frame |= {} if label is None else {"part": [PARTS[word] for word in rows.columns[label].to_pylist()]}
         parts.append(pd.DataFrame(frame))
@@ -160,6 +166,8 @@ def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, most:
     again = log.duplicated(["user", "item", "time"]).to_numpy(bool)
     if again.any():
         ledger.counts["repeated"] += int(again.sum())
+        for row in log[again][: 3 - len(ledger.examples)].itertuples(index=False):
+            ledger.examples.append(f"{ledger.file}, {REASONS['repeated']}: {str(tuple(row))[:160]}")
         log = log[~again]
     ledger.rows_out = len(log)
     ledger.check(most)
@@ -171,22 +179,19 @@ def read_sequences(paths: Sequence[Path], ids: pa.Array | None, most: float) -> 
 
     The training file repeats what stands before, so it is only checked: no user may have more there than before their valid item.
     """
-    sequences, ledgers = [], []
+    sequences, ledgers, known = [], [], None if ids is None else set(ids.to_pylist())
     for path in paths:
         names, separator = read_header(path)
-        ledger, found = Ledger(path.name), {}
+        ledger, found, seen = Ledger(path.name), {}, set()
         user, past, item = (column_of(names, kind, path) for kind in ("user", "list", "item"))
         for rows in read_table(path, ledger, names, separator):
             rows.drop("id", is_blank(rows.columns[user]) | is_blank(rows.columns[item]))
-            whole = pc.binary_join_element_wise(rows.columns[past], rows.columns[item], " ")
-            words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(whole))
-            if ids is not None:
-                known = pc.is_in(pc.list_flatten(words), value_set=ids)
-                owner = pc.list_parent_indices(words).to_numpy()
-                lost = np.bincount(owner[~flags(known)], minlength=len(rows.numbers)) > 0
-                rows.drop("unknown_item", lost)
-                words = words.filter(pa.array(~lost))
-            for name, items in zip(rows.columns[user].to_pylist(), words.to_pylist(), strict=True):
+            if path is not paths[0]:
+                rows.drop("duplicate", repeats(rows.columns[user], seen))
+            taken = [[*before.split(), last.strip()] for before, last in zip(*(rows.columns[i].to_pylist() for i in (past, item)), strict=True)]
+            lost = np.array([known is not None and not known.issuperset(items) for items in taken], bool)
+            rows.drop("unknown_item", lost)
+            for name, items in zip(rows.columns[user].to_pylist(), compress(taken, ~lost), strict=True):
                 if len(items) > len(found.get(name, ())):
                     found[name] = items
             ledger.rows_out += len(rows.numbers)
@@ -194,12 +199,12 @@ def read_sequences(paths: Sequence[Path], ids: pa.Array | None, most: float) -> 
         sequences.append(found)
         ledgers.append(ledger)
     train, valid, test = sequences
-    for name, items in test.items():
-        before = valid.get(name)
-        if before is None or items[:-1] != before or (name in train and train[name] != before[: len(train[name])]):
+    for name in train | valid | test:
+        first, before, whole = (part.get(name, []) for part in sequences)
+        if not before or whole[:-1] != before or first != before[: len(first)]:
             raise NrmsError(
-                f"{paths[2].name}: the items before the last one of user {name!r} are not those of {paths[1].name}, or {paths[0].name} has others: "
-                "these files do not leave out the last two items of each user, so give the log itself as interactions.tsv."
+                f"{paths[2].name}: the items before the last one of user {name[:80]!r} are not those of {paths[1].name}, or {paths[0].name} "
+                "has others: these files do not leave out the last two items of each user, so give the log itself as interactions.tsv."
             )
     rows = [(name, item, place) for name, items in test.items() for place, item in enumerate(items)]
     return pd.DataFrame(rows, columns=["user", "item", "time"]), ledgers
@@ -214,16 +219,17 @@ def vectors(source: Path, folder: Path, items: pa.Table, ledger: Ledger | None) 
             continue
         try:
             given = np.lib.format.open_memmap(path, mode="r")  # never unpickles, nor opens a zip of arrays
-        except Exception as error:  # what reads a header raises whatever it trips over
-            raise NrmsError(f"{path} is not an array of numbers ({error}).") from None
+        except Exception as error:  # of a torn header numpy raises whatever comes
+            raise NrmsError(f"{path} is not an array of numbers ({' '.join(str(error).split())[:400]}).") from None
         lines = len(items) - 1
         if ledger is None or ledger.rows_in != lines:
             raise NrmsError(
                 f"{path} goes by the lines of the table of items, of which {'there is none' if ledger is None else 'some are set aside'}."
             )
-        if given.ndim != 2 or len(given) != lines or given.dtype.kind not in "fiu":
+        if given.ndim != 2 or len(given) != lines or not given.size or given.dtype.kind not in "fiu":
             raise NrmsError(f"{path} has shape {given.shape} of {given.dtype}; expected numbers, one row for each of {lines:,} items.")
-        table = np.concatenate([np.zeros((1, given.shape[1]), np.float32), np.asarray(given, np.float32)])
+        with np.errstate(over="ignore"):  # what is too large for float32 is said below
+            table = np.concatenate([np.zeros((1, given.shape[1]), np.float32), np.asarray(given, np.float32)])
         if not np.isfinite(table).all():
             raise NrmsError(f"{path} holds values that are no finite numbers, first in row {int((~np.isfinite(table)).any(1).argmax()) - 1}.")
         np.save(folder / f"{name}.npy", table)
@@ -251,7 +257,7 @@ def read_clicks(source: Path, folder: Path, most: float) -> tuple[pd.DataFrame, 
     rows = []
     for shown in parts:
         order = np.lexsort((shown.time, shown.user))
-        first = order[np.r_[True, shown.user[order][1:] != shown.user[order][:-1]]]  # each user's first impression
+        first = order[np.r_[True, shown.user[order][1:] != shown.user[order][:-1]][: len(order)]]  # each user's first impression
         size = shown.history.lengths[first]
         back = np.arange(size.sum()) - np.repeat(np.cumsum(size), size)  # ..., -2, -1 in each history
         rows.append((np.repeat(shown.user[first], size), shown.history.take(first).values, np.repeat(shown.time[first], size) + back))

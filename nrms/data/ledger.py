@@ -17,9 +17,10 @@ from nrms import NrmsError
 
 BLOCK = 32 << 20  # bytes read at once; bounds memory
 LONGEST = 16 << 20  # bytes of a line; one of MIND has some tens of thousands at most
+csv.field_size_limit(LONGEST)  # texts may be longer than the 128 kB that csv takes by default
 REASONS = {
     # set aside: the row is left out
-    "columns": "not as many tab-separated columns as the format has",
+    "columns": "not as many columns as the format has, or a quote that is not closed",
     "nul": "a NUL byte, the trace of a torn write",
     "encoding": "not UTF-8",
     "id": "no id",
@@ -118,7 +119,7 @@ class Rows:
         if not found.any():
             return
         self.ledger.counts[reason] += int(found.sum())
-        if reason not in NOTED:
+        if reason not in NOTED | CHOSEN:
             for i in np.flatnonzero(found)[: max(3 - len(self.ledger.examples), 0)]:
                 text = self.lines[int(i)].as_py().decode("utf-8", "replace")
                 self.ledger.examples.append(f"{self.ledger.file}, line {self.numbers[i]}, {REASONS[reason]}: {text[:160]!r}")
@@ -131,20 +132,20 @@ class Rows:
             self.lines, self.numbers, self.columns = self.lines.filter(keep), self.numbers[~found], [c.filter(keep) for c in self.columns]
 
 
+def split_quoted(line: str, separator: str = ",") -> list[str]:
+    """The cells of a line with quotes; none where they are not closed."""
+    try:
+        return next(csv.reader([line], delimiter=separator, strict=True), [])
+    except csv.Error:
+        return []
+
+
 def split_cells(text: pa.Array, separator: str) -> pa.Array:
     """The cells of every row as a list; between commas, quotes are understood."""
     cells = pc.split_pattern(text, separator)
     if separator == "\t" or not pc.any(pc.match_substring(text, '"')).as_py():
         return cells
-    return pa.array([read_quoted(line) if '"' in line else row for line, row in zip(text.to_pylist(), cells.to_pylist(), strict=True)])
-
-
-def read_quoted(line: str) -> list[str]:
-    """The cells of a line between commas; none where its quotes make no sense."""
-    try:
-        return next(csv.reader([line]), [])
-    except csv.Error:
-        return []
+    return pa.array([split_quoted(line) if '"' in line else row for line, row in zip(text.to_pylist(), cells.to_pylist(), strict=True)], cells.type)
 
 
 def read_rows(member: Member, ledger: Ledger, width: int, *, separator: str = "\t", skip: int = 0) -> Iterator[Rows]:

@@ -6,6 +6,7 @@ news.tsv and behaviors.tsv, in folders or zips, at any depth, are read in blocks
 
 import re
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from nrms.runtime import progress
 
 TIME = "%m/%d/%Y %I:%M:%S %p"
 FILES = {"news.tsv": 8, "behaviors.tsv": 5}  # and their columns
+FORM = r"^\d{1,2}/\d{1,2}/[12]\d{3} \d{1,2}:[0-5]\d:[0-5]\d [AP]M$"  # C's strptime would also take `11/9/19` and `1:44:60`
 PARTS = {"train": r"train", "dev": r"dev|valid", "test": r"test"}
 
 
@@ -98,9 +100,9 @@ def read_news_of(source: Path) -> pa.Table:
 
 
 def has_labels(member: Member) -> bool:
-    """False for a behaviors.tsv whose first block has no candidate that ends in -0 or -1: a test part to be predicted."""
-    lines, _ = next(read_blocks(member), ([], False))
-    return any(re.search(rb"-[01](\s|$)", line) for line in lines[:1000])
+    """False for a behaviors.tsv whose first thousand lines have no candidate that ends in -0 or -1: a test part to be predicted."""
+    lines = islice(chain.from_iterable(lines for lines, _ in read_blocks(member)), 1000)
+    return any(re.search(rb"-[01](\s|$)", line.rsplit(b"\t", 1)[-1]) for line in lines)
 
 
 def read_behaviors(member: Member, labelled: bool, news: pa.Array, ledger: Ledger) -> Iterator[pa.Table]:
@@ -121,7 +123,7 @@ def read_behaviors(member: Member, labelled: bool, news: pa.Array, ledger: Ledge
             clicked = flags(pc.equal(pc.utf8_slice_codeunits(shown, -1), "1"))
             shown = pc.utf8_slice_codeunits(shown, 0, -2)
         number = pc.index_in(shown, value_set=news)
-        lost = any_of(flags(pc.is_null(number)), owner, len(rows.numbers))
+        lost = any_of(flags(pc.fill_null(pc.equal(number, 0), True)), owner, len(rows.numbers))  # row 0, padding, is what `-1` alone would name
         rows.drop("unknown_candidate", lost)
         number, clicked = number.filter(pa.array(~lost[owner])), clicked[~lost[owner]] if labelled else None
         size = np.bincount(owner, minlength=len(lost))[~lost]
@@ -143,9 +145,10 @@ def read_behaviors(member: Member, labelled: bool, news: pa.Array, ledger: Ledge
 
 def wrong_times(column: pa.Array) -> np.ndarray:
     """True where a text is no time of the form TIME, or names a day that its month does not have."""
+    column = pc.if_else(pc.match_substring_regex(column, FORM), column, "0/0/")
     time = pc.strptime(column, format=TIME, unit="s", error_is_null=True)
-    day = pc.list_element(pc.split_pattern(pc.if_else(pc.is_null(time), "0/0/", column), "/"), 1)
-    return flags(pc.fill_null(pc.not_equal(pc.cast(pc.utf8_trim_whitespace(day), pa.int64()), pc.day(time)), True))
+    day = pc.list_element(pc.split_pattern(column, "/"), 1)
+    return flags(pc.fill_null(pc.not_equal(pc.cast(day, pa.int64()), pc.day(time)), True))
 
 
 def words_of(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
