@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -201,3 +202,16 @@ def test_two_judge_as_one(homes, two):
     assert theirs.keys() == ours.keys() and record(both)["status"] == "done"
     for name, value in theirs.items():
         assert ours[name] == pytest.approx(value, rel=1e-6)
+
+
+def test_two_machines_are_two_agents(homes, two):
+    """Two agents of torchrun that find each other by an address, as on two machines with one folder: the weights of two processes on one machine."""
+    home = homes()
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    meet = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "nrms", "--rdzv-endpoint", address]
+    agents = [start(home, 1, ["-m", "torch.distributed.run", *meet, *TRAIN]) for _ in range(2)]
+    for agent in agents:
+        finish(agent)
+    assert record(home)["processes"] == 2 and all(torch.equal(v, weights(home)[k]) for k, v in weights(two).items())
