@@ -108,7 +108,7 @@ def test_too_many_bad_rows_are_an_error(home, tmp_path):
     with pytest.raises(NrmsError) as error:
         prepare("mind-small", load_dataset("mind-small"), source)
     assert "4 of 6 rows (66.67%)" in str(error.value) and str(error.value).count("\n") == 3 and "line 3" in str(error.value)
-    assert not list(home.glob("data/*"))
+    assert not list(home.glob("data/[!.]*"))
 
 
 def test_an_interrupted_prepare_leaves_the_old_data_set(home, tmp_path, monkeypatch):
@@ -117,7 +117,7 @@ def test_an_interrupted_prepare_leaves_the_old_data_set(home, tmp_path, monkeypa
     monkeypatch.setattr(mind, "read_behaviors", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         prepare("mind-small", LENIENT, write(tmp_path / "b", train=ROWS[:1]))
-    assert len(load("mind-small", LENIENT).parts["train"]) == 2 and [p.name for p in data_folder("").iterdir()] == ["mind-small"]
+    assert len(load("mind-small", LENIENT).parts["train"]) == 2 and [p.name for p in data_folder("").iterdir() if p.is_dir()] == ["mind-small"]
 
 
 def test_zips_at_any_depth(home, tmp_path):
