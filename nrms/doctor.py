@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +25,7 @@ from nrms.runtime import Run, home, process_started, read_json
 
 HASHED = 200 << 20  # bytes; larger files are not read whole
 ROOM = 2 << 30  # bytes; less is little
-LEFT_OVER = re.compile(r"\.(?P<name>.+?)\.(?P<pid>\d+)\.(?P<kind>part|old)")
+LEFT_OVER = re.compile(rf"\.(?P<name>.+)\.{re.escape(socket.gethostname())}\.(?P<pid>\d+)\.(?P<kind>part|old)")  # of this machine; see runtime.beside
 INSTALL = "`pip install -r requirements.txt`"
 
 

@@ -335,11 +335,15 @@ class Run:
             return "missing"
         return "dead" if record["status"] == "running" and not alive(record, self.folder) else record["status"]
 
+    def check_free(self) -> None:
+        """Raises NrmsError where another process is busy with this run."""
+        if self.status == "running" and self.record["pid"] != os.getpid():
+            raise NrmsError(f"{self.folder} is being written by process {self.record['pid']} on {self.record['host']}; wait for it or stop it first.")
+
     @exclusive
     def begin(self, **facts: Any) -> None:
         """Writes run.json with status `running` and removes the results of an earlier run. Refuses a run that another process is busy with."""
-        if self.status == "running" and self.record["pid"] != os.getpid():
-            raise NrmsError(f"{self.folder} is being written by process {self.record['pid']} on {self.record['host']}; wait for it or stop it first.")
+        self.check_free()
         process = {"pid": os.getpid(), "process_started": process_started(os.getpid()), "host": socket.gethostname()}
         write_json(self.folder / "run.json", {"status": "running", **process, "started": now()} | environment() | facts)
         for name in ("metrics.json", "rows.parquet"):

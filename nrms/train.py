@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from nrms import NrmsError, Stopped, processes, transfer
+from nrms import NrmsError, Stopped, processes, transfer, troubles
 from nrms.arguments import command, read_config
 from nrms.config import Config
 from nrms.data.batches import Batch, ClickSampler, ahead
@@ -171,6 +171,12 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
     return accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare_optimizer(optimizer), accelerator
 
 
+def said(error: BaseException) -> str:
+    """What run.json says of an error."""
+    kind, text = type(error).__name__, str(error)
+    return text if isinstance(error, NrmsError) else troubles.meaning(kind, text) or f"{kind}: {text}".removesuffix(": ")
+
+
 def train(config: Config, *, force: bool = False) -> Run:
     """Trains what `config` says, into its run folder, and keeps the weights that validate best in checkpoint/best.safetensors.
 
@@ -198,6 +204,7 @@ def train(config: Config, *, force: bool = False) -> Run:
             run.update(status="trained", error=None)
         return run
     if (not same or force) and not processes.index():
+        run.check_free()
         for name in ("best", "last"):
             (run.folder / "checkpoint" / f"{name}.safetensors").unlink(missing_ok=True)
     if config.processes > processes.count() == 1:
@@ -210,7 +217,7 @@ def train(config: Config, *, force: bool = False) -> Run:
             fit(config, tables, run)
     except BaseException as error:
         state = "stopped" if isinstance(error, KeyboardInterrupt | Stopped) else "failed"
-        run.update(status=state, error=str(error) if isinstance(error, NrmsError) else f"{type(error).__name__}: {error}".removesuffix(": "))
+        run.update(status=state, error=said(error))
         raise
     return run
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections import namedtuple
@@ -17,6 +18,7 @@ from nrms import ROOT, config, doctor, page
 from nrms.config import PARAMS, resolve
 from nrms.runtime import Run, data_folder, run_folder, write_json
 
+HOST = socket.gethostname()
 DEAD = 2**22 + 1  # no process has such a number
 
 
@@ -238,12 +240,12 @@ def test_an_outdated_data_set(place, board):
 def test_what_dead_processes_left(place):
     """Unfinished files of the dead may be deleted, those of the living are theirs; a data set that was being replaced can be had back."""
     folder = data_folder("newsroom-tiny")
-    (folder / f".x.npy.{DEAD}.part").touch()
-    (folder / f".y.npy.{os.getpid()}.part").touch()
+    (folder / f".x.npy.{HOST}.{DEAD}.part").touch()
+    (folder / f".y.npy.{HOST}.{os.getpid()}.part").touch()
     text = only(doctor.left_over, "note")
-    assert text.startswith("data/newsroom-tiny/.x.npy") and f"rm -r {folder}/.x.npy.{DEAD}.part" in text
-    (folder / f".x.npy.{DEAD}.part").unlink()
-    old = folder.with_name(f".newsroom-tiny.{DEAD}.old")
+    assert text.startswith("data/newsroom-tiny/.x.npy") and f"rm -r {folder}/.x.npy.{HOST}.{DEAD}.part" in text
+    (folder / f".x.npy.{HOST}.{DEAD}.part").unlink()
+    old = folder.with_name(f".newsroom-tiny.{HOST}.{DEAD}.old")
     folder.rename(old)
     text = only(doctor.left_over, "wrong")
     assert f"`mv {old} {folder}`" in text

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,9 @@ from conftest import write_log
 from safetensors.torch import load_file
 
 from nrms import ROOT
-from nrms.runtime import Run
+from nrms.config import load_dataset
+from nrms.data.prepare import load, prepare
+from nrms.runtime import Run, data_folder
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +113,18 @@ def kill_and_go_on(kills: int, source: Path, undisturbed: tuple[Path, int, float
 def test_killed_a_few_times(source, undisturbed, tmp_path):
     """SIGKILL at random moments and at random touches of files: whole files after each, bit-equal weights and equal metrics in the end."""
     assert kill_and_go_on(5, source, undisturbed, tmp_path, seed=0) >= 5
+
+
+def test_a_data_set_that_was_put_aside_is_put_back(source, home):
+    """Killed between the two renames of a new data set: the old one is read, and what the dead process had half made is cleared away."""
+    data = load_dataset("movies")
+    prepare("movies", data, source)
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    aside, half = (data_folder("movies").with_name(f".movies.{socket.gethostname()}.{process.pid}.{kind}") for kind in ("old", "part"))
+    data_folder("movies").rename(aside)
+    half.mkdir()
+    assert len(load("movies", data).news) == 25 and not aside.exists() and not half.exists()
 
 
 @pytest.mark.slow

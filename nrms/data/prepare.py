@@ -12,7 +12,7 @@ import numpy as np
 from nrms import NrmsError
 from nrms.config import Dataset
 from nrms.data import cards, grammar, images, interactions, mind, newsroom, scenes, splits, tables
-from nrms.runtime import atomic_folder, data_folder, locked, now, read_json, write_json
+from nrms.runtime import atomic_folder, data_folder, locked, now, read_json, sweep, write_json
 
 FORMAT = 2  # of the tables; a data set of another format is prepared anew
 
@@ -99,6 +99,8 @@ def prepare(
 def read_manifest(name: str) -> dict:
     """manifest.json of a data set, or {} where there is none."""
     path = data_folder(name) / "manifest.json"
+    if not path.exists():
+        sweep(data_folder(name))  # it may have been killed when the old one was aside and the new one not yet there
     return read_json(path) if path.exists() else {}
 
 
