@@ -44,7 +44,7 @@ class Entry:
     def guarded(self, work):
         try:
             return work()
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
             raise NrmsError(f"{self.where} is damaged ({error}); get the zip again.") from None
 
     def read(self, size: int = -1) -> bytes:
