@@ -251,7 +251,7 @@ def test_any_news_end_in_a_correct_table_or_a_sentence(rng):
 @given(chance)
 def test_any_impressions_end_in_a_correct_table_or_a_sentence(rng):
     """behaviors.tsv of three parts, spoilt: who, when, history, candidates and clicks of the kept rows are those of the file."""
-    shown = {"train": SHOWN, "dev": SHOWN, "test": rng.choice([SHOWN, ["N1 N2", "N3"]])}
+    shown = {"train": rng.choice([SHOWN, [*SHOWN, "-1 N1-0"]]), "dev": SHOWN, "test": rng.choice([SHOWN, ["N1 N2", "N3"]])}
     users = ["U1", "U2", "U-1"]
     files = {p: {"news.tsv": SOUND_NEWS, "behaviors.tsv": table(rng, NUMBERS, users, TIMES, HISTORIES, words)} for p, words in shown.items()}
     check_mind(files, rng.choice([1.0, 1.0, MAX_BAD]))
