@@ -266,7 +266,7 @@ def test_a_run_that_is_told_to_stop_goes_on(place):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_is_like_ctrl_c(name, capsys):
     """Each ends a command in the same sentence, with the status of what can go on."""
-    before = signal.getsignal(getattr(signal, name))
+    before = signal.signal(getattr(signal, name), signal.SIG_DFL)  # under nohup it would be ignored
     try:
         assert at_the_command_line(lambda: os.kill(os.getpid(), getattr(signal, name))) == str(STOPPED)
         assert capsys.readouterr().err.startswith("nrms: stopped")
