@@ -1,6 +1,7 @@
 """Every test session works in a folder of its own, so that notebooks and tests start from nothing and leave nothing behind."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -65,6 +66,13 @@ def home(tmp_path, monkeypatch) -> Path:
     """An empty place for data/ and reports/, for tests that write their own."""
     monkeypatch.setenv("NRMS_HOME", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def place(tiny, home) -> Path:
+    """An empty home that has the tiny world."""
+    shutil.copytree(tiny.folder, home / "data" / "newsroom-tiny")
+    return home
 
 
 def write_log(folder, users=40, items=24, seed=0):

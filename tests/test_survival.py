@@ -25,13 +25,6 @@ from nrms.runtime import Run, data_folder, locked, new_table, run_folder, write_
 from nrms.train import train
 
 
-@pytest.fixture
-def place(tiny, home):
-    """An empty home that has the tiny world."""
-    shutil.copytree(tiny.folder, data_folder("newsroom-tiny"))
-    return home
-
-
 def small(**given):
     return resolve(4, "newsroom-tiny", device="cpu", epochs=1, **given)
 

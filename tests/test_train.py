@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,15 +21,8 @@ from nrms.gradients import backward
 from nrms.guards import Movement, check_first_loss, check_loss, check_movement, check_terms
 from nrms.items.reuse import Reuse
 from nrms.recommender import build
-from nrms.runtime import Run, data_folder, load_checkpoint, process_started, run_folder, save_checkpoint
+from nrms.runtime import Run, load_checkpoint, process_started, run_folder, save_checkpoint
 from nrms.train import learning_rate, train
-
-
-@pytest.fixture
-def place(tiny, home):
-    """An empty home that has the tiny world."""
-    shutil.copytree(tiny.folder, data_folder("newsroom-tiny"))
-    return home
 
 
 def small(**given):
