@@ -16,6 +16,7 @@ doctor                                 checks the installation, the data and the
 import argparse
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,52 @@ def show_pictures(found: dict) -> None:
     print(f"pictures: {found['found']:,} found, {found['missing']:,} news without{bad}, {found['unknown']:,} of no known news")
 
 
-def evaluate_given(args: argparse.Namespace, given: dict[str, Any]) -> int:
+Given = dict[str, Any]  # values given with -p
+
+
+def demo(args: argparse.Namespace, given: Given) -> int:
+    return run_all(DEMO, "newsroom", [0])
+
+
+def run(args: argparse.Namespace, given: Given) -> int:
+    return run_all(args.exps, args.dataset, args.seeds, force=args.force, **given)
+
+
+def run_all(exps: Sequence[object], dataset: str, seeds: Sequence[int], **options: Any) -> int:
+    from nrms import pipeline, report
+
+    failures = pipeline.run(exps, dataset, seeds, **options)
+    print(f"\n{report.comparison(dataset).to_string()}\n")
+    return 1 if failures else 0
+
+
+def download(args: argparse.Namespace, given: Given) -> None:
+    data = load_dataset(args.dataset)
+    from nrms.data.download import download, short
+
+    if data.download is not None:
+        print(f"Licence: {data.download.licence}")
+    folder = download(args.dataset, data, mirrors=args.mirror)
+    print(f"next: python -m nrms prepare {args.dataset} --from {short(folder)}")
+
+
+def prepare(args: argparse.Namespace, given: Given) -> None:
+    data = load_dataset(args.dataset, **given)
+    from nrms.data.prepare import prepare
+    from nrms.runtime import data_folder, home
+
+    manifest = prepare(args.dataset, data, args.source, args.images, are_cards=args.cards, ids=args.ids)
+    show_data_report(manifest)
+    if "interactions" in manifest:
+        short = manifest["short"]
+        print(f"{manifest['users']:,} users, {manifest['interactions']:,} interactions, {manifest['news']:,} items", end="; ")
+        print(f"left out for `min_length`: {short['users']:,} users, {short['interactions']:,} interactions")
+    if "images" in manifest:
+        show_pictures(manifest["images"])
+    print(f"wrote {data_folder(args.dataset).relative_to(home())}")
+
+
+def evaluate(args: argparse.Namespace, given: Given) -> None:
     config = resolve(args.exp, args.dataset, args.seed, checkpoint=str(args.checkpoint), **given)
     from nrms import page, report
     from nrms.evaluate import evaluate, evaluate_references
@@ -99,81 +145,61 @@ def evaluate_given(args: argparse.Namespace, given: dict[str, Any]) -> int:
     evaluate_references(config)
     page.write()
     print(f"{report.comparison(config.dataset, run).to_string()}\n\n{report.answer(run).replace('**', '')}")
-    return 0
+
+
+def ensemble(args: argparse.Namespace, given: Given) -> None:
+    configs = [[resolve(exp, args.dataset, seed, **given) for exp in args.exps] for seed in args.seeds]
+    check_name(args.name, "run name")
+    from nrms import page, report
+    from nrms.ensemble import ensemble
+
+    for members in configs:
+        ensemble(members, args.name)
+    page.write()
+    print(report.comparison(args.dataset).to_string())
+
+
+def bench(args: argparse.Namespace, given: Given) -> None:
+    from nrms import bench
+
+    sizes = {
+        "layers": args.layers,
+        "width": args.width,
+        "sizes": tuple(args.batches),
+        "copies": tuple(args.copies),
+        "catalogue": tuple(args.catalogue),
+    }
+    results = bench.run(args.dataset, repeats=args.repeats, **sizes)
+    print(bench.summary(results).round(1).to_string())
+    print(bench.costs(results).to_string())
+    print(f"wrote {bench.path()}")
+    with contextlib.suppress(ImportError):  # on a bare machine there is no papermill, and results.json is all there is
+        from nrms import pipeline
+
+        pipeline.execute("benchmark", bench.path().parent, {"dataset": args.dataset}, "benchmark: page")
+        print(f"wrote {bench.path().parent / 'benchmark.html'}")
+
+
+def report(args: argparse.Namespace, given: Given) -> None:
+    from nrms import page
+    from nrms.runtime import home
+
+    for path in page.write():
+        print(f"wrote {path.relative_to(home())}")
+
+
+def doctor(args: argparse.Namespace, given: Given) -> int:
+    from nrms import doctor
+
+    return doctor.main()
+
+
+COMMANDS = {f.__name__: f for f in (demo, download, prepare, run, evaluate, ensemble, bench, report, doctor)}
 
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
-    given = values(args)
-    if args.command == "download":
-        data = load_dataset(args.dataset)
-        from nrms.data.download import download, short
-
-        if data.download is not None:
-            print(f"Licence: {data.download.licence}")
-        folder = download(args.dataset, data, mirrors=args.mirror)
-        print(f"next: python -m nrms prepare {args.dataset} --from {short(folder)}")
-        return 0
-    if args.command == "prepare":
-        data = load_dataset(args.dataset, **given)
-        from nrms.data.prepare import prepare
-        from nrms.runtime import data_folder, home
-
-        manifest = prepare(args.dataset, data, args.source, args.images, are_cards=args.cards, ids=args.ids)
-        show_data_report(manifest)
-        if "interactions" in manifest:
-            short = manifest["short"]
-            print(f"{manifest['users']:,} users, {manifest['interactions']:,} interactions, {manifest['news']:,} items", end="; ")
-            print(f"left out for `min_length`: {short['users']:,} users, {short['interactions']:,} interactions")
-        if "images" in manifest:
-            show_pictures(manifest["images"])
-        print(f"wrote {data_folder(args.dataset).relative_to(home())}")
-        return 0
-    if args.command == "bench":
-        from nrms import bench
-
-        results = bench.run(
-            args.dataset, layers=args.layers, width=args.width, sizes=tuple(args.batches), repeats=args.repeats, copies=tuple(args.copies)
-        )
-        print(bench.summary(results).round(1).to_string())
-        print(bench.costs(results).to_string())
-        print(f"wrote {bench.path()}")
-        with contextlib.suppress(ImportError):  # on a bare machine there is no papermill, and results.json is all there is
-            from nrms import pipeline
-
-            pipeline.execute("benchmark", bench.path().parent, {"dataset": args.dataset}, "benchmark: page")
-            print(f"wrote {bench.path().parent / 'benchmark.html'}")
-        return 0
-    if args.command == "doctor":
-        from nrms import doctor
-
-        return doctor.main()
-    if args.command == "evaluate":
-        return evaluate_given(args, given)
-    if args.command == "ensemble":
-        configs = [[resolve(exp, args.dataset, seed, **given) for exp in args.exps] for seed in args.seeds]
-        check_name(args.name, "run name")
-        from nrms import page, report
-        from nrms.ensemble import ensemble
-
-        for members in configs:
-            ensemble(members, args.name)
-        page.write()
-        print(report.comparison(args.dataset).to_string())
-        return 0
-    if args.command == "report":
-        from nrms import page
-        from nrms.runtime import home
-
-        for path in page.write():
-            print(f"wrote {path.relative_to(home())}")
-        return 0
-    from nrms import pipeline, report
-
-    exps, dataset, seeds = (DEMO, "newsroom", [0]) if args.command == "demo" else (args.exps, args.dataset, args.seeds)
-    failures = pipeline.run(exps, dataset, seeds, force=getattr(args, "force", False), **given)
-    print(f"\n{report.comparison(dataset).to_string()}\n")
-    return 1 if failures else 0
+    return COMMANDS[args.command](args, values(args)) or 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import torch
 
 from nrms.config import resolve
 from nrms.data.prepare import load
+from nrms.files import read_json, write_json
 from nrms.growth import measure_growth
 from nrms.measure import (
     measure_catalogue,
@@ -22,7 +23,7 @@ from nrms.measure import (
     random_encoder,
     random_vision,
 )
-from nrms.runtime import home, now, peak_mb, read_json, write_json
+from nrms.runtime import home, now, peak_mb
 
 WAYS = ("plain", "ours")
 

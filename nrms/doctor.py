@@ -20,8 +20,9 @@ import numpy as np
 
 from nrms import ROOT, NrmsError
 from nrms.config import PARAMS, default_name, load_dataset, reads_a_log, resolve
+from nrms.files import process_started, read_json
 from nrms.parameters import Dataset
-from nrms.runtime import Run, home, process_started, read_json
+from nrms.runtime import Run, home
 
 HASHED = 200 << 20  # bytes; larger files are not read whole
 ROOM = 2 << 30  # bytes; less is little

@@ -19,12 +19,13 @@ from nrms.config import Config, Experiment
 from nrms.data.prepare import Tables, load
 from nrms.data.tables import Split, unseen
 from nrms.diagnostics import diagnose
+from nrms.files import atomic, load_checkpoint, locked, read_json, read_state, write_json
 from nrms.metrics import PROTOCOLS, rank_metrics, set_metrics, summarise
 from nrms.parameters import GRAPHS, LEARNING, ROLES
 from nrms.ranking import TOP, encode_items, judge_model, metrics_of, rank_catalogue
 from nrms.recommender import build
 from nrms.references import BASELINES, CATALOGUE_BASELINES, CEILINGS, catalogue_references, references
-from nrms.runtime import Bystander, Run, atomic, home, load_checkpoint, locked, now, peak_mb, read_json, read_state, run_folder, write_json
+from nrms.runtime import Bystander, Run, home, now, peak_mb, run_folder
 
 RARITY = {
     "new": (0, 0),

@@ -10,9 +10,10 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from nrms.answers import Difference
+from nrms.files import read_json
 from nrms.metrics import PROTOCOLS
 from nrms.report import leaderboard, protocol_of
-from nrms.runtime import Run, read_json
+from nrms.runtime import Run
 
 BLUE, ORANGE, GREY, GREEN = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[1], "#888888", sns.color_palette("colorblind")[2]
 COLORS = {"model": BLUE, "baseline": GREY, "ceiling": ORANGE}

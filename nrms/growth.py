@@ -12,7 +12,8 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
-from nrms.runtime import peak_mb, progress
+from nrms.progress import progress
+from nrms.runtime import peak_mb
 from nrms.users.clusters import CLUSTERS
 from nrms.users.graph import LightGCN, Links, item_graph
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from nrms import ROOT, NrmsError, Stopped
 from nrms.config import Config
-from nrms.runtime import Run, on_sigterm, progress
+from nrms.progress import progress
+from nrms.runtime import Run, told_to_end
 
 
 def words_of(config: Config) -> list[str]:
@@ -29,7 +30,7 @@ def launch(config: Config, run: Run) -> None:
 
     Raises NrmsError with what they said when they fail, Stopped when they were asked to end.
     """
-    with tempfile.TemporaryDirectory() as folder, on_sigterm() as asked:
+    with tempfile.TemporaryDirectory() as folder, told_to_end() as asked:
         relayed, said = os.environ.get("NRMS_PROGRESS"), Path(folder) / "said"  # relayed: whoever executes this notebook looks there itself
         shown = Path(relayed or Path(folder) / "progress")
         bar = progress(what=f"{config.processes} processes:", bar_format="{desc} {postfix}", **({"disable": True} if relayed else {}))

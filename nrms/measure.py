@@ -22,6 +22,7 @@ from nrms.data.batches import Batch, ClickSampler, ahead
 from nrms.data.prepare import Tables
 from nrms.data.splits import split_by_time
 from nrms.data.tables import Impressions, Ragged
+from nrms.files import atomic_folder
 from nrms.gradients import backward_in_two_passes
 from nrms.items import pretrain
 from nrms.items.encoders import Frozen
@@ -31,9 +32,10 @@ from nrms.items.tower import ItemTower
 from nrms.metrics import rank_metrics
 from nrms.objectives import listwise
 from nrms.plain import SLICE, autocast, plain_metrics, plain_ranks, plain_reading, plain_step, rows_of
+from nrms.progress import progress
 from nrms.ranking import encode_items, rank_catalogue, rank_impressions
 from nrms.recommender import USERS, Recommender, build, distinct
-from nrms.runtime import atomic_folder, peak_mb, progress
+from nrms.runtime import peak_mb
 
 
 def device() -> str:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from nrms.answers import differences, questions_of, summary
+from nrms.files import atomic
 from nrms.metrics import PROTOCOLS, Protocol
 from nrms.report import definitions, difference, leaderboard, number, sentence, thousands
-from nrms.runtime import atomic, home
+from nrms.runtime import home
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:110rem;padding:0 1rem;color:#1a1a1a;background:#fff}

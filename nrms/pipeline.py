@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from nrms import ROOT, NrmsError
 from nrms.config import Config, resolve
-from nrms.runtime import Run, atomic, home, locked, read_json, run_folder
+from nrms.files import atomic, locked, read_json
+from nrms.runtime import Run, home, run_folder
 from nrms.troubles import meaning
 
 

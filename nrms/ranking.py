@@ -13,8 +13,8 @@ from nrms import processes
 from nrms.config import Config, Dataset
 from nrms.data.tables import Impressions
 from nrms.metrics import catalogue_metrics, rank_metrics, set_metrics
+from nrms.progress import progress
 from nrms.recommender import Recommender
-from nrms.runtime import progress
 
 NUMBERS = 1 << 26  # of user states gathered at a time: bounds memory whatever the length of slates
 BLOCK = 1 << 23  # scores of the catalogue at a time, (users, N + 1): few enough to be read again before they leave the cache

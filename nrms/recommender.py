@@ -20,6 +20,7 @@ from nrms import NrmsError
 from nrms.config import ROLES, Config
 from nrms.data.batches import Batch
 from nrms.data.prepare import Tables
+from nrms.files import locked
 from nrms.items import pretrain
 from nrms.items.encoders import Encoder, Frozen, ImageEncoder, JointEncoder, TextEncoder
 from nrms.items.features import cached, cached_layers, cached_states
@@ -28,7 +29,6 @@ from nrms.items.ids import IdTable
 from nrms.items.side import Side
 from nrms.items.tower import ItemTower
 from nrms.items.tuning import prefix, rest_on, tune
-from nrms.runtime import locked
 from nrms.users.attention import NRMSUsers
 from nrms.users.base import UserEncoder
 from nrms.users.blend import Blend

@@ -9,8 +9,8 @@ from scipy import sparse
 
 from nrms.data.prepare import Tables
 from nrms.data.tables import Impressions, Ragged, Split
+from nrms.progress import progress
 from nrms.ranking import Scorer
-from nrms.runtime import progress
 
 BASELINES = {
     "random": "scores drawn at random",

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from nrms.files import read_json
 from nrms.metrics import DIAGNOSTICS, PROTOCOLS, Protocol, compare, holm, interval
-from nrms.runtime import Run, home, read_json
+from nrms.runtime import Run, home
 
 KINDS = ("model", "baseline", "ceiling")
 FIRST = [

@@ -22,25 +22,16 @@ from nrms.data.batches import Batch, ClickSampler, ahead
 from nrms.data.prepare import Tables, load
 from nrms.data.sequences import PairSampler, SequenceSampler
 from nrms.data.tables import Impressions, Split
+from nrms.files import load_checkpoint, save_checkpoint
 from nrms.gradients import backward, chance_of, random_state, set_random_state
 from nrms.guards import Movement, check_loss, check_movement, check_terms
 from nrms.items.reuse import Reuse
 from nrms.launch import launch
 from nrms.metrics import PROTOCOLS
+from nrms.progress import progress
 from nrms.ranking import judge_model
 from nrms.recommender import USERS, Recommender, build
-from nrms.runtime import (
-    Bystander,
-    Run,
-    load_checkpoint,
-    now,
-    on_sigterm,
-    peak_mb,
-    progress,
-    run_folder,
-    save_checkpoint,
-    seed_everything,
-)
+from nrms.runtime import Bystander, Run, now, peak_mb, run_folder, seed_everything, told_to_end
 
 LOGS = 60  # lines of history.jsonl per run, about
 
@@ -103,12 +94,12 @@ def set_random_states(states: dict[str, torch.Tensor]) -> None:
     np.random.set_state(("MT19937", np.array(key, np.uint32), place))
 
 
-def pack(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Weights, optimizer state and the random states of all processes as tensors by name."""
+def pack(model: torch.nn.Module, optimizer: torch.optim.Optimizer, drawn: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Weights, optimizer state and the random states `drawn` of all processes as tensors by name."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    for i, states in enumerate(processes.every(random_states())):
+    for i, states in enumerate(drawn):
         tensors |= {f"random.{i}.{k}": v for k, v in states.items()}
     return tensors
 
@@ -126,11 +117,11 @@ def unpack(tensors: dict[str, torch.Tensor], model: torch.nn.Module, optimizer: 
         set_random_states(states)
 
 
-def save(run: Run, model: Recommender, optimizer: torch.optim.Optimizer, state: dict, facts: dict, best: bool) -> None:
+def save(run: Run, model: Recommender, optimizer: torch.optim.Optimizer, state: dict, facts: dict, drawn: list, best: bool = False) -> None:
     """Writes checkpoint/last.safetensors, to go on from; before it, of the `best` step so far, checkpoint/best.safetensors with `facts`."""
-    tensors = pack(model, optimizer)
     if processes.index():
         return
+    tensors = pack(model, optimizer, drawn)
     if best:
         save_checkpoint(run.folder / "checkpoint" / "best.safetensors", model.state_dict(), facts | state)
     save_checkpoint(run.folder / "checkpoint" / "last.safetensors", tensors, state)
@@ -272,7 +263,28 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
     clock, saved, checked = time.perf_counter() - state["seconds"], time.perf_counter(), False
 
     bar = progress(what=f"training {config.name}", total=steps, initial=state["step"], unit=" steps")
-    with on_sigterm() as asked:
+    ended = "Training was asked to end and saved step {} of {}; the same command goes on from there."
+
+    def judge(line: dict) -> None:
+        """Validates, logs and saves; asked to end meanwhile, it leaves judging the weights as they are to the process that goes on."""
+        drawn = processes.every(random_states())
+        try:
+            with asked.at_once(not processes.index()):  # the others wait for process 0, or find that it has ended
+                valid = validate(model, split.valid, config)
+        except BaseException:
+            if not asked.is_set():
+                raise
+            save(run, model, optimizer, state | {"unjudged": line}, facts, drawn)
+            raise Stopped(ended.format(state["step"], steps)) from None
+        state.update({"best_valid": valid, "best_step": state["step"]} if valid > state["best_valid"] else {})
+        bar.set_postfix_str(f"loss {line['loss'][config.objective]:.3f}, valid {judged_by} {valid:.3f}")
+        run.log(epoch=state["step"] / len(sampler), **line, valid=valid)
+        state["seconds"] = time.perf_counter() - clock
+        save(run, model, optimizer, state, facts, drawn, best=state["best_step"] == state["step"])
+
+    with told_to_end() as asked:
+        if line := state.pop("unjudged", None):
+            judge(line)
         while state["step"] < steps:
             epoch, begin = divmod(state["step"], len(sampler))
             if not begin and config.patience and state["step"] - state["best_step"] >= config.patience * len(sampler):
@@ -293,17 +305,17 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
                     line = log_line(state, {name: part.item() for name, part in parts.items()}, norm, moved, optimizer)
                     line |= {"drift": reuse.drift} if reuse else {}
                     if i in stops:
-                        line["valid"] = valid = validate(model, split.valid, config)
-                        state |= {"best_valid": valid, "best_step": state["step"]} if valid > state["best_valid"] else {}
-                        bar.set_postfix_str(f"loss {line['loss'][config.objective]:.3f}, valid {judged_by} {valid:.3f}")
-                    run.log(epoch=state["step"] / len(sampler), **line)
+                        judge(line)
+                        saved = time.perf_counter()
+                    else:
+                        run.log(epoch=state["step"] / len(sampler), **line)
                 end = processes.any_of(asked.is_set())
-                if i in stops or end or processes.any_of(time.perf_counter() - saved > 60 * config.save_minutes):
+                if processes.any_of(time.perf_counter() - saved > 60 * config.save_minutes) or (end and i not in stops):
                     state["seconds"] = time.perf_counter() - clock
-                    save(run, model, optimizer, state, facts, best=i in stops and state["best_step"] == state["step"])
+                    save(run, model, optimizer, state, facts, processes.every(random_states()))
                     saved = time.perf_counter()
                 if end:
-                    raise Stopped(f"Training was asked to end and saved step {state['step']} of {steps}; the same command goes on from there.")
+                    raise Stopped(ended.format(state["step"], steps))
     bar.close()
     result = {k: state[k] for k in ("best_valid", "best_step", "chance", "samples")}
     result["encoded"] = state["encoded"] or (len(tables.news) - 1) * (config.modalities != ["ids"])  # frozen: each once, in whatever run came first

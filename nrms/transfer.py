@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from nrms import NrmsError
+from nrms.files import load_checkpoint
 from nrms.recommender import Recommender
-from nrms.runtime import load_checkpoint
 
 BOUND = ("*.ids.table.weight", "users.user.weight", "users.lookup", "users.prototypes")  # names of what belongs to a data set's items or users
 

@@ -16,7 +16,8 @@ import torch
 
 from nrms import ROOT, config, doctor, page
 from nrms.config import PARAMS, resolve
-from nrms.runtime import Run, data_folder, run_folder, write_json
+from nrms.files import write_json
+from nrms.runtime import Run, data_folder, run_folder
 
 HOST = socket.gethostname()
 DEAD = 2**22 + 1  # no process has such a number

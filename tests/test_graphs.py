@@ -21,12 +21,12 @@ from nrms.data.tables import Impressions, Interactions, Ragged
 from nrms.diagnostics import diagnose
 from nrms.ensemble import ensemble, together
 from nrms.evaluate import check_users
+from nrms.files import read_json
 from nrms.gradients import terms_of
 from nrms.metrics import DIAGNOSTICS, SETS, set_metrics
 from nrms.probe import beside, half_masked, item_cf, probe_content, re_encoded
 from nrms.ranking import encode_items, model_scorer, rank_catalogue, states_of
 from nrms.recommender import build, build_encoder
-from nrms.runtime import read_json
 from nrms.terms import Rows, alignment, info_nce, uniformity
 from nrms.train import sampler_of
 from nrms.users import graph

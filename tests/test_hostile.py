@@ -31,9 +31,10 @@ from nrms.data.images import decode
 from nrms.data.prepare import prepare
 from nrms.data.tables import News
 from nrms.evaluate import check_fits
+from nrms.files import load_checkpoint
 from nrms.items.pretrained import load_pretrained, load_tower
 from nrms.parameters import Dataset
-from nrms.runtime import Run, load_checkpoint, run_folder
+from nrms.runtime import Run, run_folder
 from nrms.transfer import take
 
 NEWS = "N1\tsports\ttennis\tA serve\tText\thttp://x\t[]\t[]\n"

@@ -13,7 +13,7 @@ from nrms import ROOT
 from nrms.config import PARAMS, Dataset, Experiment, load_dataset, reads_a_log, resolve
 from nrms.runtime import data_folder
 
-LAYER = dict.fromkeys(("parameters", "config", "runtime", "metrics", "objectives", "terms", "dropout", "troubles"), 0)
+LAYER = dict.fromkeys(("parameters", "config", "runtime", "files", "progress", "metrics", "objectives", "terms", "dropout", "troubles"), 0)
 LAYER |= dict.fromkeys(("arguments", "data", "items", "users", "report", "page", "figures", "show", "original", "answers"), 1)
 LAYER |= {
     "recommender": 2,
@@ -38,7 +38,7 @@ LAYER |= {
     "__main__": 5,
 }
 FAMILY = dict.fromkeys(("page", "figures", "show", "original", "answers"), "report")  # one thing in six files
-FAMILY |= {"parameters": "config", "troubles": "runtime"}
+FAMILY |= {"parameters": "config", "troubles": "runtime", "files": "runtime", "progress": "runtime"}
 FAMILY |= {"measure": "bench", "plain": "bench", "growth": "bench"}
 FAMILY |= {"guards": "train", "gradients": "recommender", "ranking": "recommender", "references": "recommender"}
 FAMILY |= {"ensemble": "evaluate"}

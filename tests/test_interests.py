@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional as F
 
 from nrms import NrmsError, terms
+from nrms.files import save_checkpoint
 from nrms.items.encoders import Frozen
 from nrms.items.fusion import FUSIONS
 from nrms.items.tower import ItemTower
 from nrms.recommender import Recommender, build
-from nrms.runtime import save_checkpoint
 from nrms.terms import Rows
 from nrms.train import sampler_of
 from nrms.transfer import narrow, take

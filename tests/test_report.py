@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from nrms import ROOT, page, pipeline, report
+from nrms.files import process_started, write_json
 from nrms.metrics import METRICS, PROTOCOLS
-from nrms.runtime import Run, process_started, run_folder, write_json
+from nrms.runtime import Run, run_folder
 
 COLUMNS = "dataset,exp,kind,seeds,status,auc,auc_low,auc_high,mrr,ndcg5,ndcg10,params,trainable,minutes,peak_mb"
 

@@ -16,12 +16,13 @@ import psutil
 import pytest
 import torch
 
-from nrms import ROOT, STOPPED, NrmsError, arguments, page, pipeline, runtime, troubles
+from nrms import ROOT, STOPPED, NrmsError, arguments, files, page, pipeline, runtime, troubles
 from nrms.config import resolve
 from nrms.data import images
 from nrms.data.prepare import load, prepare, read_manifest
+from nrms.files import locked, new_table, write_json
 from nrms.items import features
-from nrms.runtime import Run, data_folder, locked, new_table, run_folder, write_json
+from nrms.runtime import Run, data_folder, run_folder
 from nrms.train import train
 
 
@@ -67,7 +68,7 @@ def full_disk(path, flags="r", *rest, **options):
 
 def test_a_full_disk_ends_training_in_a_sentence(place, monkeypatch):
     """The checkpoint finds no room: run.json says failed, the best weights of before are still whole, and the same run goes on when there is room."""
-    run, real = Run(run_folder("newsroom-tiny", "full", 0)), runtime.save_checkpoint
+    run, real = Run(run_folder("newsroom-tiny", "full", 0)), files.save_checkpoint
 
     def second_is_too_much(path, *rest):
         if path.stem == "best" and path.exists():
@@ -77,7 +78,7 @@ def test_a_full_disk_ends_training_in_a_sentence(place, monkeypatch):
     monkeypatch.setattr("nrms.train.save_checkpoint", second_is_too_much)
     text = at_the_command_line(lambda: train(small(name="full", validations=4)))
     assert text.startswith("nrms: The disk with") and "is full" in text and "NRMS_HOME" in text
-    assert run.status == "failed" and runtime.load_checkpoint(run.folder / "checkpoint" / "best.safetensors")[0]
+    assert run.status == "failed" and files.load_checkpoint(run.folder / "checkpoint" / "best.safetensors")[0]
     monkeypatch.undo()
     monkeypatch.setenv("NRMS_HOME", str(place))
     assert train(small(name="full", validations=4)).status == "trained"
@@ -124,11 +125,11 @@ def test_a_really_full_disk(little, monkeypatch, tiny):
     """A data set, a table and a record that do not fit on a disk of 3 MB: errors, no death, and what was written stays."""
     monkeypatch.setenv("NRMS_HOME", str(little))
     write_json(little / "kept.json", {"a": 1})
-    with pytest.raises(OSError, match="No space left"), runtime.atomic(little / "x.npy") as part:
+    with pytest.raises(OSError, match="No space left"), files.atomic(little / "x.npy") as part:
         new_table(part, "float32", (1 << 20, 4))
     assert "is full" in at_the_command_line(lambda: prepare("newsroom-tiny", small().data))
     assert "is full" in at_the_command_line(lambda: write_json(little / "kept.json", {"a": "x" * (4 << 20)}))
-    assert runtime.read_json(little / "kept.json") == {"a": 1} and not list((little / "data").glob("*.part"))
+    assert files.read_json(little / "kept.json") == {"a": 1} and not list((little / "data").glob("*.part"))
 
 
 def test_a_limit_on_files_is_a_sentence(place):
@@ -248,7 +249,7 @@ def test_a_run_that_is_told_to_stop_goes_on(place):
     _, err = process.communicate()
     assert process.returncode == STOPPED and "nrms: stopped" in err and Run(folder).status == "stopped", err
     assert kernels and not psutil.wait_procs(kernels, timeout=20)[1]
-    reached = runtime.read_state(last)["step"]
+    reached = files.read_state(last)["step"]
     kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= reached]
     out, err = (again := start(*words, home=place)).communicate()
     assert again.returncode == 0 and Run(folder).status == "done" and (folder / "eval.html").exists(), out + err
@@ -272,7 +273,7 @@ def test_a_signal_is_like_ctrl_c(name, capsys):
 HOLD = """
 import sys, time
 from pathlib import Path
-from nrms.runtime import locked
+from nrms.files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -288,7 +289,7 @@ def hold(path):
 
 def test_the_second_waits_and_says_for_whom(tmp_path, monkeypatch, capsys):
     """While another process holds a lock we wait and name it; when it is killed (SIGKILL) the lock is free."""
-    monkeypatch.setattr(runtime, "PATIENCE", 0)
+    monkeypatch.setattr(files, "PATIENCE", 0)
     holder, entered = hold(tmp_path / "x"), []
     thread = threading.Thread(target=lambda: entered.append(locked(tmp_path / "x").__enter__()), daemon=True)
     thread.start()
@@ -407,7 +408,7 @@ def test_a_failing_run_leaves_the_record_of_another(place, monkeypatch):
 
     def refused(*_):
         run.begin(kind="model")
-        run.update(pid=1, process_started=runtime.process_started(1))
+        run.update(pid=1, process_started=files.process_started(1))
         raise NrmsError("is being written by process 1")
 
     monkeypatch.setattr(pipeline, "execute", refused)
@@ -442,6 +443,6 @@ def test_the_same_seed_gives_the_same_numbers(place):
     ends = [(*process.communicate(), process.returncode) for process in processes]
     assert [code for *_, code in ends] == [0, 0], ends
     runs = [Run(home / "reports" / "newsroom-tiny" / "exp4-epochs1" / "seed0") for home in homes]
-    first, second = (runtime.load_checkpoint(run.folder / "checkpoint" / "best.safetensors")[0] for run in runs)
+    first, second = (files.load_checkpoint(run.folder / "checkpoint" / "best.safetensors")[0] for run in runs)
     assert first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
     assert runs[0].record["best_valid"] == runs[1].record["best_valid"]

@@ -17,11 +17,12 @@ from nrms.data.prepare import load
 from nrms.data.splits import split_by_time
 from nrms.data.tables import ragged
 from nrms.evaluate import evaluate, evaluate_references
+from nrms.files import load_checkpoint, process_started, save_checkpoint
 from nrms.gradients import backward
 from nrms.guards import Movement, check_first_loss, check_loss, check_movement, check_terms
 from nrms.items.reuse import Reuse
 from nrms.recommender import build
-from nrms.runtime import Run, load_checkpoint, process_started, run_folder, save_checkpoint
+from nrms.runtime import Run, run_folder
 from nrms.train import learning_rate, train
 
 

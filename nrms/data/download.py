@@ -26,7 +26,8 @@ from nrms.data.ledger import Member, read_blocks
 from nrms.data.mind import FILES
 from nrms.data.zips import entries
 from nrms.parameters import Archive, Download
-from nrms.runtime import data_folder, progress
+from nrms.progress import progress
+from nrms.runtime import data_folder
 
 LARGEST = 2 << 30  # bytes of one file; the largest zip of MIND-large has 0.5 GB
 SLOWEST = 1000  # bytes a second; who sends less might as well be silent

@@ -18,7 +18,7 @@ from nrms import NrmsError
 from nrms.data.ledger import Ledger, Member, flags, read_blocks, read_rows, repeats
 from nrms.data.tables import IMPRESSIONS_SCHEMA, NEWS_SCHEMA
 from nrms.data.zips import entries
-from nrms.runtime import progress
+from nrms.progress import progress
 
 TIME = "%m/%d/%Y %I:%M:%S %p"
 FILES = {"news.tsv": 8, "behaviors.tsv": 5}  # and their columns

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from nrms.config import World
 from nrms.data import grammar, scenes
-from nrms.runtime import progress
+from nrms.progress import progress
 
 DAY = 86_400
 START = int(np.datetime64("2019-10-12T00:00:00", "s").astype(int))  # MIND's own first day

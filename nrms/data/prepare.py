@@ -12,7 +12,8 @@ import numpy as np
 from nrms import NrmsError
 from nrms.config import Dataset
 from nrms.data import cards, grammar, images, interactions, mind, newsroom, scenes, splits, tables
-from nrms.runtime import atomic_folder, data_folder, locked, now, read_json, sweep, write_json
+from nrms.files import atomic_folder, locked, read_json, sweep, write_json
+from nrms.runtime import data_folder, now
 
 FORMAT = 2  # of the tables; a data set of another format is prepared anew
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nrms.files import atomic, locked, new_table
 from nrms.items.content import States, Titles
 from nrms.items.encoders import Encoder
 from nrms.items.tuning import states_below
-from nrms.runtime import atomic, locked, new_table, progress
+from nrms.progress import progress
 
 
 def fingerprint(encoder: Encoder, content: str, kind: object = None) -> str:

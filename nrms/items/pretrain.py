@@ -29,8 +29,9 @@ from transformers import (
     ViTModel,
 )
 
+from nrms.files import atomic_folder
 from nrms.items.pretrained import hush, load_pretrained
-from nrms.runtime import atomic_folder, progress
+from nrms.progress import progress
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TEXT = {
