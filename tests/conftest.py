@@ -75,6 +75,22 @@ def place(tiny, home) -> Path:
     return home
 
 
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's chromium, driven by playwright; NRMS_CHROMIUM names another. Tests that need it are skipped where there is none."""
+    from playwright.sync_api import sync_playwright
+
+    given = os.environ.get("NRMS_CHROMIUM")
+    path = shutil.which(given or "chromium")
+    if path is None and not given:
+        pytest.skip("no chromium here: `apt-get install chromium`, or name one in NRMS_CHROMIUM")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=path, args=quiet)
+        yield chromium
+        chromium.close()
+
+
 def write_log(folder, users=40, items=24, seed=0):
     """A checkerboard: who takes even items takes no others, nor who takes odd ones; each leaves one of their kind out. Titles and pictures tell."""
     from PIL import Image
