@@ -27,7 +27,11 @@ def execute(name: str, folder: Path, parameters: dict[str, Any], label: str) -> 
     Raises NrmsError with the error of the notebook, which then stands in <name>.failed.ipynb; earlier pages stay as they were.
     """
     import papermill
+    from jupyter_client import AsyncKernelManager
     from papermill.exceptions import PapermillExecutionError
+
+    class Patient(AsyncKernelManager):
+        shutdown_wait_time = 600.0  # seconds in which a kernel that is told to end can save, before it is killed; 5 are too few for a large model
 
     folder.mkdir(parents=True, exist_ok=True)
     output, attempt = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"  # until all of it has been executed
@@ -39,6 +43,7 @@ def execute(name: str, folder: Path, parameters: dict[str, Any], label: str) -> 
                 parameters,
                 cwd=str(ROOT),
                 progress_bar=False,
+                kernel_manager_class=Patient,
                 extra_arguments=["--log-level=50"],  # the kernel writes to our terminal
             )
         except PapermillExecutionError as error:

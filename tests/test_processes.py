@@ -179,6 +179,40 @@ def test_who_is_asked_to_end_saves_and_goes_on(count, homes, two):
         assert all(torch.equal(v, weights(home)[k]) for k, v in weights(two).items())
 
 
+SLOW = """
+import sys, time
+from pathlib import Path
+from nrms import processes, train
+from nrms.arguments import command
+
+real, begun = train.validate, Path(sys.argv.pop(1))
+
+def validate(*args):
+    begun.touch()
+    if not processes.index():
+        time.sleep(120)
+    return real(*args)
+
+train.validate = validate
+command(train.main)
+"""
+
+
+def test_a_validation_of_two_is_broken_off(homes, two, tmp_path):
+    """SIGTERM while process 0 validates and process 1 waits for it: both end at once, and the same command judges what was saved."""
+    home, script = homes(), tmp_path / "slow.py"
+    script.write_text(SLOW)
+    process = start(home, 2, [str(script), str(tmp_path / "validating"), *TRAIN[2:]])
+    while not (tmp_path / "validating").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert "saved step" in error and record(home)["status"] == "stopped"
+    finish(start(home, 2, TRAIN))
+    assert all(torch.equal(v, weights(home)[k]) for k, v in weights(two).items())
+
+
 def test_processes_can_be_started_from_one(homes, two, monkeypatch):
     """`processes` 2, as a notebook has it: the run of two, under its own name and with its own record; a failure is the sentence they said."""
     home = homes()

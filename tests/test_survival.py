@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from nrms import ROOT, STOPPED, NrmsError, arguments, files, page, pipeline, runtime, troubles
+from nrms import ROOT, STOPPED, NrmsError, Stopped, arguments, files, page, pipeline, runtime, troubles
 from nrms.config import resolve
 from nrms.data import images
 from nrms.data.prepare import load, prepare, read_manifest
@@ -24,6 +24,8 @@ from nrms.files import locked, new_table, write_json
 from nrms.items import features
 from nrms.runtime import Run, data_folder, run_folder
 from nrms.train import train
+
+learning = sys.modules["nrms.train"]
 
 
 def small(**given):
@@ -236,7 +238,7 @@ def test_an_error_in_a_notebook_is_the_same_sentence(place, monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_that_is_told_to_stop_goes_on(place):
-    """SIGTERM in the middle of training: the run is `stopped`, no process is left, and started again it goes on from where it was and ends well."""
+    """SIGTERM in the middle of an epoch: the kernel saves the step it is at, the run is `stopped`, no process is left; started again it goes on."""
     given = {"epochs": 8, "validations": 1, "name": "long", "device": "cpu"}
     words = ["nrms", "run", "4", "--dataset", "newsroom-tiny", *(word for k, v in given.items() for word in ("-p", k, str(v)))]
     folder = run_folder("newsroom-tiny", "long", 0)
@@ -244,17 +246,58 @@ def test_a_run_that_is_told_to_stop_goes_on(place):
     write_json(place / "reports" / "newsroom-tiny" / "data_prep.html", {})  # that page is another matter
     process = start(*words, home=place)
     until(last.exists, process)
+    saved = files.read_state(last)["step"]
+    until(lambda: json.loads(log.read_text().splitlines()[-1])["step"] > saved, process)
     kernels = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate()
     assert process.returncode == STOPPED and "nrms: stopped" in err and Run(folder).status == "stopped", err
     assert kernels and not psutil.wait_procs(kernels, timeout=20)[1]
     reached = files.read_state(last)["step"]
+    assert reached > saved
     kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= reached]
     out, err = (again := start(*words, home=place)).communicate()
     assert again.returncode == 0 and Run(folder).status == "done" and (folder / "eval.html").exists(), out + err
     lines = log.read_text().splitlines()
     assert 0 < len(kept) < len(lines) and lines[: len(kept)] == kept, "times stand in the lines: these were not made anew"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_who_is_told_to_end_while_validating_does_not_wait(name, place, monkeypatch):
+    """The validation is broken off and the weights are saved unjudged; the same run judges them first, and ends as one that was left alone."""
+    plain, told, real, begun = small(name="plain", validations=3), small(name="told", validations=3), learning.validate, []
+
+    def validate(*args):
+        begun.append(True)
+        if len(begun) == 2:
+            os.kill(os.getpid(), getattr(signal, name))
+            time.sleep(60)
+        return real(*args)
+
+    monkeypatch.setattr(learning, "validate", validate)
+    before = time.monotonic()
+    with pytest.raises(Stopped, match="asked to end and saved step"):
+        train(told)
+    run = Run(run_folder("newsroom-tiny", "told", 0))
+    assert time.monotonic() - before < 50 and run.status == "stopped" and len(begun) == 2
+    assert "valid" not in files.read_state(run.folder / "checkpoint" / "last.safetensors")["unjudged"]
+    monkeypatch.undo()
+    monkeypatch.setenv("NRMS_HOME", str(place))
+    ends = [train(config) for config in (told, plain)]
+    found = [[{k: v for k, v in json.loads(line).items() if "second" not in k} for line in (r.folder / "history.jsonl").open()] for r in ends]
+    assert found[0] == found[1] and sum("valid" in line for line in found[0]) == 3
+    first, second = (files.load_checkpoint(r.folder / "checkpoint" / "best.safetensors")[0] for r in ends)
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_a_second_interrupt_does_not_wait():
+    """SIGINT asks; SIGINT again is a KeyboardInterrupt; afterwards signals are heard as before."""
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), runtime.told_to_end() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked.is_set()
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
