@@ -2,7 +2,7 @@
 
 demo                                   the main job on the demo world, from nothing to reports/index.html
 download DATASET                       the files of a data set from the sources that params/data/DATASET.yaml names, verified, into data/downloads
-prepare DATASET [--from F] [--images G [--cards] [--ids T]]
+prepare DATASET [--like D] [--from F] [--images G [--cards] [--ids T]]
                                        a MIND folder or zip, a log of interactions with its items (or the demo world), with pictures or IM-MIND
                                        cards, into data/DATASET
 run EXP... --dataset D --seeds 0 1     experiments, executed as notebooks into reports/D/EXP/seedK
@@ -38,6 +38,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     fetch.add_argument("--mirror", action="append", default=[], metavar="URL", help="an https address to try first; names of files are added to it")
     prepare = commands.add_parser("prepare", help="make a data set ready")
     prepare.add_argument("dataset", help="name of a file in params/data")
+    prepare.add_argument("--like", metavar="DATASET", help="make params/data/<dataset>.yaml, for data of your own, with the settings of this one")
     prepare.add_argument("--images", type=Path, help="folder of <news id>.jpg, .png or .webp")
     prepare.add_argument("--cards", action="store_true", help="the pictures are IM-MIND cards: the cover is cut out of each")
     prepare.add_argument("--ids", type=Path, help="names of pictures: a table (news id, name), or a folder or zip with MIND-large's news.tsv")
@@ -121,6 +122,10 @@ def download(args: argparse.Namespace, given: Given) -> None:
 
 
 def prepare(args: argparse.Namespace, given: Given) -> None:
+    if args.like:
+        from nrms.data.prepare import new_dataset
+
+        new_dataset(args.dataset, args.like)
     data = load_dataset(args.dataset, **given)
     from nrms.data.prepare import prepare
     from nrms.runtime import data_folder, home

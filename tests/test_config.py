@@ -1,5 +1,6 @@
 """A misspelt or wrongly typed parameter stops in the first second, with the nearest valid name."""
 
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 
 from nrms import ROOT, NrmsError, config
 from nrms.arguments import command, parse_value, read_config
-from nrms.config import Experiment, from_notebook, resolve
+from nrms.config import PARAMS, Experiment, from_notebook, load_dataset, resolve
+from nrms.data import prepare
+from nrms.data.prepare import new_dataset
 
 
 def test_four_means_exp4():
@@ -183,3 +186,21 @@ def test_values_of_a_command_line_are_typed():
     assert {word: parse_value(word) for word in words} == words
     with pytest.raises(NrmsError, match="as JSON writes them"):
         parse_value("[a")
+
+
+@pytest.mark.parametrize("like", ["movies", "mind-small"])
+def test_data_of_my_own_begin_as_a_copy(like, tmp_path, monkeypatch):
+    """`prepare mine --like movies` writes a file with the settings of `movies`, without its addresses and hashes, and does not touch it again."""
+    shutil.copytree(PARAMS / "data", tmp_path / "data")
+    monkeypatch.setattr(config, "ROOT", tmp_path)
+    for module in (config, prepare):
+        monkeypatch.setattr(module, "PARAMS", tmp_path)
+    path = new_dataset("mine", like)
+    mine, theirs = load_dataset("mine").model_dump(), load_dataset(like).model_dump()
+    assert {k for k in mine if mine[k] != theirs[k]} <= {"about", "download"} and mine["download"] is None
+    path.write_text("about: changed\nsource: mind\n")
+    assert new_dataset("mine", like) == path and load_dataset("mine").about == "changed"
+    with pytest.raises(NrmsError, match="use 1 to 40 lower-case letters"):
+        new_dataset("../mine", like)
+    with pytest.raises(NrmsError, match="movies"):
+        new_dataset("other", "movie")

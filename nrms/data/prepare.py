@@ -4,15 +4,16 @@ A data set is a folder of parquet tables whose manifest.json was written last, a
 """
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from nrms import NrmsError
-from nrms.config import Dataset
+from nrms.config import PARAMS, Dataset, check_name, load_dataset
 from nrms.data import cards, grammar, images, interactions, mind, newsroom, scenes, splits, tables
-from nrms.files import atomic_folder, locked, read_json, sweep, write_json
+from nrms.files import atomic, atomic_folder, locked, read_json, sweep, write_json
 from nrms.runtime import data_folder, now
 
 FORMAT = 2  # of the tables; a data set of another format is prepared anew
@@ -53,6 +54,25 @@ class Tables:
     def taken(self) -> str | None:
         """Changes when the interactions of a log do; None for impressions."""
         return self.manifest["tables"].get("interactions.parquet")
+
+
+def new_dataset(dataset: str, like: str) -> Path:
+    """Writes params/data/<dataset>.yaml, for data of one's own, with the settings of the data set `like`; what is there already is kept as it is.
+
+    Raises NrmsError for a name that is none, or not known.
+    """
+    path = PARAMS / "data" / f"{check_name(dataset, 'data set name')}.yaml"
+    load_dataset(like)
+    if not path.exists():
+        text = (PARAMS / "data" / f"{like}.yaml").read_text()
+        text = re.sub(r"^#.*\n", "", text, flags=re.M)
+        text = re.sub(r"^download:\n(?:[ \n].*\n|\n)*", "", text, flags=re.M)  # addresses and hashes are of those files
+        text = re.sub(r"^about: .*$", f"about: data of my own, with the settings of {like}", text, flags=re.M)
+        with atomic(path) as part:
+            part.write_text(
+                f"# Made from params/data/{like}.yaml: `python -m nrms prepare {dataset} --from FOLDER`. Any line may be changed.\n{text}"
+            )
+    return path
 
 
 def key_of(data: Dataset) -> str:
