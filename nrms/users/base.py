@@ -17,6 +17,11 @@ def generator_of(seed: Sequence[int]) -> torch.Generator:
     return torch.Generator().manual_seed(sum(s * 1_000_003**i for i, s in enumerate(seed)) % (1 << 62))
 
 
+def products(states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """Dot products: (B, D) x (B, C, D), or (C, D) for the same items in all rows, -> (B, C)."""
+    return states @ items.T if items.dim() == 2 else torch.einsum("bd,bcd->bc", states, items)
+
+
 class UserEncoder(nn.Module):
     """A user encoder whose state is one vector (B, D)."""
 
@@ -60,5 +65,4 @@ class UserEncoder(nn.Module):
 
         The dot product over sqrt(D), so that untrained scores are of order one whatever D.
         """
-        state = state * state.shape[-1] ** -0.5
-        return state @ items.T if items.dim() == 2 else torch.einsum("bd,bcd->bc", state, items)
+        return products(state * state.shape[-1] ** -0.5, items)

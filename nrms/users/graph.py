@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nrms.dropout import Dropout
-from nrms.users.base import UserEncoder, generator_of
+from nrms.users.base import UserEncoder, generator_of, products
 
 START = 0.03  # deviation that nodes begin with: what is large then stays so where training hardly reaches
 BLOCK = 1 << 24  # cosines at a time, rows times items: bounds memory whatever the number of items
@@ -144,7 +144,7 @@ class LightGCN(UserEncoder):
 
     def score(self, state: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """The dot product, as these systems have it: (B, D) x (B, C, D), or (C, D), -> (B, C)."""
-        return state @ items.T if items.dim() == 2 else torch.einsum("bd,bcd->bc", state, items)
+        return products(state, items)
 
     def make_item_graph(self) -> torch.Tensor:
         content = self.links.content

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nrms.dropout import Dropout
-from nrms.users.base import UserEncoder, generator_of
+from nrms.users.base import UserEncoder, generator_of, products
 from nrms.users.clusters import CLUSTERS
 
 
@@ -129,7 +129,7 @@ class Interests(UserEncoder):
         """(B, ...) x (B, C, W), or (C, W), -> (B, C), between -1 and 1."""
         user = F.normalize(state[..., : self.dim], dim=-1)
         vectors, has = self.split(items)
-        near = [user @ v.T if v.dim() == 2 else torch.einsum("bd,bcd->bc", user, v) for v in F.normalize(vectors, dim=-1).unbind(-2)]
+        near = [products(user, v) for v in F.normalize(vectors, dim=-1).unbind(-2)]
         cosines, has = torch.stack([near[i] for i in self.content], -1), has[..., self.content]
         weight = (self.blend * cosines).masked_fill(~has, torch.finfo(cosines.dtype).min).softmax(-1)
         blended = (cosines * weight * has).sum(-1)
