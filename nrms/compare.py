@@ -5,13 +5,14 @@ All of it is computed here, from files, and stands in the page; its script only 
 
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
 from nrms.examples import Rankings, Shown, example, most_apart, sizes
 from nrms.metrics import compare_all
-from nrms.report import Entry
-from nrms.shell import document, embedded
+from nrms.report import KINDS, Entry
+from nrms.shell import document, embedded, links_of
 
 LENGTH = 110  # characters of a title
 
@@ -65,9 +66,15 @@ def facts(dataset: str, rows: Sequence[Entry]) -> dict:
     pairs = [[tests, examples(i, j, i, j), examples(i, j, j, i)] for tests, (i, j) in zip(numbers, places, strict=True)]
     used = {i for _, *ways in pairs for way in ways for e in way for i in (*e["before"], *(line[0] for line in e["ranked"]))}
     titles = {} if shown.titles is None else {str(i): short(str(shown.titles[i])) for i in sorted(used) if i < len(shown.titles)}
-    protocol, means = rows[0].protocol, [rounded(float(c[~np.isnan(c)].mean())) if (~np.isnan(c)).any() else None for c in columns]
-    return {"label": protocol.label, "unit": protocol.unit, "rows": labels(rows), "means": means, "slices": list(values), "pairs": pairs} | {
-        "titles": titles
+    return {
+        "label": rows[0].protocol.label,
+        "unit": rows[0].protocol.unit,
+        "rows": labels(rows),
+        "kinds": [e.kind for e in rows],
+        "means": [rounded(float(c[~np.isnan(c)].mean())) if (~np.isnan(c)).any() else None for c in columns],
+        "slices": list(values),
+        "pairs": pairs,
+        "titles": titles,
     }
 
 
@@ -100,16 +107,20 @@ before it was looked at, and corrected, stands in the analysis and on the page o
 difference, and of equal ones those with most candidates: they show what can happen, not what happens often.</li></ul>"""
 
 
-def comparisons(dataset: str, entries: Sequence[Entry]) -> str:
-    """compare.html: the choice of two rows, their difference by slice, examples both ways, and all differences in one table."""
+def comparisons(dataset: str, entries: Sequence[Entry], reports: Path) -> str:
+    """compare.html of a data set, in the folder of reports: any two rows by slice, examples both ways, and all differences in one table."""
     rows = [e for e in entries if e.status == "done"]
-    links = {"all runs": "../index.html", "compare": ""}
+    links, at = links_of(reports / dataset / "compare.html", reports)
     title = f"How do two runs on {dataset} differ?"
     if len(rows) < 2:
         body = f"<h1>{escape(title)}</h1><p>Two finished runs can be compared; there are {len(rows)}.</p>"
-        return document(title, body, links, at=dataset, kind="text")
+        return document(title, body, links, at=at, kind="text")
     known = facts(dataset, rows)
-    choice = "".join(f'<option value="{i}">{escape(name)}</option>' for i, name in enumerate(known["rows"]))
+    choice = "".join(
+        f'<optgroup label="{kind}s">{"".join(options)}</optgroup>'
+        for kind in KINDS
+        if (options := [f'<option value="{i}">{escape(known["rows"][i])}</option>' for i, e in enumerate(rows) if e.kind == kind])
+    )
     body = f"""<h1>{escape(title)}</h1>
 <form class="controls" id="pair" hidden><label>first<select name="a">{choice}</select></label><label>second<select name="b">{choice}</select></label>
 <button type="button">swap</button></form>
@@ -122,4 +133,4 @@ it lies below.</p>
 <h2>What the numbers mean</h2>
 {MEANING.format(label=escape(known["label"]), unit=known["unit"], pairs=len(known["pairs"]))}
 {embedded(known)}"""
-    return document(title, body, links, at=dataset, script="compare.js")
+    return document(title, body, links, at=at, script="compare.js")

@@ -8,7 +8,7 @@ import pandas as pd
 
 from nrms.metrics import Protocol
 
-ROW, NAMES, WIDTH = 17, 170, 480  # pixels: height of a row, width of the names, of a panel
+ROW, NAMES, WIDTH = 17, 150, 400  # pixels: height of a row, width of the names, of a panel
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Scale:
         return f"{self.left + share * (self.right - self.left):.1f}"
 
     def ticks(self) -> list[float]:
-        """Two to five round values."""
+        """A few round values, three to ten steps apart."""
         step = 10 ** math.floor(math.log10(self.high - self.low))
-        step = next(s for s in (step * 2, step, step / 2, step / 5) if (self.high - self.low) / s >= 2)
+        step = next(s for s in (step, step / 2, step / 5) if (self.high - self.low) / s >= 3)
         first = math.ceil(self.low / step)
         return [i * step for i in range(first, math.floor(self.high / step) + 1)]
 
@@ -72,7 +72,7 @@ def panel(rows: pd.DataFrame, protocol: Protocol) -> str:
     drawn += "".join(vertical(at(value), 0, height, f"mark {kind}") for kind, value in marks(rows, protocol))
     for i, (_, row) in enumerate(rows.sort_values(main, ascending=False, kind="stable").iterrows()):
         y = ROW * i + ROW / 2 + 2
-        name = row.exp if len(row.exp) < 25 else row.exp[:23] + "…"
+        name = row.exp if len(row.exp) < 22 else row.exp[:20] + "…"
         says = f"{row.exp}: {protocol.label} {row[main]:.3f}, {row[f'{main}_low']:.3f} to {row[f'{main}_high']:.3f}"
         drawn += f'<g class="{row.kind}"><title>{escape(says)}</title><text x="0" y="{y + 4:g}">{escape(name)}</text>'
         drawn += dot(*(at(row[main + end]) for end in ("_low", "", "_high")), y) + "</g>"

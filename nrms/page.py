@@ -12,11 +12,10 @@ from nrms.answers import differences, questions_of, summary
 from nrms.compare import comparisons
 from nrms.files import atomic
 from nrms.metrics import PROTOCOLS
-from nrms.report import Entry, definitions, entries, leaderboard, number, p_value, sentence, thousands
+from nrms.report import KINDS, Entry, definitions, entries, leaderboard, number, p_value, sentence, thousands
 from nrms.runtime import home
-from nrms.shell import document, plain
+from nrms.shell import OF_A_DATA_SET, document, plain
 
-OF_A_DATA_SET = ("data_prep", "analysis", "compare", "browse")  # pages
 EMPTY = "<p>No runs yet: <code>python -m nrms demo</code> makes the first.</p>"
 
 
@@ -95,7 +94,10 @@ def span(row: pd.Series, name: str, sign: str) -> str:
 
 
 def table(board: pd.DataFrame, folder: Path) -> str:
-    """The one table over all runs; scripts find what to sort and filter by in its `data-` attributes."""
+    """The one table over all runs, the best of each data set and kind first; the script finds what to sort and filter by in `data-` attributes."""
+    main = pd.Series([row.get(PROTOCOLS[row.protocol].main) for _, row in board.iterrows()], board.index, float)
+    places = {value: i for i, value in enumerate([*board["dataset"].unique(), *KINDS])}
+    board = board.assign(main=-main, first=board["dataset"].map(places), then=board["kind"].map(places)).sort_values(["first", "then", "main"])
     columns, lines = columns_of(board), []
     finished = {name: rows[rows["status"] == "done"] for name, rows in board.groupby("dataset")}
     for _, row in board.iterrows():
@@ -146,7 +148,8 @@ def lead(board: pd.DataFrame) -> str:
 
 
 def index(board: pd.DataFrame, found: Mapping[str, Sequence[Entry]], folder: Path) -> str:
-    meaning = "".join(f"<li>{plain(line[2:])}</li>" for line in definitions().splitlines())
+    protocols = [name for name in PROTOCOLS if name in set(board["protocol"])] if len(board) else []
+    meaning = "".join(f"<li>{plain(line[2:])}</li>" for line in definitions(*protocols).splitlines())
     body = "<h1>What came out? All runs</h1>"
     if len(board):
         body += lead(board) + "\n".join(section(name, rows, found[name], folder) for name, rows in board.groupby("dataset", sort=False))
@@ -162,7 +165,7 @@ def write() -> tuple[Path, Path]:
     everything = entries()
     board = leaderboard(found=everything)
     found = {name: [e for e in everything if e.dataset == name] for name in board["dataset"].unique()}
-    pages = {folder / name / "compare.html": comparisons(name, own) for name, own in found.items()}
+    pages = {folder / name / "compare.html": comparisons(name, own, folder) for name, own in found.items()}
     with atomic(folder / "leaderboard.csv") as part:
         board.to_csv(part, index=False, float_format="%.6g")
     for path, text in pages.items():

@@ -3,12 +3,29 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 PAGES = Path(__file__).parent / "pages"  # style, scripts and the template of notebooks
+
+
+OF_A_DATA_SET = ("data_prep", "analysis", "compare", "browse")  # pages
+OF_A_RUN = ("train", "eval")
+
+
+def links_of(page: Path, reports: Path) -> tuple[dict[str, str], str]:
+    """{name: address} of the pages around one, as far as they are there, and where in the reports it is: `newsroom / exp4 / seed0`."""
+    folders = page.parent.relative_to(reports).parts if page.is_relative_to(reports) else ()
+    if not folders:
+        return {}, ""
+    around = [(name, reports / folders[0] / f"{name}.html") for name in OF_A_DATA_SET]
+    around += [(name, page.with_name(f"{name}.html")) for name in OF_A_RUN] if len(folders) > 1 else []
+    up = "../" * len(folders)
+    links = {name: "" if path == page else up + str(path.relative_to(reports)) for name, path in around if path == page or path.exists()}
+    return {"all runs": f"{up}index.html"} | links, " / ".join(folders)
 
 
 def document(title: str, body: str, links: Mapping[str, str], *, at: str = "", script: str = "", kind: str = "") -> str:
@@ -41,6 +58,5 @@ def embedded(value: Any) -> str:
 
 
 def plain(markdown: str) -> str:
-    """A computed sentence in Markdown as HTML: its **strong** words kept, all else text."""
-    parts = escape(markdown).split("**")
-    return "".join(f"<b>{part}</b>" if i % 2 else part for i, part in enumerate(parts))
+    """A computed sentence in Markdown as HTML: its **strong** words and its `code` kept, all else text."""
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", escape(markdown)))

@@ -80,9 +80,10 @@ if (data) {
   }
 
   function fromAddress() {
-    const state = new URLSearchParams(location.hash.slice(1)), best = data.means.map((m, i) => [m, i]).sort((x, y) => y[0] - x[0]);
-    a.value = state.get("a") in data.rows ? state.get("a") : best[0][1];
-    b.value = state.get("b") in data.rows ? state.get("b") : best[1][1];
+    const state = new URLSearchParams(location.hash.slice(1)), order = ["model", "baseline", "ceiling"];
+    const best = [...data.rows.keys()].sort((i, j) => order.indexOf(data.kinds[i]) - order.indexOf(data.kinds[j]) || data.means[j] - data.means[i]);
+    a.value = state.get("a") in data.rows ? state.get("a") : best[0];
+    b.value = state.get("b") in data.rows ? state.get("b") : best[1];
     show();
   }
   function toAddress() {
