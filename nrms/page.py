@@ -42,15 +42,15 @@ class Column:
 
 
 def columns_of(board: pd.DataFrame) -> list[Column]:
-    """The columns for these rows: metrics that none of them has are left out."""
+    """The columns for these rows, without metrics that none of them has, and without the data set where there is but one."""
     protocols = [p for name, p in PROTOCOLS.items() if name in set(board["protocol"])]
     others = {name: p.metrics[name][0] for p in protocols for name in p.shown if name != p.main or len(protocols) > 1}
-    first = [Column("dataset", "data set", "dataset"), Column("exp", "experiment", "name"), Column("inputs", "inputs", "inputs")]
-    first += [Column("status", "status", "status"), Column("seeds", "seeds", "seeds")]
+    first = [Column("dataset", "data set", "dataset")] if board["dataset"].nunique() > 1 else []
     main = Column("main", protocols[0].label if len(protocols) == 1 else "main metric", "main")
-    last = {"difference": "vs best baseline", "earned": "earned", "n": "n", "params": "parameters", "samples": "clicks seen"}
-    last |= {"minutes": "minutes", "peak_mb": "peak MB"}
-    return [*first, main, *(Column(*pair) for pair in (others | last).items())]
+    first += [Column("name", "experiment", "name"), main, Column("difference", "vs best baseline")]
+    first += [Column(name, name, name) for name in ("inputs", "status", "seeds")]
+    last = {"earned": "earned", "n": "n", "params": "parameters", "samples": "clicks seen", "minutes": "minutes", "peak_mb": "peak MB"}
+    return first + [Column(*pair) for pair in (others | last).items()]
 
 
 def links_of(row: pd.Series, folder: Path) -> str:
@@ -68,12 +68,12 @@ def cells(row: pd.Series, rows: pd.DataFrame, folder: Path) -> dict[str, Cell]:
     protocol, is_model = PROTOCOLS[row.protocol], row.kind == "model"
     found = {
         "dataset": Cell(escape(row.dataset), by=row.dataset),
-        "exp": Cell(escape(row.exp), links_of(row, folder), row.exp),
+        "name": Cell(escape(row.exp), links_of(row, folder), row.exp),
         "inputs": Cell(escape(row.inputs) if is_model else row.kind, "" if is_model else escape(row.inputs), row.inputs if is_model else row.kind),
         "status": Cell(escape(row.status), escape(row.error), row.status),
         "seeds": Cell(escape(row.seeds) if is_model else "", by=row.seeds if is_model else ""),
         "earned": Cell(f"{row.earned:.0%}", by=row.earned) if is_model and pd.notna(row.earned) else Cell(),
-        "n": Cell(number(row.get("n"), 0), f"{row.skipped:,.0f} skipped" if row.get("skipped", 0) > 0 else "", row.get("n", "")),
+        "n": Cell(thousands(row.get("n")), f"{row.skipped:,.0f} skipped" if row.get("skipped", 0) > 0 else "", row.get("n", "")),
         "params": Cell(thousands(row.params), f"{thousands(row.trainable)} trained" if is_model else "", row.params),
         "samples": Cell(thousands(row.samples), f"{thousands(row.encoded)} encoded" if is_model else "", row.samples),
         "minutes": Cell(number(row.minutes, 1), by=row.minutes),
@@ -156,7 +156,7 @@ def index(board: pd.DataFrame, found: Mapping[str, Sequence[Entry]], folder: Pat
         body += f'<h2 id="runs">Every run</h2>{table(board, folder)}'
     body += f'{"" if len(board) else EMPTY}<section><h2 id="meaning">What the numbers mean</h2><ul>{meaning}</ul></section>'
     links = {"all runs": ""} | ({"table": "#runs"} if len(board) else {}) | {"what the numbers mean": "#meaning"}
-    return document("nrms: all runs", body, links, script="index.js")
+    return document("nrms: all runs", body, links, script="index.js", kind="wide")
 
 
 def write() -> tuple[Path, Path]:

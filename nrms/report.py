@@ -273,7 +273,7 @@ def definitions(*names: str) -> str:
     protocols = [PROTOCOLS[name] for name in names or PROTOCOLS]
     lines = [f"- **{label}**: {text}." for p in protocols for name, (label, text) in p.metrics.items() if name in p.shown]
     lines += [
-        "- **[low, high]**: 95 % bootstrap interval over impressions or questions (1,000 resamples) of the mean over seeds.",
+        "- **[low, high]**, **low to high**: 95 % bootstrap interval over impressions or questions (1,000 resamples) of the mean over seeds.",
         "- **n**: test impressions with a defined metric (**skipped**: those where nothing or everything was clicked), or questions: users asked for "
         "their next item, or for several, with all items as candidates but those that the user had before (`rank_seen`: those too).",
         "- **vs best baseline**: main metric (AUC of impressions, nDCG@10 of catalogues, Recall@20 of sets) minus that of the best baseline; "

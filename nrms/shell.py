@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from html import escape
@@ -23,9 +24,8 @@ def links_of(page: Path, reports: Path) -> tuple[dict[str, str], str]:
         return {}, ""
     around = [(name, reports / folders[0] / f"{name}.html") for name in OF_A_DATA_SET]
     around += [(name, page.with_name(f"{name}.html")) for name in OF_A_RUN] if len(folders) > 1 else []
-    up = "../" * len(folders)
-    links = {name: "" if path == page else up + str(path.relative_to(reports)) for name, path in around if path == page or path.exists()}
-    return {"all runs": f"{up}index.html"} | links, " / ".join(folders)
+    around = [("all runs", reports / "index.html")] + [(name, path) for name, path in around if path == page or path.exists()]
+    return {name: "" if path == page else os.path.relpath(path, page.parent) for name, path in around}, " / ".join(folders)
 
 
 def document(title: str, body: str, links: Mapping[str, str], *, at: str = "", script: str = "", kind: str = "") -> str:
