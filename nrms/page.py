@@ -111,9 +111,11 @@ def table(board: pd.DataFrame, folder: Path) -> str:
 
 
 def controls(board: pd.DataFrame) -> str:
-    """What filters the table; hidden where no script runs."""
+    """What filters the table: words, and what its rows differ in; hidden where no script runs."""
     chosen = ""
     for key, label in (("dataset", "data set"), ("kind", "kind"), ("status", "status")):
+        if board[key].nunique() < 2:
+            continue
         options = "".join(f"<option>{escape(str(value))}</option>" for value in board[key].unique())
         chosen += f'<label>{label}<select name="{key}"><option value="">all</option>{options}</select></label>'
     words = '<label>words<input type="search" name="words" placeholder="image, exp3, …"></label>'

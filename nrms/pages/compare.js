@@ -41,7 +41,7 @@ if (data) {
   }
 
   function drawing(tests) {
-    const low = Math.min(0, ...tests.map((t) => t.low)), high = Math.max(0, ...tests.map((t) => t.high)), row = 22, left = 190, width = 560;
+    const low = Math.min(0, ...tests.map((t) => t.low)), high = Math.max(0, ...tests.map((t) => t.high)), row = 20, left = 165, width = 430;
     const x = (value) => left + 10 + (value - low) / (high - low || 1) * (width - left - 20), bottom = tests.length * row + 4;
     const picture = make("svg", { class: "panel", viewBox: `0 0 ${width} ${bottom + 18}`, role: "img", "aria-label": "differences by slice" });
     picture.append(make("line", { class: "zero", x1: x(0), x2: x(0), y1: 0, y2: bottom }));

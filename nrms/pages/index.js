@@ -3,9 +3,8 @@
 const board = document.querySelector("#board");
 if (board) {
   const form = document.querySelector("#filter"), body = board.tBodies[0], heads = [...board.tHead.rows[0].cells];
-  const rows = [...body.rows], fields = ["words", "dataset", "kind", "status"];
+  const rows = [...body.rows], fields = [...form.elements].map((field) => field.name).filter(Boolean); // words first
   let sorted = { name: "", down: false };
-
   const words = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
 
   function order(a, b, at, numeric) { // what is missing stands last, whatever the direction
