@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from nrms.metrics import PROTOCOLS, compare, holm
+from nrms.metrics import PROTOCOLS, compare, compare_each, holm
 from nrms.original import PUBLISHED
 from nrms.report import Entry, align, entries, p_value, protocol_of, with_interval
 from nrms.report import leaderboard as make_leaderboard
@@ -130,9 +130,9 @@ SETS: Planned = {
 QUESTIONS = {"impressions": NEWS, "catalogue": CATALOGUE, "sets": SETS}
 
 
-def questions_of(dataset: str) -> Planned:
-    """What is asked of a data set, by the protocol of its runs."""
-    return next(QUESTIONS[name] for name, protocol in PROTOCOLS.items() if protocol is protocol_of(dataset))
+def questions_of(dataset: str, found: list[Entry] | None = None) -> Planned:
+    """What is asked of a data set, by the protocol of its runs. found: its `entries`, if read already."""
+    return next(QUESTIONS[name] for name, protocol in PROTOCOLS.items() if protocol is protocol_of(dataset, found))
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,10 @@ class Difference:
         return text + (f"; same sign in {same} of {len(self.seeds)} seeds" if len(self.seeds) > 1 else "; one seed" if self.seeds else "")
 
 
-def finished(dataset: str) -> dict[str, Entry]:
+def finished(dataset: str, found: list[Entry] | None = None) -> dict[str, Entry]:
     """Finished entries by name, `best baseline` among them. Where a name has several (other values, other data), that with the most seeds."""
-    done = sorted((e for e in entries(dataset) if e.status == "done"), key=lambda e: len(e.seeds))
+    known = entries(dataset) if found is None else found
+    done = sorted((e for e in known if e.status == "done"), key=lambda e: len(e.seeds))
     found = {e.exp: e for e in done}
     baselines = [e for e in done if e.kind == "baseline"]
     if baselines:
@@ -180,19 +181,19 @@ def by_seed(a: Entry, b: Entry) -> tuple[float, ...]:
     return tuple(first[s] - second[s] for s in sorted(first.keys() & second.keys())) if "baseline" not in (a.kind, b.kind) else ()
 
 
-def differences(dataset: str) -> list[Difference]:
-    """All planned comparisons of which both sides are finished, in the order of the questions, with p corrected for their number."""
-    known, results, label = finished(dataset), [], protocol_of(dataset).label
-    for question, planned in questions_of(dataset).items():
-        for exp, other, about in planned:
-            if exp in known and other in known:
-                found = compare(*align(known[exp], known[other]))
-                name = known[other].exp if other == BASELINE else other
-                results.append((question, exp, name, about, found, by_seed(known[exp], known[other])))
-    corrected = holm([found["p"] for *_, found, _ in results])
+def differences(dataset: str, found: list[Entry] | None = None) -> list[Difference]:
+    """All planned comparisons of which both sides are finished, in the order of the questions, with p corrected for their number.
+
+    found: the `entries` of the data set, if read already.
+    """
+    known, label = finished(dataset, found), protocol_of(dataset, found).label
+    asked = [(question, *pair) for question, planned in questions_of(dataset, found).items() for pair in planned]
+    made = [(question, known[exp], known[other], about) for question, exp, other, about in asked if exp in known and other in known]
+    results = compare_each([align(a, b) for _, a, b, _ in made])
+    corrected = holm([r["p"] for r in results])
     return [
-        Difference(question, exp, other, about, found["mean"], found["low"], found["high"], p, found["n"], seeds, label)
-        for (question, exp, other, about, found, seeds), p in zip(results, corrected, strict=True)
+        Difference(question, a.exp, b.exp, about, r["mean"], r["low"], r["high"], p, r["n"], by_seed(a, b), label)
+        for (question, a, b, about), r, p in zip(made, results, corrected, strict=True)
     ]
 
 

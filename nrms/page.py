@@ -1,91 +1,178 @@
-"""How do people see what came out? leaderboard.csv and index.html, rebuilt from run folders."""
+"""How do people see what came out? leaderboard.csv, index.html and the comparisons, rebuilt from run folders."""
 
-import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import pandas as pd
 
+from nrms import dots
 from nrms.answers import differences, questions_of, summary
+from nrms.compare import comparisons
 from nrms.files import atomic
-from nrms.metrics import PROTOCOLS, Protocol
-from nrms.report import definitions, difference, leaderboard, number, sentence, thousands
+from nrms.metrics import PROTOCOLS
+from nrms.report import KINDS, Entry, definitions, entries, leaderboard, number, p_value, sentence, thousands
 from nrms.runtime import home
+from nrms.shell import OF_A_DATA_SET, document, plain
 
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:110rem;padding:0 1rem;color:#1a1a1a;background:#fff}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}.wrap{overflow-x:auto}
-table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .45rem;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}
-th{background:#f4f4f4;text-align:right}td:nth-child(-n+3),th:nth-child(-n+3){text-align:left;white-space:normal}
-tr.baseline,tr.ceiling{color:#666}tr.failed td,tr.dead td,tr.stale td{background:#fff0f0}small{color:#666}ul{padding-left:1.2rem}
-@media(prefers-color-scheme:dark){body{background:#161616;color:#ddd}th{background:#262626}th,td{border-color:#383838}
-tr.baseline,tr.ceiling,small{color:#999}tr.failed td,tr.dead td,tr.stale td{background:#3a1f1f}a{color:#8ab4f8}}
-"""
+EMPTY = "<p>No runs yet: <code>python -m nrms demo</code> makes the first.</p>"
 
 
-def render_row(row: pd.Series, folder: Path, protocol: Protocol) -> str:
-    """One line of the index page; small print below the numbers, so that the page is not wider than a screen."""
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the table: what is shown, HTML; small print below it; what it is sorted by, nothing where nothing is known."""
 
-    def cell(main: str, small: str = "") -> str:
-        return f"<td>{main}<br><small>{small}</small></td>" if small else f"<td>{main}</td>"
+    main: str = ""
+    small: str = ""
+    by: object = ""
 
-    pages = [(s, n, folder / row.exp / f"seed{s}" / f"{n}.html") for s in row.seeds.split() for n in ("train", "eval")]
-    links = " ".join(
-        f'<a href="{html.escape(str(page.relative_to(home() / "reports")))}">{n} {html.escape(s)}</a>' for s, n, page in pages if page.exists()
+    def html(self, css: str) -> str:
+        by = "" if isinstance(self.by, float) and pd.isna(self.by) else escape(str(self.by))
+        return f'<td class="{css}" data-by="{by}">{self.main}{f"<small>{self.small}</small>" if self.small else ""}</td>'
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table. name: in the address of a sorted table."""
+
+    name: str
+    label: str
+    css: str = "n"
+
+
+def columns_of(board: pd.DataFrame) -> list[Column]:
+    """The columns for these rows, without metrics that none of them has, and without the data set where there is but one."""
+    protocols = [p for name, p in PROTOCOLS.items() if name in set(board["protocol"])]
+    others = {name: p.metrics[name][0] for p in protocols for name in p.shown if name != p.main or len(protocols) > 1}
+    first = [Column("dataset", "data set", "dataset")] if board["dataset"].nunique() > 1 else []
+    main = Column("main", protocols[0].label if len(protocols) == 1 else "main metric", "main")
+    first += [Column("name", "experiment", "name"), main, Column("difference", "vs best baseline")]
+    first += [Column(name, name, name) for name in ("inputs", "status", "seeds")]
+    last = {"earned": "earned", "n": "n", "params": "parameters", "samples": "clicks seen", "minutes": "minutes", "peak_mb": "peak MB"}
+    return first + [Column(*pair) for pair in (others | last).items()]
+
+
+def links_of(row: pd.Series, folder: Path) -> str:
+    """Links to the pages of a row's runs, seed by seed where there are several."""
+    pages = [(n, s, folder / row.dataset / row.exp / f"seed{s}" / f"{n}.html") for s in row.seeds.split() for n in ("train", "eval")]
+    return " ".join(
+        f'<a href="{escape(str(page.relative_to(folder)))}">{n}{f" {escape(s)}" if " " in row.seeds else ""}</a>'
+        for n, s, page in pages
+        if page.exists()
     )
-    model = row.kind == "model"
-    cells = cell(html.escape(row.exp), links) + cell(html.escape(row.inputs) if model else row.kind)
-    cells += cell(html.escape(row.status), html.escape(row.error)) + cell(html.escape(row.seeds) if model else "")
-    cells += "".join(cell(number(row.get(m)), interval_text(row, m)) for m in protocol.shown)
-    gain = pd.notna(row.difference)
-    against = html.escape(difference(row)).replace(", p", f"<br>vs {html.escape(row.baseline)}, p") if gain else ""
-    cells += cell(f"{row.difference:+.3f}" if gain else "", against)
-    cells += cell(f"{row.earned:.0%}" if model and pd.notna(row.earned) else "")
-    cells += cell(number(row.get("n"), 0), f"{row.skipped:.0f} skipped" if row.get("skipped", 0) > 0 else "")
-    cells += cell(thousands(row.params), f"{thousands(row.trainable)} trained" if model else "")
-    cells += cell(thousands(row.samples), f"{thousands(row.encoded)} encoded" if model else "")
-    cells += cell(number(row.minutes, 1)) + cell(thousands(row.peak_mb))
-    return f'<tr class="{html.escape(f"{row.kind} {row.status}")}" title="{html.escape(row.inputs)}">{cells}</tr>'
 
 
-def interval_text(row: pd.Series, name: str) -> str:
-    return "" if pd.isna(row.get(name)) else f"{row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f}"
+def cells(row: pd.Series, rows: pd.DataFrame, folder: Path) -> dict[str, Cell]:
+    """The cells of one row by column. rows: the finished rows of its data set, which share a scale."""
+    protocol, is_model = PROTOCOLS[row.protocol], row.kind == "model"
+    found = {
+        "dataset": Cell(escape(row.dataset), by=row.dataset),
+        "name": Cell(escape(row.exp), links_of(row, folder), row.exp),
+        "inputs": Cell(escape(row.inputs) if is_model else row.kind, "" if is_model else escape(row.inputs), row.inputs if is_model else row.kind),
+        "status": Cell(escape(row.status), escape(row.error), row.status),
+        "seeds": Cell(escape(row.seeds) if is_model else "", by=row.seeds if is_model else ""),
+        "earned": Cell(f"{row.earned:.0%}", by=row.earned) if is_model and pd.notna(row.earned) else Cell(),
+        "n": Cell(thousands(row.get("n")), f"{row.skipped:,.0f} skipped" if row.get("skipped", 0) > 0 else "", row.get("n", "")),
+        "params": Cell(thousands(row.params), f"{thousands(row.trainable)} trained" if is_model else "", row.params),
+        "samples": Cell(thousands(row.samples), f"{thousands(row.encoded)} encoded" if is_model else "", row.samples),
+        "minutes": Cell(number(row.minutes, 1), by=row.minutes),
+        "peak_mb": Cell(thousands(row.peak_mb), by=row.peak_mb),
+    }
+    if pd.notna(row.get(protocol.main)):
+        found |= {m: Cell(number(row[m]), span(row, m, ""), row[m]) for m in protocol.shown}
+        value = f"{escape(protocol.label)} <b>{number(row[protocol.main])}</b>{dots.bar(row, rows, protocol)}"
+        found["main"] = Cell(value, span(row, protocol.main, ""), row[protocol.main])
+    if pd.notna(row.difference):
+        small = f"{span(row, 'difference', '+')}<br>vs {escape(row.baseline)}, p {escape(p_value(row.p))}"
+        found["difference"] = Cell(f"{row.difference:+.3f}", small, row.difference)
+    return found
 
 
-BEFORE = ("experiment", "inputs", "status", "seeds")
-BEHIND = ("vs best baseline", "earned", "n", "parameters", "clicks seen", "minutes", "peak MB")
+def span(row: pd.Series, name: str, sign: str) -> str:
+    return f"{row[f'{name}_low']:{sign}.3f} to {row[f'{name}_high']:{sign}.3f}"
+
+
+def table(board: pd.DataFrame, folder: Path) -> str:
+    """The one table over all runs, the best of each data set and kind first; the script finds what to sort and filter by in `data-` attributes."""
+    main = pd.Series([row.get(PROTOCOLS[row.protocol].main) for _, row in board.iterrows()], board.index, float)
+    places = {value: i for i, value in enumerate([*board["dataset"].unique(), *KINDS])}
+    board = board.assign(main=-main, first=board["dataset"].map(places), then=board["kind"].map(places)).sort_values(["first", "then", "main"])
+    columns, lines = columns_of(board), []
+    finished = {name: rows[rows["status"] == "done"] for name, rows in board.groupby("dataset")}
+    for _, row in board.iterrows():
+        found = cells(row, finished[row.dataset], folder)
+        inside = "".join(found.get(c.name, Cell()).html(c.css) for c in columns)
+        facts = "".join(f' data-{key}="{escape(str(row[key]))}"' for key in ("dataset", "kind", "status"))
+        lines.append(f'<tr class="{escape(f"{row.kind} {row.status}")}"{facts}>{inside}</tr>')
+    head = "".join(f'<th scope="col" class="{c.css}" data-name="{c.name}">{escape(c.label)}</th>' for c in columns)
+    body = f'<table id="board"><thead><tr>{head}</tr></thead><tbody>\n{chr(10).join(lines)}\n</tbody></table>'
+    return f'{controls(board)}<div class="wrap" tabindex="0" role="region" aria-label="every run">{body}</div>'
+
+
+def controls(board: pd.DataFrame) -> str:
+    """What filters the table: words, and what its rows differ in; hidden where no script runs."""
+    chosen = ""
+    for key, label in (("dataset", "data set"), ("kind", "kind"), ("status", "status")):
+        if board[key].nunique() < 2:
+            continue
+        options = "".join(f"<option>{escape(str(value))}</option>" for value in board[key].unique())
+        chosen += f'<label>{label}<select name="{key}"><option value="">all</option>{options}</select></label>'
+    words = '<label>words<input type="search" name="words" placeholder="image, exp3, …"></label>'
+    return (
+        f'<form class="controls" id="filter" hidden>{words}{chosen}<button type="reset">all rows</button><output aria-live="polite"></output></form>'
+    )
+
+
+def section(dataset: str, rows: pd.DataFrame, found: Sequence[Entry], folder: Path) -> str:
+    """What one data set says: questions with their answers, all results at a glance, links to its pages."""
+    protocol = PROTOCOLS[rows["protocol"].iloc[0]]
+    done = rows[rows["status"] == "done"]
+    pages = [name for name in OF_A_DATA_SET if (folder / dataset / f"{name}.html").exists()]
+    links = " · ".join(f'<a href="{escape(dataset)}/{name}.html">{name}</a>' for name in pages)
+    made = differences(dataset, found)
+    asked = {question: [d for d in made if d.question == question] for question in questions_of(dataset, found)}
+    says = "".join(f"<p><b>{escape(question)}</b> {escape(summary(question, own))}</p>" for question, own in asked.items() if own)
+    says = says or "<p>No planned comparison has both its experiments finished.</p>"
+    lines = "".join(f"<li>{plain(sentence(row))}</li>" for _, row in done[done["kind"] == "model"].iterrows())
+    says += f"<details><summary>Experiment by experiment</summary><ul>{lines}</ul></details>" if lines else ""
+    caption = "Dots are means over the test part, bars their intervals; blue: models, grey: baselines, the best dashed, orange: ceilings."
+    figure = f"<figure>{dots.panel(done, protocol)}<figcaption>{caption}</figcaption></figure>" if len(done) else ""
+    return f'<section><h2>{escape(dataset)} <small>{links}</small></h2><div class="two"><div>{says}</div>{figure}</div></section>'
+
+
+def lead(board: pd.DataFrame) -> str:
+    """How much there is, and what needs a look."""
+    models = board[board["kind"] == "model"]
+    counts = ", ".join(f"{n} {escape(str(status))}" for status, n in models["status"].value_counts().items())
+    data_sets = board["dataset"].nunique()
+    return f'<p class="lead">{len(models)} experiments on {data_sets} data set{"s" if data_sets > 1 else ""}: {counts}.</p>'
+
+
+def index(board: pd.DataFrame, found: Mapping[str, Sequence[Entry]], folder: Path) -> str:
+    protocols = [name for name in PROTOCOLS if name in set(board["protocol"])] if len(board) else []
+    meaning = "".join(f"<li>{plain(line[2:])}</li>" for line in definitions(*protocols).splitlines())
+    body = "<h1>What came out? All runs</h1>"
+    if len(board):
+        body += lead(board) + "\n".join(section(name, rows, found[name], folder) for name, rows in board.groupby("dataset", sort=False))
+        body += f'<h2 id="runs">Every run</h2>{table(board, folder)}'
+    body += f'{"" if len(board) else EMPTY}<section><h2 id="meaning">What the numbers mean</h2><ul>{meaning}</ul></section>'
+    links = {"all runs": ""} | ({"table": "#runs"} if len(board) else {}) | {"what the numbers mean": "#meaning"}
+    return document("nrms: all runs", body, links, script="index.js", kind="wide")
 
 
 def write() -> tuple[Path, Path]:
-    """Rebuilds reports/leaderboard.csv and reports/index.html from the run folders. Returns both paths."""
+    """Rebuilds leaderboard.csv, index.html and every <dataset>/compare.html of reports/ from the run folders. Returns the first two paths."""
     folder = home() / "reports"
-    board = leaderboard()
+    everything = entries()
+    board = leaderboard(found=everything)
+    found = {name: [e for e in everything if e.dataset == name] for name in board["dataset"].unique()}
+    pages = {folder / name / "compare.html": comparisons(name, own, folder) for name, own in found.items()}
     with atomic(folder / "leaderboard.csv") as part:
         board.to_csv(part, index=False, float_format="%.6g")
-    sections = []
-    for dataset, rows in board.groupby("dataset", sort=False):
-        pages = [n for n in ("data_prep", "analysis") if (folder / dataset / f"{n}.html").exists()]
-        name = html.escape(dataset)
-        links = " · ".join(f'<a href="{name}/{n}.html">{n}</a>' for n in pages)
-        models = rows[(rows["kind"] == "model") & (rows["status"] == "done")]
-        found = differences(dataset)
-        protocol = PROTOCOLS[rows["protocol"].iloc[0]]
-        asked = {question: [d for d in found if d.question == question] for question in questions_of(dataset)}
-        says = "".join(f"<p><b>{question}</b> {html.escape(summary(question, own))}</p>" for question, own in asked.items() if own)
-        lines = "".join(f"<li>{html.escape(sentence(row)).replace('**', '')}</li>" for _, row in models.iterrows())
-        says += f"<details><summary>Experiment by experiment</summary><ul>{lines}</ul></details>" if lines else ""
-        body = "".join(render_row(row, folder / dataset, protocol) for _, row in rows.iterrows())
-        head = "".join(f"<th>{h}</th>" for h in (*BEFORE, *(protocol.metrics[m][0] for m in protocol.shown), *BEHIND))
-        sections.append(
-            f'<h2>{name} <small>{links}</small></h2>{says}<div class="wrap"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        )
-    meaning = "".join(f"<li>{html.escape(line[2:]).replace('**', '')}</li>" for line in definitions().splitlines())
-    empty = "<p>No runs yet: <code>python -m nrms demo</code> makes the first.</p>"
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>nrms: all runs</title><style>{STYLE}</style></head>"
-        f"<body><h1>All runs</h1>{''.join(sections) or empty}<h2>What the numbers mean</h2><ul>{meaning}</ul></body></html>"
-    )
-    with atomic(folder / "index.html") as part:
-        part.write_text(page)
+    for path, text in pages.items():
+        with atomic(path) as part:
+            part.write_text(text)
+    with atomic(folder / "index.html") as part:  # last: it links to the others
+        part.write_text(index(board, found, folder))
     return folder / "leaderboard.csv", folder / "index.html"

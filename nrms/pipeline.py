@@ -3,6 +3,7 @@
 A notebook's own record is not believed (a killed kernel leaves its cells marked as completed): a run is done when its run.json says so.
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -16,7 +17,8 @@ from tqdm import tqdm
 
 from nrms import ROOT, NrmsError
 from nrms.config import Config, resolve
-from nrms.files import atomic, locked, read_json
+from nrms.files import locked, read_json
+from nrms.render import render
 from nrms.runtime import Run, home, run_folder
 from nrms.troubles import meaning
 
@@ -44,7 +46,7 @@ def execute(name: str, folder: Path, parameters: dict[str, Any], label: str) -> 
                 cwd=str(ROOT),
                 progress_bar=False,
                 kernel_manager_class=Patient,
-                extra_arguments=["--log-level=50"],  # the kernel writes to our terminal
+                extra_arguments=["--log-level=50", "--InlineBackend.figure_formats=svg"],  # the kernel writes to our terminal; figures are drawings
             )
         except PapermillExecutionError as error:
             raise failure(label, error.ename, error.evalue) from None
@@ -56,15 +58,6 @@ def execute(name: str, folder: Path, parameters: dict[str, Any], label: str) -> 
 
 def failure(label: str, kind: str, text: str) -> NrmsError:
     return NrmsError(f"{label}: {meaning(kind, text) or f'{kind}: {text}'}")
-
-
-def render(notebook: Path, page: Path) -> None:
-    """An executed notebook as HTML, complete or not there at all."""
-    from nbconvert import HTMLExporter
-
-    exporter = HTMLExporter(embed_images=True, mathjax_url="", require_js_url="")
-    with atomic(page) as part:
-        part.write_text(exporter.from_filename(str(notebook))[0])
 
 
 class Relay:
@@ -132,6 +125,16 @@ def run_one(config: Config, label: str, *, force: bool, **given: Any) -> None:
         raise
 
 
+def render_again(places: Sequence[Path]) -> None:
+    """Renders finished notebooks once more, so that their pages link to those that were made after them; those that somebody is at are left alone."""
+    for place in places:
+        with contextlib.suppress(NrmsError), locked(place, wait=False):
+            inside = place.glob("*.ipynb") if place.is_dir() else [place.with_suffix(".ipynb")]
+            for notebook in inside:
+                if notebook.exists() and not notebook.stem.endswith(".failed"):
+                    render(notebook, notebook.with_suffix(".html"))
+
+
 def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bool = False, say=print, **given: Any) -> int:
     """Runs every experiment with every seed on one data set, then the analysis and the report. Returns the number of failures.
 
@@ -142,7 +145,7 @@ def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bo
     configs = [resolve(exp, dataset, seed, **given) for exp in exps for seed in seeds]
     from nrms.data.prepare import load
 
-    folder, failures, fresh = home() / "reports" / dataset, 0, 0
+    folder, failures, fresh = home() / "reports" / dataset, 0, []
     made = load(dataset, configs[0].data).manifest["made"]
     try:
         with locked(folder / "data_prep"):  # for whoever comes second it is there then
@@ -164,7 +167,7 @@ def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bo
             failures += 1
             say(f"FAILED  {error}")
             continue
-        fresh += 1
+        fresh.append(run_folder(config.dataset, config.name, config.seed))
         say(f"done    {label} in {time.perf_counter() - began:.0f} s")
     try:
         with locked(folder / "analysis"):
@@ -177,4 +180,5 @@ def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bo
 
     for path in page.write():
         say(f"wrote   {path.relative_to(home())}")
+    render_again([folder / "data_prep", folder / "analysis", *fresh] if fresh else [])
     return failures

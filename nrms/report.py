@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from nrms.files import read_json
-from nrms.metrics import DIAGNOSTICS, PROTOCOLS, Protocol, compare, holm, interval
+from nrms.metrics import DIAGNOSTICS, PROTOCOLS, Protocol, compare_each, holm, intervals
 from nrms.runtime import Run, home
 
 KINDS = ("model", "baseline", "ceiling")
@@ -106,9 +106,9 @@ def entries(dataset: str | None = None, only: Run | None = None) -> list[Entry]:
     return sorted(rows, key=lambda e: (e.dataset, KINDS.index(e.kind)))
 
 
-def protocol_of(dataset: str) -> Protocol:
-    """How the models of a data set are judged; that of impressions where nothing has been run yet."""
-    found = entries(dataset)
+def protocol_of(dataset: str, found: list[Entry] | None = None) -> Protocol:
+    """How the models of a data set are judged; that of impressions where nothing has been run yet. found: its `entries`, if read already."""
+    found = entries(dataset) if found is None else found
     return found[0].protocol if found else PROTOCOLS["impressions"]
 
 
@@ -125,23 +125,23 @@ def inputs(config: dict) -> str:
     )
 
 
-def leaderboard(dataset: str | None = None, only: Run | None = None) -> pd.DataFrame:
+def leaderboard(dataset: str | None = None, only: Run | None = None, found: list[Entry] | None = None) -> pd.DataFrame:
     """One row per entry: FIRST, then what else its protocol shows, intervals, sd over seeds, n, skipped, inputs, difference to a baseline.
 
     Metrics: mean over impressions of the mean over seeds. *_low, *_high: 95 % bootstrap interval over impressions.
     difference: main metric (AUC, or nDCG@10 of a catalogue) minus that of the best baseline of the data set, paired by impression, with interval
     and p (paired t-test, Holm-corrected over the models of the data set). earned: (AUC - 0.5) / (AUC of the text ceiling - 0.5), where that is known.
-    only: of all the models, this run alone.
+    only: of all the models, this run alone. found: `entries`, where they have been read already.
     """
-    everything, lines = entries(dataset, only), []
+    everything, lines, samples = entries(dataset, only) if found is None else found, [], []
     for entry in everything:
         line = {"dataset": entry.dataset, "exp": entry.exp, "kind": entry.kind, "seeds": " ".join(map(str, entry.seeds)), "status": entry.status}
         line["protocol"] = entry.record.get("protocol", "impressions")
         if entry.status == "done":
             for name in entry.protocol.shown:
                 values = entry.rows[name].dropna().to_numpy()
-                low, high = interval(values)
-                line |= {name: values.mean() if len(values) else np.nan, f"{name}_low": float(low), f"{name}_high": float(high)}
+                line[name] = values.mean() if len(values) else np.nan
+                samples.append((line, name, values))
             by_seed = list(entry.main_of_seed().values())
             line |= {"n": len(entry.rows) - int(entry.main.isna().sum()), "skipped": int(entry.main.isna().sum())}
             line[f"{entry.protocol.main}_sd"] = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan")
@@ -149,6 +149,8 @@ def leaderboard(dataset: str | None = None, only: Run | None = None) -> pd.DataF
         line["inputs"] = inputs(entry.record.get("config", {})) if entry.kind == "model" else entry.record.get("about", "")
         line["error"] = entry.record.get("error") or ""
         lines.append(line)
+    for (line, name, _), (low, high) in zip(samples, intervals([values for *_, values in samples]), strict=True):
+        line |= {f"{name}_low": low, f"{name}_high": high}
     extra = dict.fromkeys(c for line in lines for c in line if c not in FIRST)
     board = pd.DataFrame(lines).reindex(columns=[*FIRST, *extra, *DIFFERENCES])
     board["baseline"] = ""
@@ -161,7 +163,7 @@ def add_differences(board: pd.DataFrame, rows: list[Entry]) -> pd.DataFrame:
     baselines, models, ceilings = ([e for e in rows if e.status == "done" and e.kind == kind] for kind in ("baseline", "model", "ceiling"))
     if baselines and models:
         best = max(baselines, key=lambda e: e.main.mean())
-        results = [compare(*align(e, best)) for e in models]
+        results = compare_each([align(e, best) for e in models])
         for e, result, p in zip(models, results, holm([r["p"] for r in results]), strict=True):
             at = (board["exp"] == e.exp) & (board["status"] == "done") & (board["seeds"] == " ".join(map(str, e.seeds)))
             board.loc[at, ["difference", "difference_low", "difference_high", "p"]] = result["mean"], result["low"], result["high"], p
@@ -271,7 +273,7 @@ def definitions(*names: str) -> str:
     protocols = [PROTOCOLS[name] for name in names or PROTOCOLS]
     lines = [f"- **{label}**: {text}." for p in protocols for name, (label, text) in p.metrics.items() if name in p.shown]
     lines += [
-        "- **[low, high]**: 95 % bootstrap interval over impressions or questions (1,000 resamples) of the mean over seeds.",
+        "- **[low, high]**, **low to high**: 95 % bootstrap interval over impressions or questions (1,000 resamples) of the mean over seeds.",
         "- **n**: test impressions with a defined metric (**skipped**: those where nothing or everything was clicked), or questions: users asked for "
         "their next item, or for several, with all items as candidates but those that the user had before (`rank_seen`: those too).",
         "- **vs best baseline**: main metric (AUC of impressions, nDCG@10 of catalogues, Recall@20 of sets) minus that of the best baseline; "

@@ -14,8 +14,11 @@ from nrms.config import PARAMS, Dataset, Experiment, load_dataset, reads_a_log, 
 from nrms.runtime import data_folder
 
 LAYER = dict.fromkeys(("parameters", "config", "runtime", "files", "progress", "metrics", "objectives", "terms", "dropout", "troubles"), 0)
-LAYER |= dict.fromkeys(("arguments", "data", "items", "users", "report", "page", "figures", "show", "original", "answers"), 1)
+LAYER |= dict.fromkeys(("arguments", "data", "items", "users", "report", "figures", "show", "original", "answers", "shell", "dots", "render"), 1)
 LAYER |= {
+    "examples": 2,
+    "compare": 2,
+    "page": 3,
     "recommender": 2,
     "ranking": 2,
     "references": 2,
@@ -37,7 +40,8 @@ LAYER |= {
     "doctor": 4,
     "__main__": 5,
 }
-FAMILY = dict.fromkeys(("page", "figures", "show", "original", "answers"), "report")  # one thing in six files
+FAMILY = dict.fromkeys(("figures", "show", "original", "answers", "shell", "dots", "render"), "report")  # one thing in eight files
+FAMILY |= {"examples": "compare"}
 FAMILY |= {"parameters": "config", "troubles": "runtime", "files": "runtime", "progress": "runtime"}
 FAMILY |= {"measure": "bench", "plain": "bench", "growth": "bench"}
 FAMILY |= {"guards": "train", "gradients": "recommender", "ranking": "recommender", "references": "recommender"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-from nrms.metrics import METRICS, compare, holm, interval, rank_metrics, summarise
+from nrms.metrics import METRICS, compare, compare_all, holm, interval, intervals, rank_metrics, summarise
 
 
 def one(scores, clicked):
@@ -146,3 +146,20 @@ def test_comparison_is_paired():
 def test_holm_by_hand():
     """0.01, 0.04, 0.03 of three: 0.03, 0.06, 0.06."""
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06]) and holm([]) == []
+
+
+def test_many_comparisons_are_each_as_if_alone():
+    """Samples of several lengths, pairs of columns with gaps in the same and in other rows, and none at all: as `interval` and `compare` alone."""
+    rng = np.random.default_rng(0)
+    samples = [rng.normal(size=n) for n in (40, 7, 40, 0, 1)]
+    np.testing.assert_allclose(intervals(samples), [interval(s) for s in samples], rtol=0, atol=1e-12)
+    values = rng.normal(size=(60, 5))
+    values[3, :3] = values[9, 3] = values[:, 4] = np.nan
+    values[:, 1] = values[:, 0]
+    found = compare_all(values)
+    assert sorted(found) == [(i, j) for i in range(5) for j in range(i + 1, 5)]
+    for (i, j), result in found.items():
+        assert result == pytest.approx(compare(values[:, i], values[:, j]), abs=1e-12, nan_ok=True)
+    assert found[0, 1] == {"mean": 0, "low": 0, "high": 0, "p": 1, "n": 59} and found[0, 4]["n"] == 0 and found[0, 3]["n"] == 58
+    kept = ~np.isnan(values[:, 0] - values[:, 2])
+    assert found[0, 2]["p"] == pytest.approx(stats.ttest_rel(values[kept, 0], values[kept, 2]).pvalue)

@@ -63,7 +63,7 @@ def test_leaderboard(runs, home):
 def test_index_page(runs, home):
     """The page shows every row, escapes what it quotes, defines its numbers and asks nothing of the network."""
     text = page.write()[1].read_text()
-    assert text.count("<tr") == 1 + 6 and "the &lt;cat&gt; sat on it" in text and "http" not in text
+    assert text.count("<tr") == 1 + 6 and "the &lt;cat&gt; sat on it" in text and "http://" not in text and "https://" not in text
     assert all(label in text for label, _ in METRICS.values() if "first" not in label) and "What the numbers mean" in text
 
 
@@ -104,6 +104,7 @@ def test_pipeline_runs_skips_and_reports(home):
     say = []
     assert pipeline.run([4], "newsroom-tiny", [0], say=say.append, epochs=1) == 0
     folder = run_folder("newsroom-tiny", "exp4-epochs1", 0)
+    assert 'href="eval.html"' in (folder / "train.html").read_text() and 'href="../../analysis.html"' in (folder / "train.html").read_text()
     assert {"train.ipynb", "train.html", "eval.ipynb", "eval.html", "run.json", "metrics.json", "rows.parquet", "history.jsonl"} <= {
         p.name for p in folder.iterdir()
     }
