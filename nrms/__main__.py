@@ -10,6 +10,7 @@ evaluate EXP --checkpoint F --dataset D  weights that were trained elsewhere, on
 ensemble EXP... --dataset D --seeds 0 1  the mean of what trained runs say, as one more row
 bench                                  the same work done the plain way and ours, timed in one run; into reports/benchmark
 report                                 rebuilds reports/leaderboard.csv and reports/index.html
+publish DATASET --to FOLDER            its finished results as a folder to be passed on: pages and small files, no data, no weights
 doctor                                 checks the installation, the data and the runs, and says what to do about what is wrong
 """
 
@@ -71,6 +72,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     bench.add_argument("--catalogue", type=int, nargs=2, default=[10_000, 150_000], metavar=("USERS", "ITEMS"), help="a catalogue to rank")
     commands.add_parser("report", help="rebuild all tables and pages")
+    publish = commands.add_parser("publish", help="results as a folder to be passed on")
+    publish.add_argument("dataset", help="whose runs are there")
+    publish.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="is made anew")
+    publish.add_argument("--readme", type=Path, nargs="+", default=[], help="files between whose marks the table is written")
     commands.add_parser("doctor", help="check the installation, the data and the runs")
     return parser.parse_args(arguments)
 
@@ -193,13 +198,22 @@ def report(args: argparse.Namespace, given: Given) -> None:
         print(f"wrote {path.relative_to(home())}")
 
 
+def publish(args: argparse.Namespace, given: Given) -> None:
+    from nrms.publish import publish, put_results
+
+    folder = publish(args.dataset, args.to)
+    for readme in args.readme:
+        put_results(readme, folder)
+    print(f"wrote {folder}")
+
+
 def doctor(args: argparse.Namespace, given: Given) -> int:
     from nrms import doctor
 
     return doctor.main()
 
 
-COMMANDS = {f.__name__: f for f in (demo, download, prepare, run, evaluate, ensemble, bench, report, doctor)}
+COMMANDS = {f.__name__: f for f in (demo, download, prepare, run, evaluate, ensemble, bench, report, publish, doctor)}
 
 
 def main(arguments: list[str] | None = None) -> int:

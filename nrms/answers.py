@@ -3,7 +3,7 @@
 Every comparison is paired by impression, seeds averaged first; all p-values of a data set are corrected together (Holm).
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import pandas as pd
@@ -300,6 +300,17 @@ def by_slice(dataset: str, exp: str, other: str) -> pd.DataFrame:
         elif kind == main and name:
             lines[name] = compare(a[column].to_numpy(), b[column].to_numpy())
     return pd.DataFrame(lines).T.query("n > 1").astype({"n": int})
+
+
+def table_of(found: list[Difference], dataset: str) -> pd.DataFrame:
+    """The comparisons of a data set as comparisons.csv has them; `from_table` reads them back."""
+    lines = [{"dataset": dataset} | asdict(d) | {"seeds": " ".join(f"{s:.6g}" for s in d.seeds)} for d in found]
+    return pd.DataFrame(lines, columns=["dataset", *(f.name for f in fields(Difference))])
+
+
+def from_table(table: pd.DataFrame) -> list[Difference]:
+    lines = table.drop(columns="dataset").fillna({"seeds": ""}).to_dict("records")
+    return [Difference(**line | {"seeds": tuple(map(float, str(line["seeds"]).split()))}) for line in lines]
 
 
 Pair = tuple[str, str]

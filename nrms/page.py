@@ -1,4 +1,4 @@
-"""How do people see what came out? leaderboard.csv, index.html and the comparisons, rebuilt from run folders."""
+"""How do people see what came out? leaderboard.csv, comparisons.csv, index.html and the pages of comparisons, rebuilt from run folders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from nrms import dots
-from nrms.answers import differences, questions_of, summary
+from nrms.answers import differences, questions_of, summary, table_of
 from nrms.compare import comparisons
 from nrms.files import atomic
 from nrms.metrics import PROTOCOLS
@@ -161,18 +161,27 @@ def index(board: pd.DataFrame, found: Mapping[str, Sequence[Entry]], folder: Pat
     return document("nrms: all runs", body, links, script="index.js", kind="wide")
 
 
+def write_tables(folder: Path, board: pd.DataFrame, found: Mapping[str, Sequence[Entry]]) -> tuple[Path, Path]:
+    """leaderboard.csv, comparisons.csv and index.html, which links to the pages that `folder` has. found: the rows of each data set."""
+    made = [table_of(differences(name, own), name) for name, own in found.items()]
+    for name, table in (("leaderboard", board), ("comparisons", pd.concat(made) if made else table_of([], ""))):
+        with atomic(folder / f"{name}.csv") as part:
+            table.to_csv(part, index=False, float_format="%.6g")
+    with atomic(folder / "index.html") as part:
+        part.write_text(index(board, found, folder))
+    return folder / "leaderboard.csv", folder / "index.html"
+
+
 def write() -> tuple[Path, Path]:
-    """Rebuilds leaderboard.csv, index.html and every <dataset>/compare.html of reports/ from the run folders. Returns the first two paths."""
+    """Rebuilds leaderboard.csv, comparisons.csv, index.html and every <dataset>/compare.html of reports/ from the run folders.
+
+    Returns the paths of the first and of the page that links to the others.
+    """
     folder = home() / "reports"
     everything = entries()
     board = leaderboard(found=everything)
     found = {name: [e for e in everything if e.dataset == name] for name in board["dataset"].unique()}
-    pages = {folder / name / "compare.html": comparisons(name, own, folder) for name, own in found.items()}
-    with atomic(folder / "leaderboard.csv") as part:
-        board.to_csv(part, index=False, float_format="%.6g")
-    for path, text in pages.items():
+    for path, text in {folder / name / "compare.html": comparisons(name, own, folder) for name, own in found.items()}.items():
         with atomic(path) as part:
             part.write_text(text)
-    with atomic(folder / "index.html") as part:  # last: it links to the others
-        part.write_text(index(board, found, folder))
-    return folder / "leaderboard.csv", folder / "index.html"
+    return write_tables(folder, board, found)

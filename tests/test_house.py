@@ -37,6 +37,7 @@ LAYER |= {
     "plain": 3,
     "growth": 3,
     "pipeline": 4,
+    "publish": 4,
     "doctor": 4,
     "__main__": 5,
 }

@@ -1,0 +1,88 @@
+"""How are results passed on? As a folder of pages and of the small files behind their numbers: no data, no weights, no scores."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from nrms import NrmsError, figures, page
+from nrms.answers import from_table, summary
+from nrms.files import atomic, atomic_folder, read_json, write_json
+from nrms.metrics import PROTOCOLS, Protocol
+from nrms.report import KINDS, entries, leaderboard, number, with_interval
+from nrms.runtime import home
+from nrms.shell import OF_A_DATA_SET, OF_A_RUN
+
+PRIVATE = ("host", "pid", "process_started")  # facts of run.json that say where, and nothing of what
+FILES = ("metrics.json", "diagnostics.json", "beyond.json", "history.jsonl")
+BEGIN, END = "<!-- results: written by `python -m nrms publish`, checked by tests/test_published.py -->\n", "<!-- end of results -->"
+
+
+def publish(dataset: str, target: Path) -> Path:
+    """Makes the folder `target` anew from the finished runs of a data set: index.html, leaderboard.csv, comparisons.csv, ranking.svg, of each run its
+    record, metrics and history, and all pages that are there.
+
+    Raises NrmsError where nothing is finished.
+    """
+    page.write()
+    found = [e for e in entries(dataset) if e.status == "done"]
+    if not any(e.kind == "model" for e in found):
+        raise NrmsError(f"No run on {dataset} is finished, so there is nothing to pass on: `python -m nrms run EXP --dataset {dataset}` makes one.")
+    reports = home() / "reports"
+    with atomic_folder(target) as folder:
+        for entry in found:
+            for run in entry.runs:
+                copy_run(run.folder, folder / run.folder.relative_to(reports))
+        copy(reports / dataset, folder / dataset, [f"{name}.html" for name in OF_A_DATA_SET])
+        board = leaderboard(dataset, found=found)
+        page.write_tables(folder, board, {dataset: found})
+        figures.ranking(dataset).savefig(folder / "ranking.svg", metadata={"Date": None})
+    return target
+
+
+def copy(source: Path, target: Path, names: list[str]) -> None:
+    """Those of the files `names` that are there."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / name)
+
+
+def copy_run(source: Path, target: Path) -> None:
+    """The record of a run, what its numbers are made of, and its pages."""
+    copy(source, target, [*FILES, *(f"{name}.html" for name in OF_A_RUN)])
+    write_json(target / "run.json", {key: value for key, value in read_json(source / "run.json").items() if key not in PRIVATE})
+
+
+def results(folder: Path) -> str:
+    """What a published data set says, in Markdown, made of the two .csv files of `folder`: its questions with their computed answers, and one table."""
+    board, made = (pd.read_csv(folder / name, dtype={"seeds": str}) for name in ("leaderboard.csv", "comparisons.csv"))
+    found = from_table(made)
+    says = "".join(f"- **{question}** {summary(question, [d for d in found if d.question == question])}\n" for question in made["question"].unique())
+    protocol = PROTOCOLS[board["protocol"].iloc[0]]
+    board["place"] = board["kind"].map(KINDS.index)
+    lines = [line(row, protocol) for _, row in board.sort_values(["place", protocol.main], ascending=[True, False]).iterrows()]
+    head = ["", "reads", *(protocol.metrics[name][0] for name in protocol.shown), "against the best baseline", "minutes"]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
+    seeds = board.loc[board["kind"] == "model", "seeds"].iloc[0]
+    about = f"{board['dataset'].iloc[0]}, {board['n'].max():,.0f} test {protocol.unit}s, mean over seeds {seeds}; in brackets the 95 % interval."
+    return f"{says}\n{about[0].upper()}{about[1:]}\n\n{table}\n"
+
+
+def line(row: pd.Series, protocol: Protocol) -> list[str]:
+    """One row of the table of `results`."""
+    is_model = row["kind"] == "model"
+    name = f"`{row['exp']}`" if is_model else f"*{row['exp']}*"
+    shown = [with_interval(row, protocol.main), *(number(row[name]) for name in protocol.shown if name != protocol.main)]
+    gain = f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]" if pd.notna(row["difference"]) else ""
+    return [name, row["inputs"] if is_model else row["kind"], *shown, gain, number(row["minutes"], 1)]
+
+
+def put_results(readme: Path, folder: Path) -> None:
+    """Writes `results` between the two marks of a README. Raises NrmsError where it has none."""
+    text = readme.read_text()
+    if BEGIN not in text or END not in text:
+        raise NrmsError(f"{readme} has no place for results; write these two lines where they belong:\n{BEGIN}{END}")
+    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    with atomic(readme) as part:
+        part.write_text(text[:begin] + results(folder) + text[end:])
