@@ -55,7 +55,7 @@ def copy_run(source: Path, target: Path) -> None:
 
 
 def results(folder: Path) -> str:
-    """What a published data set says, in Markdown, made of the two .csv files of `folder`: its questions with their computed answers, and one table."""
+    """What a published data set says, in Markdown: its questions with their computed answers, and one table. folder: that of `publish`."""
     board, made = (pd.read_csv(folder / name, dtype={"seeds": str}) for name in ("leaderboard.csv", "comparisons.csv"))
     found = from_table(made)
     says = "".join(f"- **{question}** {summary(question, [d for d in found if d.question == question])}\n" for question in made["question"].unique())

@@ -114,7 +114,7 @@ def test_nothing_finished_is_nothing_to_pass_on(home):
 
 
 def test_what_is_passed_on(place):
-    """Pages that are there, tables, records without the machine's name; not the rows, not the weights. A README gets the table, or says what it lacks."""
+    """Pages that are there, tables, records that name no machine; no rows, no weights. A README gets the table, or it is said what it lacks."""
     config, home = resolve(4, "newsroom-tiny", device="cpu", epochs=1, name="exp4"), place
     train(config)
     evaluate(config)
