@@ -29,8 +29,8 @@ from nrms.data.tables import Impressions, News, impressions_of
 from nrms.files import atomic, locked
 from nrms.progress import progress
 from nrms.ranking import encode_items, rank_impressions
-from nrms.recommender import Recommender
-from nrms.runs import open_run, trained
+from nrms.recommender import Recommender, build
+from nrms.runs import load_run
 from nrms.runtime import Run, data_folder
 
 NAME = "prediction.txt"
@@ -52,7 +52,7 @@ def submit(run: Run, part: str = "test", source: Path | None = None, pictures: P
     any, are not looked at. pictures: a folder with those of its news that the prepared data set does not have.
     Raises NrmsError when the run cannot rank news that it has not seen, and for a line that is not sound: none may be left out.
     """
-    config, tables, weights = open_run(run)
+    config, tables, model = load_run(run)
     check_can(run, config)
     if pictures is not None and tables.pixels is None:
         raise NrmsError(f"{config.dataset} was prepared without pictures, so no run reads any: leave out `--images`.")
@@ -61,7 +61,7 @@ def submit(run: Run, part: str = "test", source: Path | None = None, pictures: P
         raise NrmsError(f"There is no {source}: give the folder or zip of the {part} part, e.g. `--from MINDlarge_test.zip`.")
     members, counts, folder = mind.find_part(source, part), Counter(), run.folder / f"submit-{part}"
     with locked(folder), with_news_of(members["news.tsv"], tables, config.data.max_bad, pictures, counts) as tables:
-        model = trained(run, config, tables, weights)
+        model = rebound(model, config, tables)
         vectors = encode_items(model)
         with atomic(folder / NAME) as written:
             blocks = read_impressions(members["behaviors.tsv"], tables, counts)
@@ -79,6 +79,8 @@ def check_can(run: Run, config: Config) -> None:
         )
     if config.shuffle_images:
         raise NrmsError(f"{run.folder} is a control whose pictures changed places, which no other news can: give the run that it controls.")
+    if config.features_learn:
+        raise NrmsError(f"{run.folder} has features_learn: the vectors of its own news are weights, and other news have none. Give another run.")
 
 
 @contextlib.contextmanager
@@ -105,6 +107,15 @@ def with_news_of(member: Member, tables: Tables, most: float, pictures: Path | N
             pixels = images.read_store(store)
             pixels = images.Pixels(pixels.values[1:], pixels.present[1:])
         yield tables.with_news(more, pixels)
+
+
+def rebound(model: Recommender, config: Config, tables: Tables) -> Recommender:
+    """The model, bound to all news of `tables`."""
+    if tables.base is None:
+        return model
+    other = build(config, tables, next(model.parameters()).device)
+    other.load_state_dict(model.state_dict())
+    return other.eval()
 
 
 def read_impressions(member: Member, tables: Tables, counts: Counter) -> Iterator[Impressions]:

@@ -23,8 +23,7 @@ from nrms.files import read_json
 from nrms.ranking import encode_items
 from nrms.recommender import build
 from nrms.runs import find_run, load_run
-from nrms.runtime import Run
-from nrms.submit import Expected, check, ranks_of, submit
+from nrms.submit import Expected, check, check_can, ranks_of, submit
 from nrms.train import train
 
 NAME = "newsroom-tiny"
@@ -279,34 +278,17 @@ def test_a_run_on_a_log_is_refused(movies, board):
     for exp in ("idrec_sasrec", "lightgcn"):
         config, _ = movies(exp, epochs=1, name=f"refused-{exp.split('_')[0]}")
         train(config)
+        evaluate(config)
         with pytest.raises(NrmsError, match="a log of interactions: MIND's leaderboard ranks"):
             submit(find_run(config.name, "movies"), "test", board[0])
 
 
-def test_a_run_is_found_by_its_name_or_folder(home, run, monkeypatch):
-    """`gate`, `gate/seed0` and the folder mean the same; of several seeds seed 0 is meant; a wrong name is answered with the nearest."""
-    assert {find_run(text, NAME).folder for text in ("gate", "gate/seed0", str(run.folder))} == {run.folder}
-    other = Run(run.folder.with_name("seed1"))
-    shutil.copytree(run.folder, other.folder)
-    assert find_run("gate", NAME).folder == run.folder and find_run("gate/seed1", NAME).folder == other.folder
-    with pytest.raises(NrmsError, match="did you mean `gate`"):
-        find_run("gat", NAME)
-    with pytest.raises(NrmsError, match="There are no runs on movies"):
-        find_run("gate", "movies")
-    with pytest.raises(NrmsError, match=f"give `--dataset {NAME}`"):
-        find_run(str(run.folder), "movies")
-    shutil.rmtree(other.folder)
-
-
-def test_a_run_that_no_longer_fits_is_refused(home, run):
-    """A run that is not finished, or was trained on other data or values than there are now, is not loaded."""
-    for values, words in (({"status": "failed"}, "no trained model"), ({"data": {}}, "prepared anew"), ({"hash": "0"}, "another version")):
-        other = Run(run.folder.with_name("seed7"))
-        shutil.copytree(run.folder, other.folder)
-        other.update(**values)
+def test_a_control_is_refused(run, home):
+    """Pictures that changed places, vectors that are weights of the data set's own news: other news have none."""
+    config, _, _ = load_run(run)
+    for values, words in (({"shuffle_images": True}, "control"), ({"features_learn": True}, "are weights")):
         with pytest.raises(NrmsError, match=words):
-            load_run(other)
-        shutil.rmtree(other.folder)
+            check_can(run, config.model_copy(update=values))
 
 
 def test_the_command_line(home, run, tmp_path, capsys):

@@ -66,7 +66,7 @@ def by_part(source: Path, above: tuple[str, ...] = ()) -> dict[str, dict[str, Me
 
 def find_part(source: Path, part: str) -> dict[str, Member]:
     """{"news.tsv": member, "behaviors.tsv": member} of one part: `source` is its folder or zip, or that of a whole MIND."""
-    found = by_part(source, above=(source.resolve().name,))
+    found = by_part(source, above=(source.absolute().name,))
     if "behaviors.tsv" not in found.get(part, {}):
         there = ", ".join(name for name in PARTS if "behaviors.tsv" in found.get(name, {})) or "none"
         raise NrmsError(f"{source} holds no part `{part}`: expected news.tsv and behaviors.tsv in a folder or zip so called. Parts there: {there}.")
