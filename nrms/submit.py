@@ -66,6 +66,8 @@ def submit(run: Run, part: str = "test", source: Path | None = None, pictures: P
         with atomic(folder / NAME) as written:
             blocks = read_impressions(members["behaviors.tsv"], tables, counts)
             expected = write(written, model, vectors, config, blocks)
+            if not len(expected.ids):
+                raise NrmsError(f"{members['behaviors.tsv'].name} has no impressions, so there is nothing to rank.")
             check(Member(NAME, lambda: written.open("rb")), expected)
         return pack(folder / NAME), counts
 
@@ -96,17 +98,14 @@ def with_news_of(member: Member, tables: Tables, most: float, pictures: Path | N
     counts.update({"news": len(found) - 1, "news that the data set does not have": len(more)})
     counts["news with another title than the data set has, which is kept"] += int((titles != tables.news.title[old])[~new].sum())
     counts["lines of news.tsv left out"] += ledger.rows_in - ledger.rows_out
-    if not len(more):
-        yield tables
+    if pictures is None or not len(more):
+        yield tables.with_news(more) if len(more) else tables
         return
     with tempfile.TemporaryDirectory(dir=tables.folder) as folder:
-        pixels = None
-        if pictures is not None and tables.pixels is not None:
-            ids, store = ["", *more.id], Path(folder) / "images.npy"
-            counts["pictures of them"] += images.write_store(pictures, ids, tables.pixels.values.shape[1], store)["found"]
-            pixels = images.read_store(store)
-            pixels = images.Pixels(pixels.values[1:], pixels.present[1:])
-        yield tables.with_news(more, pixels)
+        store = Path(folder) / "images.npy"
+        counts["pictures of them"] += images.write_store(pictures, ["", *more.id], tables.pixels.values.shape[1], store)["found"]
+        pixels = images.read_store(store)
+        yield tables.with_news(more, images.Pixels(pixels.values[1:], pixels.present[1:]))
 
 
 def rebound(model: Recommender, config: Config, tables: Tables) -> Recommender:

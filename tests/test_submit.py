@@ -217,6 +217,13 @@ def test_pictures_of_new_news(run, home, tmp_path):
     assert not list(tables.folder.glob("tmp*"))
 
 
+def test_a_part_without_impressions_is_an_error(run, home, tmp_path):
+    """An empty behaviors.tsv is no part to predict."""
+    part = write_part(tmp_path / "test", [], [("N1", "a")])
+    with pytest.raises(NrmsError, match="has no impressions"):
+        submit(run, "test", part)
+
+
 GOOD = [("7", [2, 1, 3]), ("8", [1]), ("9", [1, 2]), ("10", [4, 3, 2, 1])]
 SPOILT = {
     "doubled": (lambda rows: [*rows[:2], rows[1], *rows[2:]], "line 3, is of the impression 8, which has line 2 already"),
