@@ -8,6 +8,8 @@ prepare DATASET [--like D] [--from F] [--images G [--cards] [--ids T]]
 run EXP... --dataset D --seeds 0 1     experiments, executed as notebooks into reports/D/EXP/seedK
 evaluate EXP --checkpoint F --dataset D  weights that were trained elsewhere, on the test part of D
 ensemble EXP... --dataset D --seeds 0 1  the mean of what trained runs say, as one more row
+submit --run RUN --dataset D [--part P] [--from F] [--images G]
+                                       prediction.zip for MIND's leaderboard: every impression of its test part (or of dev) ranked by a trained run
 bench                                  the same work done the plain way and ours, timed in one run; into reports/benchmark
 report                                 rebuilds reports/leaderboard.csv and reports/index.html
 publish DATASET --to FOLDER            its finished results as a folder to be passed on: pages and small files, no data, no weights
@@ -59,6 +61,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     both.add_argument("--dataset", required=True)
     both.add_argument("--seeds", type=int, nargs="+", default=[0])
     both.add_argument("--name", default="ensemble", help="of the run folder")
+    hand_in = commands.add_parser("submit", help="a file for MIND's leaderboard")
+    hand_in.add_argument("--run", required=True, help="a run's folder, or its name: exp3/seed0, or exp3 for its only seed, else seed 0")
+    hand_in.add_argument("--dataset", required=True)
+    hand_in.add_argument("--part", choices=("test", "dev"), default="test")
+    hand_in.add_argument("--from", dest="source", type=Path, help="folder or zip of the part, or of a whole MIND; else what was downloaded")
+    hand_in.add_argument("--images", type=Path, help="folder of <news id>.jpg, .png or .webp of the part's own news")
     for parser_of in (prepare, run, judge, both):
         add_values(parser_of)
     bench = commands.add_parser("bench", help="speed against the plain way")
@@ -169,6 +177,17 @@ def ensemble(args: argparse.Namespace, given: Given) -> None:
     print(report.comparison(args.dataset).to_string())
 
 
+def submit(args: argparse.Namespace, given: Given) -> None:
+    load_dataset(args.dataset)
+    from nrms.runs import find_run
+    from nrms.submit import submit
+
+    path, counts = submit(find_run(args.run, args.dataset), args.part, args.source, args.images)
+    for what, n in counts.items():
+        print(f"{n:,} {what}")
+    print(f"wrote {path}, checked: every impression once, its ranks a permutation")
+
+
 def bench(args: argparse.Namespace, given: Given) -> None:
     from nrms import bench
 
@@ -213,7 +232,7 @@ def doctor(args: argparse.Namespace, given: Given) -> int:
     return doctor.main()
 
 
-COMMANDS = {f.__name__: f for f in (demo, download, prepare, run, evaluate, ensemble, bench, report, publish, doctor)}
+COMMANDS = {f.__name__: f for f in (demo, download, prepare, run, evaluate, ensemble, submit, bench, report, publish, doctor)}
 
 
 def main(arguments: list[str] | None = None) -> int:

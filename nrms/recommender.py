@@ -156,7 +156,7 @@ def whole_texts(tables: Tables) -> list[str]:
 def find_role(name: str, config: Config, tables: Tables) -> str:
     """What an encoder name of an experiment file means for this data set: a role is looked up there, `local` is pre-trained if need be."""
     meant = getattr(config.data, name) if name in ROLES else name
-    return str(local_model(name, tables)) if meant == "local" else meant
+    return str(local_model(name, tables.own)) if meant == "local" else meant
 
 
 def local_model(role: str, tables: Tables) -> Path:
@@ -202,10 +202,15 @@ def build_encoder(modality: str, config: Config, tables: Tables) -> Encoder:
     return encoder
 
 
+def own(items: torch.Tensor, tables: Tables) -> torch.Tensor:
+    """The flags `items` (N + 1,), False for news behind the data set's own: vectors are standardised as they were in training."""
+    return items.cpu() & (torch.arange(len(items)) < len(tables.own.news))
+
+
 def tuned(encoder: Encoder, modality: str, config: Config, tables: Tables) -> nn.Module:
     """`encoder` as the experiment tunes it; or, where no part of it has to run any more, what stands in its place."""
     how, cache = config.tuning_of(modality), (tables.content, tables.folder / "features", modality)
-    used = torch.arange(len(encoder.present)) > 0 if FUSIONS[config.fusion].wants_blank else encoder.present
+    used = own(torch.arange(len(encoder.present)) > 0 if FUSIONS[config.fusion].wants_blank else encoder.present, tables)
     sizes = {"dim": config.dim, "dropout": config.frozen_dropout, "made_by": sum(p.numel() for p in encoder.model.parameters())}
     if how == "frozen":
         options = {"depth": config.depth, "learns": config.features_learn}
@@ -234,7 +239,7 @@ def stand_in(modality: str, config: Config, tables: Tables) -> nn.Module | None:
     if set(needed) <= set(config.data.given) and config.tuning_of(modality) == "frozen":
         table = np.concatenate([tables.vectors[name] for name in needed], 1)
         present = torch.from_numpy(np.any(table, axis=1))
-        used = torch.arange(len(present)) > 0 if FUSIONS[config.fusion].wants_blank else present
+        used = own(torch.arange(len(present)) > 0 if FUSIONS[config.fusion].wants_blank else present, tables)
         options = {"dim": config.dim, "dropout": config.frozen_dropout, "depth": config.depth, "learns": config.features_learn}
         return Frozen(table, present, used if config.standardise else None, **options)
     return None
@@ -251,7 +256,7 @@ def build(config: Config, tables: Tables, device: torch.device | str = "cpu") ->
     if len(plain) > 1 and all(isinstance(e, Side) for e in encoders.values()):  # IISAN's third chain, across both
         layers = [cached_layers(plain[m], tables.content, tables.folder / "features", m) for m in plain]
         both = torch.stack([e.present for e in plain.values()]).all(0)
-        encoders["both"] = Side(layers, both, both, dim=config.dim, rank=config.rank, layers=config.side_layers, dropout=config.dropout)
+        encoders["both"] = Side(layers, both, own(both, tables), dim=config.dim, rank=config.rank, layers=config.side_layers, dropout=config.dropout)
     if config.data.protocol != "impressions":
         start_small(encoders, USERS[config.users].deviation)
     if config.shuffle_images:

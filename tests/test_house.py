@@ -32,6 +32,8 @@ LAYER |= {
     "gradients": 2,
     "evaluate": 3,
     "ensemble": 3,
+    "runs": 3,
+    "submit": 3,
     "bench": 3,
     "measure": 3,
     "plain": 3,
@@ -46,7 +48,7 @@ FAMILY |= {"examples": "compare"}
 FAMILY |= {"parameters": "config", "troubles": "runtime", "files": "runtime", "progress": "runtime"}
 FAMILY |= {"measure": "bench", "plain": "bench", "growth": "bench"}
 FAMILY |= {"guards": "train", "gradients": "recommender", "ranking": "recommender", "references": "recommender"}
-FAMILY |= {"ensemble": "evaluate"}
+FAMILY |= {"ensemble": "evaluate", "runs": "evaluate", "submit": "evaluate"}
 FAMILY |= dict.fromkeys(("transfer", "diagnostics", "probe"), "recommender")
 DATA = {False: "newsroom-tiny", True: "movies"}  # a data set of impressions, one of interactions
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("data_prep", "train", "eval", "analysis", "benchmark")]

@@ -39,8 +39,24 @@ REASONS = {
 class Pixels:
     """Pictures of all items. Row i belongs to item i; rows without a picture are zero and absent."""
 
-    values: np.ndarray  # (N + 1, S, S, 3) uint8, memory-mapped
+    values: "np.ndarray | Stacked"  # (N + 1, S, S, 3) uint8, memory-mapped
     present: np.ndarray  # (N + 1,) bool
+
+
+class Stacked:
+    """Two tables of pictures, one behind the other, of which rows are read by number; neither is copied."""
+
+    def __init__(self, first: np.ndarray, second: np.ndarray):
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        behind = rows >= len(self.first)
+        found = np.empty((len(rows), *self.first.shape[1:]), self.first.dtype)
+        found[~behind], found[behind] = self.first[rows[~behind]], self.second[rows[behind] - len(self.first)]
+        return found
 
 
 def decode(path: Path, size: int, cut: "Callable[[Image.Image], Image.Image | str] | None" = None) -> np.ndarray | str:

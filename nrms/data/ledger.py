@@ -52,9 +52,13 @@ CHOSEN = {"low_rating"}
 
 @dataclass
 class Ledger:
-    """What was found in one file. rows_in = rows_out + the sum of what was set aside."""
+    """What was found in one file. rows_in = rows_out + the sum of what was set aside.
+
+    whole: no row may be left out, as of a part to be predicted; the first that would be is an error.
+    """
 
     file: str
+    whole: bool = False
     rows_in: int = 0
     rows_out: int = 0
     counts: Counter = field(default_factory=Counter)
@@ -120,12 +124,17 @@ class Rows:
             return
         self.ledger.counts[reason] += int(found.sum())
         if reason not in NOTED | CHOSEN:
-            for i in np.flatnonzero(found)[: max(3 - len(self.ledger.examples), 0)]:
-                text = self.lines[int(i)].as_py().decode("utf-8", "replace")
-                self.ledger.examples.append(f"{self.ledger.file}, line {self.numbers[i]}, {REASONS[reason]}: {text[:160]!r}")
+            self.ledger.examples += [self.show(reason, i) for i in np.flatnonzero(found)[: max(3 - len(self.ledger.examples), 0)]]
+
+    def show(self, reason: str, row: int) -> str:
+        """Where a row stands, what is odd about it, and how it begins."""
+        text = self.lines[int(row)].as_py().decode("utf-8", "replace")
+        return f"{self.ledger.file}, line {self.numbers[row]}, {REASONS[reason]}: {text[:160]!r}"
 
     def drop(self, reason: str, found: np.ndarray) -> None:
-        """Counts these rows and leaves them out from here on."""
+        """Counts these rows and leaves them out from here on; raises NrmsError where the ledger does not let it."""
+        if self.ledger.whole and reason not in NOTED and found.any():
+            raise NrmsError(f"{self.show(reason, np.flatnonzero(found)[0])}. Every line must be ranked, so none is left out: get the file again.")
         self.count(reason, found)
         if found.any():
             keep = pa.array(~found)

@@ -44,11 +44,14 @@ def list_members(source: Path) -> list[Member]:
     return members
 
 
-def find_members(source: Path) -> dict[str, dict[str, Member]]:
-    """{part: {"news.tsv": member, "behaviors.tsv": member}} of a folder or zip; a part is told by `train`, `dev` or `test` in the path."""
+def by_part(source: Path, above: tuple[str, ...] = ()) -> dict[str, dict[str, Member]]:
+    """{part: {"news.tsv": member, "behaviors.tsv": member}} of a folder or zip; a part is told by `train`, `dev` or `test` in the path.
+
+    above: names of the folders that stand before those in `source`.
+    """
     found: dict[str, dict[str, Member]] = {}
     for member in list_members(source):
-        *folders, base = member.name.split("/")
+        *folders, base = [*above, *member.name.split("/")]
         parts = [part for folder in reversed(folders) for part, pattern in PARTS.items() if re.search(pattern, folder.lower())]
         if not parts:
             raise NrmsError(f"{member.name} in {source} belongs to no part: put it into a folder whose name contains train, dev or test.")
@@ -58,6 +61,21 @@ def find_members(source: Path) -> dict[str, dict[str, Member]]:
     for part, files in found.items():
         if "behaviors.tsv" in files and "news.tsv" not in files:
             raise NrmsError(f"{source}: the part {part} has behaviors.tsv but no news.tsv beside it.")
+    return found
+
+
+def find_part(source: Path, part: str) -> dict[str, Member]:
+    """{"news.tsv": member, "behaviors.tsv": member} of one part: `source` is its folder or zip, or that of a whole MIND."""
+    found = by_part(source, above=(source.absolute().name,))
+    if "behaviors.tsv" not in found.get(part, {}):
+        there = ", ".join(name for name in PARTS if "behaviors.tsv" in found.get(name, {})) or "none"
+        raise NrmsError(f"{source} holds no part `{part}`: expected news.tsv and behaviors.tsv in a folder or zip so called. Parts there: {there}.")
+    return found[part]
+
+
+def find_members(source: Path) -> dict[str, dict[str, Member]]:
+    """As `by_part`, in the order of PARTS; a train part must be there."""
+    found = by_part(source)
     if not any("behaviors.tsv" in files for part, files in found.items() if part == "train"):
         raise NrmsError(f"{source} holds no train part: expected news.tsv and behaviors.tsv in a folder or zip whose name contains `train`.")
     return {part: found[part] for part in PARTS if part in found}
@@ -106,7 +124,10 @@ def has_labels(member: Member) -> bool:
 
 
 def read_behaviors(member: Member, labelled: bool, news: pa.Array, ledger: Ledger) -> Iterator[pa.Table]:
-    """The sound impressions of a behaviors.tsv, block by block, with news as row numbers of the table of news."""
+    """The sound impressions of a behaviors.tsv, block by block, with news as row numbers of the table of news.
+
+    Where the ledger wants all of them an unknown candidate is kept, as number 0.
+    """
     seen: set[str] = set()
     for rows in read_rows(member, ledger, FILES["behaviors.tsv"]):
         rows.drop("id", flags(pc.equal(pc.utf8_trim_whitespace(rows.columns[0]), "")))
@@ -123,7 +144,8 @@ def read_behaviors(member: Member, labelled: bool, news: pa.Array, ledger: Ledge
             clicked = flags(pc.equal(pc.utf8_slice_codeunits(shown, -1), "1"))
             shown = pc.utf8_slice_codeunits(shown, 0, -2)
         number = pc.index_in(shown, value_set=news)
-        lost = any_of(flags(pc.fill_null(pc.equal(number, 0), True)), owner, len(rows.numbers))  # row 0, padding, is what `-1` alone would name
+        number = pc.fill_null(number, 0)  # row 0, padding, is what `-1` alone would name
+        lost = any_of(flags(pc.equal(number, 0)) & (not ledger.whole), owner, len(rows.numbers))
         rows.drop("unknown_candidate", lost)
         number, clicked = number.filter(pa.array(~lost[owner])), clicked[~lost[owner]] if labelled else None
         size = np.bincount(owner, minlength=len(lost))[~lost]

@@ -5,7 +5,7 @@ A data set is a folder of parquet tables whose manifest.json was written last, a
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,12 @@ class Tables:
     pixels: images.Pixels | None  # None for a data set prepared without pictures
     log: tables.Interactions | None = None
     vectors: dict[str, np.ndarray] = field(default_factory=dict)  # (N + 1, W) by modality, where they came with the data
+    base: "Tables | None" = None  # the data set by itself, where more news stand behind its own, see `with_news`
+
+    @property
+    def own(self) -> "Tables":
+        """The data set by itself: what models were made and statistics taken of."""
+        return self.base or self
 
     def split(self, data: Dataset) -> tables.Split:
         """Which of it trains, which chooses, which judges."""
@@ -43,6 +49,21 @@ class Tables:
         if self.pixels is not None:
             return self.pixels.present
         return np.any(self.vectors["image"], axis=1) if "image" in self.vectors else None
+
+    def with_news(self, more: tables.News, pixels: images.Pixels | None = None) -> "Tables":
+        """The same with news behind its own that are only to be ranked: nothing that a model knows of the data set changes.
+
+        pixels: their pictures, (len(more), S, S, 3); without, they have none.
+        """
+        news = tables.News(*(np.concatenate(both) for both in zip(vars(self.news).values(), vars(more).values(), strict=True)))
+        shown = pixels and (hashlib.sha256(pixels.values).digest(), pixels.present.tobytes())
+        said = repr([self.content, *(column.tolist() for column in vars(more).values()), shown])
+        digests = self.manifest["tables"] | {"news.parquet": hashlib.sha256(said.encode()).hexdigest()}
+        if self.pixels is not None:
+            none = np.broadcast_to(np.uint8(0), (len(more), *self.pixels.values.shape[1:])), np.zeros(len(more), bool)
+            values, present = (pixels.values, pixels.present) if pixels else none
+            pixels = images.Pixels(images.Stacked(self.pixels.values, values), np.concatenate([self.pixels.present, present]))
+        return replace(self, news=news, pixels=pixels, manifest=self.manifest | {"tables": digests}, base=self)
 
     @property
     def content(self) -> str:

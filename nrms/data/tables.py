@@ -164,7 +164,11 @@ def read_news(path: Path) -> News:
 
 
 def read_impressions(path: Path) -> Impressions:
-    table = pq.read_table(path, schema=IMPRESSIONS_SCHEMA)
+    return impressions_of(pq.read_table(path, schema=IMPRESSIONS_SCHEMA))
+
+
+def impressions_of(table: pa.Table) -> Impressions:
+    """The impressions of a table with IMPRESSIONS_SCHEMA."""
     clicked = None if table["clicked"].null_count else ragged(table["clicked"]).values.astype(bool)
     strings = (table[name].to_numpy(zero_copy_only=False) for name in ("id", "user"))
     time = table["time"].to_numpy().astype("datetime64[s]").astype(np.int64)
