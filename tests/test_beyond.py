@@ -30,7 +30,6 @@ from nrms.beyond import (
     spread,
     takers,
 )
-from nrms.config import resolve
 from nrms.data.tables import Impressions, Interactions, Ragged
 from nrms.evaluate import evaluate, evaluate_references, slices
 from nrms.files import write_json
@@ -262,42 +261,40 @@ def read(run):
     return json.loads((run.folder / "beyond.json").read_text())
 
 
-def test_runs_have_them_and_the_report_shows_them(place, tiny):
-    """Models, baselines and ceilings of the tiny world: one file each, slice by slice, before the run is done; shown with definitions."""
-    config = resolve("idrec_dssm", "newsroom-tiny", device="cpu", epochs=1)
-    train(config)
-    run, references = evaluate(config), evaluate_references(config)
-    parts = slices(tiny, tiny.split(config.data))
-    assert set(read(run)) == {name for name, where in parts.items() if where.any()}
-    long = np.count_nonzero(tiny.split(config.data).test.candidates.lengths > SLATE)
-    assert read(run)["all"]["lists"] == read(run)["all"]["novelty"]["n"] == long and set(read(run)["all"]) == {*BEYOND, "lists"}
+def test_impressions_have_them_and_the_report_shows_them(place, config, tiny):
+    """Baselines and ceilings of the tiny world: one file each, slice by slice; shown with definitions; what was judged before is judged again."""
+    references, test = evaluate_references(config), tiny.split(config.data).test
+    parts, long = slices(tiny, tiny.split(config.data)), np.count_nonzero(test.candidates.lengths > SLATE)
+    found = read(references[0])
+    assert set(found) == {name for name, where in parts.items() if where.any()} and set(found["all"]) == {*BEYOND, "lists"}
+    assert found["all"]["lists"] == found["all"]["novelty"]["n"] == long
     table = report.beyond("newsroom-tiny")
-    assert set(table.index) == {r.folder.parent.name for r in [run, *references]} and (table["lists"] == f"{long:,}").all()
-    assert table.loc["random", "coverage"] == f"{read(references[0])['all']['coverage']:.3f}" and not (table == "").any().any()
+    assert set(table.index) == {run.folder.parent.name for run in references} and (table["lists"] == f"{long:,}").all()
+    assert table.loc["random", "coverage"] == f"{found['all']['coverage']:.3f}" and not (table == "").any().any()
     by_name = {name: table[label].astype(float) for name, (label, _) in BEYOND.items()}
-    assert by_name["novelty"].idxmin() == by_name["popularity"].idxmax() == "popularity"  # what the most took is least new
+    assert by_name["novelty"].idxmin() == by_name["popularity"].idxmax() == "popularity"  # what most took is least new
     assert by_name["content_diversity"]["content"] < by_name["content_diversity"]["random"]
     text = report.beyond_meanings()
     assert all(f"**{label}**" in text for label in table.columns if label != "kind")
-    sliced = report.beyond_slices(run)
-    assert list(sliced.index) == list(read(run)) and sliced.loc["all", "novelty, bits"].startswith(table.loc["idrec_dssm-epochs1", "novelty, bits"])
-    assert len(figures.beyond("newsroom-tiny").axes) == len(BEYOND)  # the main metric, and all but one
+    assert len(figures.beyond("newsroom-tiny").axes) == len(BEYOND)  # the main metric, and all of them but one
 
-    old = read(references[0])
-    for r in (run, references[0]):
-        (r.folder / "beyond.json").unlink()
+    (references[0].folder / "beyond.json").unlink()
     table = report.beyond("newsroom-tiny")
-    assert (table.loc[["random", run.folder.parent.name]].drop(columns="kind") == "").all().all() and (table.loc["recency"] != "").all()
-    assert report.beyond_slices(run).empty and len(figures.beyond("newsroom-tiny").axes) == len(BEYOND)
-    assert read(evaluate_references(config)[0]) == old, "a baseline that was judged before these numbers were there is judged again"
+    assert (table.loc["random"].drop("kind") == "").all() and (table.drop(index="random") != "").all().all()
+    assert report.beyond_slices(references[0]).empty and len(figures.beyond("newsroom-tiny").axes) == len(BEYOND)
+    assert read(evaluate_references(config)[0]) == found
 
 
 def test_a_catalogue_has_them_too(movies):
-    """Baselines of a log: lists of ten of all items, none of which the user had before; what nobody says (a category) is in no table."""
-    config, tables = movies("idrec_sasrec")
-    for run in evaluate_references(config):
-        assert read(run)["all"]["lists"] == len(tables.split(config.data).test) and 0 < read(run)["all"]["coverage"] <= 1
-    split = tables.split(config.data)
+    """A model and the baselines of a log: a list for every question, slice by slice, out of all items."""
+    config, tables = movies("idrec_sasrec", epochs=1, name="lists")
+    train(config)
+    run, split = evaluate(config), tables.split(config.data)
+    for one in [run, *evaluate_references(config)]:
+        assert read(one)["all"]["lists"] == len(split.test) and 0 < read(one)["all"]["coverage"] <= 1
+    assert run.status == "done" and report.beyond("movies", run).loc["lists", "lists"] == f"{len(split.test):,}"
+    sliced = report.beyond_slices(run)
+    assert list(sliced.index) == list(read(run)) and sliced.loc["all", "novelty, bits"].startswith(f"{read(run)['all']['novelty']['mean']:.3f} [")
     assert known_items(tables, split).takers.sum() == sum(len(set(split.train.items[u])) for u in range(len(split.train)))
 
 
