@@ -26,7 +26,7 @@ ALPHA = 0.01  # of the history's categories in those of a list, so that none is 
 class Known:
     """What is known of the N + 1 items (row 0 is padding) before any model."""
 
-    category: np.ndarray  # (N + 1,) numbers of the categories, as the source writes them; -1 for none
+    category: np.ndarray  # (N + 1,) numbers of the categories, as the source writes them; -1 for none, padding too
     content: np.ndarray | sparse.csr_matrix  # (N + 1, W) unit vectors; zeros for an item without text
     takers: np.ndarray  # (N + 1,) how many users of the training part took it
     users: int  # how many took anything
@@ -82,7 +82,7 @@ def category_diversity(lists: np.ndarray, category: np.ndarray) -> np.ndarray:
 
     Source: intra-list diversity, Smyth and McClave 2001; Ziegler et al. 2005.
     """
-    code = np.where(lists > 0, category[lists], -1)
+    code = category[lists]
     has = np.count_nonzero(code >= 0, axis=1)
     first, second = np.triu_indices(lists.shape[1], 1)
     differ = (code[:, first] != code[:, second]) & (code[:, first] >= 0) & (code[:, second] >= 0)

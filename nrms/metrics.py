@@ -44,8 +44,8 @@ DIAGNOSTICS = {  # how vectors lie: name: (label, definition)
 BEYOND = {  # what lists are like, whoever clicks what: name: (label, definition)
     "diversity": (
         "diversity",
-        "share of pairs of a list's items with different categories, 0 to 1; pairs without a category are left out "
-        "(intra-list diversity: Smyth and McClave 2001, Ziegler et al. 2005)",
+        "share of pairs of a list's items with different categories as the source writes them, 0 to 1; items without one are left "
+        "out (intra-list diversity: Smyth and McClave 2001, Ziegler et al. 2005)",
     ),
     "content_diversity": (
         "content diversity",
