@@ -34,8 +34,8 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float | None:
 def diagnose(model: Recommender, vectors: torch.Tensor, split: Split, history: int, first: np.ndarray | None = None) -> dict[str, float | None]:
     """The DIAGNOSTICS of a model, by name; None, or none at all, where one has no meaning: no vectors, one modality, all equally popular.
 
-    vectors: of all items, as `encode_items` gives them. first (n, k): the first items of each test ranking, where a catalogue was ranked. Users are
-    those of test impressions, items those of training.
+    vectors: of all items, as `encode_items` gives them. first (n, k): the first items of each test ranking, where a catalogue was ranked, 0 where
+    there are no more. Users are those of test impressions, items those of training.
     """
     test, count = split.test, taken(split.train, len(model.items.lengths))
     known, result = np.flatnonzero(count[1:]) + 1, {}
@@ -59,6 +59,7 @@ def diagnose(model: Recommender, vectors: torch.Tensor, split: Split, history: i
         result["score_popularity"] = rank_correlation(total.cpu().numpy()[known], count[known])
     result |= modality_gaps(model, known)
     if first is not None:
+        first = first[first > 0]
         result["popularity_lift"] = float(count[first].mean() / max(count[test.candidates.values].mean(), 1e-12))
         result["coverage"] = len(np.unique(first)) / (len(count) - 1)
     return result

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from nrms import NrmsError
+from nrms.beyond import known_items
 from nrms.config import Config
 from nrms.data.prepare import load
 from nrms.evaluate import judge, load_weights
@@ -68,6 +69,6 @@ def ensemble(configs: Sequence[Config], name: str = "ensemble") -> Run:
         data=tables.manifest["tables"],
     )
     found = rank_catalogue(together(scorers), split.test, len(tables.news), seen=first.data.rank_seen, top=TOP)
-    judge(run, tables, split, metrics_of(found, split.test, first.data), found)
+    judge(run, tables, split, metrics_of(found, split.test, first.data), found, known_items(tables, split))
     run.update(status="done", error=None, evaluated=now())
     return run

@@ -15,6 +15,7 @@ import torch
 
 from nrms import NrmsError, processes
 from nrms.arguments import command, read_config
+from nrms.beyond import Known, beyond, known_items
 from nrms.config import Config, Experiment
 from nrms.data.prepare import Tables, load
 from nrms.data.tables import Split, unseen
@@ -89,11 +90,12 @@ def among(tables: Tables, split: Split, found: dict[str, np.ndarray]) -> dict[st
     return {name: values for name, values in result.items() if values}
 
 
-def judge(run: Run, tables: Tables, split: Split, rows: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> dict:
-    """Writes what a scorer reached on the test part, rows.parquet and metrics.json of a run.
+def judge(run: Run, tables: Tables, split: Split, rows: dict[str, np.ndarray], found: dict[str, np.ndarray], items: Known) -> dict:
+    """Writes what a scorer reached on the test part: rows.parquet, metrics.json and beyond.json of a run.
 
-    rows, found: as `ranking.judge_model` gives them. rows.parquet: one row per impression, with id, user, sizes, metrics, `in: <slice>` for slices of
-    impressions, `<main metric>: <slice>` for slices of candidates, and of slates scores, of a catalogue ranks and first items.
+    rows, found: as `ranking.judge_model` gives them. items: what is known of them before any model. rows.parquet: one row per impression, with id,
+    user, sizes, metrics, `in: <slice>` for slices of impressions, `<main metric>: <slice>` for slices of candidates, and of slates scores, of a
+    catalogue ranks and first items.
     metrics.json: {slice: {metric: {mean, low, high, n, skipped}}}, which is returned too.
     """
     test = split.test
@@ -113,15 +115,21 @@ def judge(run: Run, tables: Tables, split: Split, rows: dict[str, np.ndarray], f
     else:
         offsets, rank = pa.array(test.candidates.offsets, pa.int32()), found["better"] + 1 + found["tied"] / 2
         columns |= {"items": pa.ListArray.from_arrays(offsets, test.candidates.values), "ranks": pa.ListArray.from_arrays(offsets, rank)}
-        last = {"first": pa.array(list(found["items"]), pa.list_(pa.int32()))}
+        last = {"first": pa.array([some[some > 0] for some in found["items"]], pa.list_(pa.int32()))}
     with atomic(run.folder / "rows.parquet") as part:
         pq.write_table(pa.table(columns | rows | flags | last), part, compression="zstd")
     write_json(run.folder / "metrics.json", result)
+    write_json(run.folder / "beyond.json", beyond(items, test, found, parts))
     return result
 
 
 def reference_run(config: Config, name: str) -> Run:
     return Run(run_folder(config.dataset, name, 0))
+
+
+def is_judged(run: Run, identity: dict) -> bool:
+    """Whether a reference was judged as `identity` has it, with all that is written today."""
+    return run.status == "done" and (run.folder / "beyond.json").exists() and all(run.record.get(k) == identity[k] for k in identity)
 
 
 def evaluate_references(config: Config) -> list[Run]:
@@ -135,17 +143,14 @@ def evaluate_references(config: Config) -> list[Run]:
     about = about | (CEILINGS if (tables.folder / "raw" / "truth.parquet").exists() else {})
     names = list(about)
     with locked(home() / "reports" / config.dataset / "references"):  # experiments that run side by side share them
-        done = {
-            name
-            for name in names
-            if reference_run(config, name).status == "done" and all(reference_run(config, name).record.get(k) == identity[k] for k in identity)
-        }
+        done = {name for name in names if is_judged(reference_run(config, name), identity)}
         maker = judge_references if protocol == "impressions" else judge_catalogue_references
         scorers = maker(config, tables, split) if len(done) < len(names) else ()
+        items = known_items(tables, split) if scorers else None
         for name, kind, rows, found in scorers:
             run = reference_run(config, name)
             run.begin(kind=kind, about=about[name], **identity)
-            judge(run, tables, split, rows, found)
+            judge(run, tables, split, rows, found, items)
             run.update(status="done")
     return [reference_run(config, name) for name in names]
 
@@ -252,7 +257,7 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
         rows, found = judge_model(model, split.test, config, vectors)
     if processes.index():
         return run
-    judge(run, tables, split, rows, found)
+    judge(run, tables, split, rows, found, known_items(tables, split))
     write_json(run.folder / "diagnostics.json", diagnose(model, vectors, split, config.history, found.get("items")))
     memory = max(run.record.get("peak_mb", 0), peak_mb())
     run.update(status="done", error=None, evaluated=now(), evaluation_minutes=(time.perf_counter() - began) / 60, peak_mb=memory)

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from nrms.answers import Difference
 from nrms.files import read_json
-from nrms.metrics import PROTOCOLS
-from nrms.report import leaderboard, protocol_of
+from nrms.metrics import BEYOND, PROTOCOLS
+from nrms.report import entries, leaderboard, means_beyond, protocol_of
 from nrms.runtime import Run
 
 BLUE, ORANGE, GREY, GREEN = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[1], "#888888", sns.color_palette("colorblind")[2]
@@ -220,4 +220,36 @@ def probe(table: pd.DataFrame) -> Figure:
     axes[1].axvline(table["by chance"].mean(), color=ORANGE, ls=":", label="by chance")
     axes[1].legend(loc="upper right")  # beside the bar of random vectors, the shortest
     axes[0].invert_yaxis()
+    return figure
+
+
+def beyond(dataset: str) -> Figure:
+    """Every finished row of a data set, best first: its main metric, and beside it what its lists are like, dotted where random lists lie.
+
+    Points are means over seeds; lines their 95 % intervals over impressions or lists. A number that no row has gets no
+    panel, nor does popularity, whose shift says the same.
+    """
+    board, protocol = leaderboard(dataset), protocol_of(dataset)
+    board = board[board["status"] == "done"].sort_values(protocol.main, ascending=False).reset_index(drop=True) if len(board) else board
+    found = {(e.exp, " ".join(map(str, e.seeds))): means_beyond(e) for e in entries(dataset) if e.status == "done"}
+    means = [found[exp, seeds] for exp, seeds in zip(board["exp"], board["seeds"], strict=True)]
+    names = [name for name in BEYOND if name != "popularity" and any(pd.notna(m.get(name, {}).get("mean")) for m in means)]
+    columns = {protocol.label: [{"mean": r[protocol.main], **{k: r[f"{protocol.main}_{k}"] for k in ("low", "high")}} for _, r in board.iterrows()]}
+    columns |= {BEYOND[name][0]: [m.get(name, {}) for m in means] for name in names}
+    figure, axes = canvas(len(columns), (max(2.2 + 1.45 * len(columns), 6), 0.36 * len(board) + 1.8), sharey=True)
+    for ax, (label, values) in zip(axes, columns.items(), strict=True):
+        for i, (v, kind, exp) in enumerate(zip(values, board["kind"], board["exp"], strict=True)):
+            ax.plot([v.get("low", np.nan), v.get("high", np.nan)], [i, i], color=COLORS[kind], lw=3, alpha=0.5)
+            ax.plot(v.get("mean", np.nan), i, "o", color=COLORS[kind])
+            if exp == "random" and v:
+                ax.axvline(v["mean"], color=GREY, ls=":", lw=1)
+        ax.set(title=label.replace(", ", ",\n").replace(" ", "\n", 1), yticks=range(len(board)), yticklabels=board["exp"])
+        ax.xaxis.set_major_locator(plt.MaxNLocator(2))
+    axes[0].invert_yaxis()
+    handles = [plt.Line2D([], [], marker="o", ls="", color=color, label=kind) for kind, color in COLORS.items() if (board["kind"] == kind).any()]
+    handles += [plt.Line2D([], [], color=GREY, ls=":", label="random")] if (board["exp"] == "random").any() else []
+    if not names:
+        axes[0].set_xlabel("No finished row has numbers beyond accuracy.")
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure

@@ -98,9 +98,9 @@ def model_scorer(model: Recommender, vectors: torch.Tensor, impressions: Impress
 def rank_catalogue(scores_of: Scorer, impressions: Impressions, size: int, *, seen: bool = False, top: int = 0) -> dict[str, np.ndarray]:
     """Where the candidates of each impression, the right items, stand among all `size` - 1 items, and the first `top` of each ranking.
 
-    {better, tied: for every right item, flat like impressions.candidates.values, how many other items score higher, and the same; items (n, top)}.
-    Padding is no item; what the user had before is left out, but for the right items themselves, unless `seen`. Raises ValueError when a right
-    item's score is no finite number.
+    {better, tied: for every right item, flat like impressions.candidates.values, how many other items score higher, and the same; items (n, top),
+    best first, 0 where there are no more}. Padding is no item; what the user had before is left out, but for the right items themselves, unless
+    `seen`. Raises ValueError when a right item's score is no finite number.
     """
     right, n = impressions.candidates, len(impressions)
     better, tied = np.empty(len(right.values), np.int64), np.empty(len(right.values), np.int64)
@@ -125,7 +125,8 @@ def rank_catalogue(scores_of: Scorer, impressions: Impressions, size: int, *, se
             bar = own[flat, None]
             better[at[flat]], tied[at[flat]] = count_rows(these > bar), count_rows(these == bar) - 1
         if top:
-            best[part] = scores.topk(best.shape[1], dim=1).indices.cpu().numpy()
+            value, item = scores.topk(best.shape[1], dim=1)
+            best[part] = torch.where(value > -torch.inf, item, 0).cpu().numpy()
     return {"better": better, "tied": tied, "items": best}
 
 

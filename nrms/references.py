@@ -63,6 +63,14 @@ def tfidf(titles: np.ndarray) -> sparse.csr_matrix:
     return sparse.diags(1 / np.where(norm > 0, norm, 1)) @ weighed
 
 
+def text_vectors(tables: Tables) -> np.ndarray | sparse.csr_matrix:
+    """(N + 1, W) rows of unit length, or zero: the vectors of texts that came with the data, else TF-IDF of title and abstract."""
+    if "text" in tables.vectors:
+        vectors = np.asarray(tables.vectors["text"], np.float32)
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return tfidf(np.array([f"{t} {a}" for t, a in zip(tables.news.title, tables.news.abstract, strict=True)]))
+
+
 def score_content(titles: np.ndarray, test: Impressions, history: int, batch: int = 2000) -> np.ndarray:
     words = tfidf(titles)
     flat = np.empty(len(test.candidates.values), np.float32)
@@ -102,12 +110,7 @@ def catalogue_references(tables: Tables, split: Split, history: int, seed: int) 
     count = torch.from_numpy(np.bincount(log.values, minlength=size).astype(np.float32))
     yield "popularity", lambda rows: count.repeat(len(rows), 1)
     yield "cooccurrence", product_scorer(test, cooccurrence(log, size), history)
-    if "text" in tables.vectors:
-        vectors = np.asarray(tables.vectors["text"], np.float32)
-        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    else:
-        unit = tfidf(np.array([f"{t} {a}" for t, a in zip(tables.news.title, tables.news.abstract, strict=True)]))
-    yield "content", product_scorer(test, unit, history, square=False)
+    yield "content", product_scorer(test, text_vectors(tables), history, square=False)
 
 
 def cooccurrence(log: Ragged, size: int) -> sparse.csr_matrix:

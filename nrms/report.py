@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from nrms.files import read_json
-from nrms.metrics import DIAGNOSTICS, PROTOCOLS, Protocol, compare_each, holm, intervals
+from nrms.metrics import BEYOND, DIAGNOSTICS, PROTOCOLS, Protocol, compare_each, holm, intervals
 from nrms.runtime import Run, home
 
 KINDS = ("model", "baseline", "ceiling")
@@ -258,6 +258,62 @@ def diagnostics(dataset: str, only: Run | None = None) -> pd.DataFrame:
 def meanings() -> str:
     """What the numbers of `diagnostics` mean, in Markdown."""
     return "\n".join(f"- **{label}**: {text}." for label, text in DIAGNOSTICS.values())
+
+
+def means_beyond(entry: Entry) -> dict[str, dict[str, float]]:
+    """{name: {mean, low, high, n}} of BEYOND over all lists, means over seeds, and {mean} of what is of all lists; {} where a seed has none of it."""
+    paths = [run.folder / "beyond.json" for run in entry.runs]
+    if entry.status != "done" or not all(path.exists() for path in paths):
+        return {}
+    found = [read_json(path)["all"] for path in paths]
+    each = {name: pd.DataFrame([f[name] if isinstance(f[name], dict) else {"mean": f[name]} for f in found]) for name in found[0]}
+    return {name: table.astype(float).mean().to_dict() for name, table in each.items()}
+
+
+def beyond(dataset: str, only: Run | None = None) -> pd.DataFrame:
+    """What the lists of every finished row are like, means over seeds: BEYOND of metrics.py; empty where a row was judged without these numbers.
+
+    A number that no row has is left out. only: of all the models, this run alone.
+    """
+    rows = []
+    for entry in (e for e in entries(dataset, only) if e.status == "done"):
+        found = {name: values["mean"] for name, values in means_beyond(entry).items()}
+        row = {"experiment": entry.exp, "kind": entry.kind, "lists": thousands(found.get("lists", np.nan))}
+        rows.append(row | {label: number(found.get(name, np.nan)) for name, (label, _) in BEYOND.items()})
+    table = pd.DataFrame(rows, columns=["experiment", "kind", "lists", *(label for label, _ in BEYOND.values())]).set_index("experiment")
+    return table.loc[:, (table != "").any()]
+
+
+def beyond_slices(run: Run) -> pd.DataFrame:
+    """The same of one run by slice of the test impressions, with 95 % bootstrap intervals over lists; empty where it was judged without."""
+    path = run.folder / "beyond.json"
+    rows = {}
+    for name, found in (read_json(path) if path.exists() else {}).items():
+        cells = {label: beyond_cell(found[metric]) for metric, (label, _) in BEYOND.items()}
+        rows[name] = {"lists": f"{found['lists']:,}"} | cells
+    table = pd.DataFrame(rows).T.rename_axis("slice")
+    return table.loc[:, (table != "").any()] if len(table) else table
+
+
+def beyond_cell(found: dict | float | None) -> str:
+    """A mean with its interval, or a plain number; nothing where there is none."""
+    if not isinstance(found, dict):
+        return number(np.nan if found is None else found)
+    return "" if found["mean"] is None else f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def beyond_meanings() -> str:
+    """What the numbers of `beyond` mean, in Markdown."""
+    lines = [f"- **{label}**: {text}." for label, text in BEYOND.values()]
+    lines += [
+        "- **lists**: how many there are: the first 5 of every slate that has more (a shorter one leaves nothing to choose, and every ranker has the "
+        "same list), equal scores in an order that is drawn once for all rankers; or the first 10 of the catalogue for every question. A mean is "
+        "over lists that have the value: calibration and popularity shift need a history. No number looks at ranks within a list, or at clicks.",
+        "- A list can only hold what its slate has: read a number beside that of **random**, what slates or the catalogue hold by themselves.",
+        "- **training users** are those of the train part, their histories counted in; an empty row was judged before these numbers were there: "
+        "`python -m nrms run EXP --force` writes them.",
+    ]
+    return "\n".join(lines)
 
 
 def with_interval(row: pd.Series, name: str) -> str:

@@ -131,7 +131,7 @@ class Run:
         self.check_free()
         process = {"pid": os.getpid(), "process_started": process_started(os.getpid()), "host": socket.gethostname()}
         write_json(self.folder / "run.json", {"status": "running", **process, "started": now()} | environment() | facts)
-        for name in ("metrics.json", "rows.parquet"):
+        for name in ("metrics.json", "rows.parquet", "beyond.json"):
             (self.folder / name).unlink(missing_ok=True)
 
     def update(self, **facts: Any) -> None:

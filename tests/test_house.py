@@ -24,6 +24,7 @@ LAYER |= {
     "references": 2,
     "transfer": 2,
     "diagnostics": 2,
+    "beyond": 2,
     "probe": 2,
     "train": 3,
     "guards": 3,
@@ -49,7 +50,7 @@ FAMILY |= {"parameters": "config", "troubles": "runtime", "files": "runtime", "p
 FAMILY |= {"measure": "bench", "plain": "bench", "growth": "bench"}
 FAMILY |= {"guards": "train", "gradients": "recommender", "ranking": "recommender", "references": "recommender"}
 FAMILY |= {"ensemble": "evaluate", "runs": "evaluate", "submit": "evaluate"}
-FAMILY |= dict.fromkeys(("transfer", "diagnostics", "probe"), "recommender")
+FAMILY |= dict.fromkeys(("transfer", "diagnostics", "beyond", "probe"), "recommender")
 DATA = {False: "newsroom-tiny", True: "movies"}  # a data set of impressions, one of interactions
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("data_prep", "train", "eval", "analysis", "benchmark")]
 

@@ -182,7 +182,7 @@ def test_the_whole_way(place):
     assert run.status == "done" and [r.folder.parent.name for r in runs][:4] == ["random", "popularity", "recency", "content"]
     means = {r.folder.parent.name: json.loads((r.folder / "metrics.json").read_text())["all"]["auc"]["mean"] for r in runs}
     assert abs(means["random"] - 0.5) < 0.05 and max(means, key=means.get) == "ceiling"
-    assert next(iter(json.loads((run.folder / "metrics.json").read_text()))) == "all"
+    assert all(next(iter(json.loads((run.folder / name).read_text()))) == "all" for name in ("metrics.json", "beyond.json"))
 
 
 def test_a_given_checkpoint_is_evaluated_without_training(place):
