@@ -61,6 +61,21 @@ def model(config, tiny):
     return build(config, tiny).eval()
 
 
+@pytest.fixture(scope="session")
+def finished(config):
+    """Two short runs of the tiny world, done: {experiment: run} of one that reads text, and one that reads pictures too."""
+    from nrms.config import resolve
+    from nrms.evaluate import evaluate
+    from nrms.train import train
+
+    runs = {}
+    for exp in ("exp4", "exp3_gate"):
+        short = resolve(exp, config.dataset, epochs=1, device="cpu")
+        train(short)
+        runs[exp] = evaluate(short)
+    return runs
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
     """An empty place for data/ and reports/, for tests that write their own."""
