@@ -30,6 +30,7 @@ LAYER |= {
     "evaluate": 3,
     "ensemble": 3,
     "runs": 3,
+    "serve": 3,
     "bench": 3,
     "measure": 3,
     "plain": 3,
@@ -42,7 +43,7 @@ FAMILY = dict.fromkeys(("page", "figures", "show", "original", "answers"), "repo
 FAMILY |= {"parameters": "config", "troubles": "runtime", "files": "runtime", "progress": "runtime"}
 FAMILY |= {"measure": "bench", "plain": "bench", "growth": "bench"}
 FAMILY |= {"guards": "train", "gradients": "recommender", "ranking": "recommender", "references": "recommender"}
-FAMILY |= {"ensemble": "evaluate", "runs": "evaluate"}
+FAMILY |= {"ensemble": "evaluate", "runs": "evaluate", "serve": "evaluate"}
 FAMILY |= dict.fromkeys(("transfer", "diagnostics", "probe"), "recommender")
 DATA = {False: "newsroom-tiny", True: "movies"}  # a data set of impressions, one of interactions
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("data_prep", "train", "eval", "analysis", "benchmark")]
