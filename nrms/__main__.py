@@ -8,6 +8,8 @@ prepare DATASET [--from F] [--images G [--cards] [--ids T]]
 run EXP... --dataset D --seeds 0 1     experiments, executed as notebooks into reports/D/EXP/seedK
 evaluate EXP --checkpoint F --dataset D  weights that were trained elsewhere, on the test part of D
 ensemble EXP... --dataset D --seeds 0 1  the mean of what trained runs say, as one more row
+recommend --run RUN --dataset D (--user U | --history N1 N2 ...) [-k 10] [--shown]
+                                       what a finished run recommends to one reader, and why
 bench                                  the same work done the plain way and ours, timed in one run; into reports/benchmark
 report                                 rebuilds reports/leaderboard.csv and reports/index.html
 doctor                                 checks the installation, the data and the runs, and says what to do about what is wrong
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 try:
+    from nrms import NrmsError
     from nrms.arguments import add_values, command, values
     from nrms.config import check_name, load_dataset, resolve
 except ModuleNotFoundError as error:
@@ -57,6 +60,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     both.add_argument("--dataset", required=True)
     both.add_argument("--seeds", type=int, nargs="+", default=[0])
     both.add_argument("--name", default="ensemble", help="of the run folder")
+    serve = commands.add_parser("recommend", help="what a finished run recommends to one reader, and why")
+    serve.add_argument("--run", required=True, metavar="RUN", help="exp3, exp3/seed0, or the folder of a run")
+    serve.add_argument("--dataset", default="newsroom")
+    whom = serve.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--user", help="a user of the test part, as their latest impression there finds them")
+    whom.add_argument("--history", nargs="*", metavar="ITEM", help="ids of items that somebody clicked, oldest first; none: a newcomer")
+    serve.add_argument("-k", type=int, default=10, help="items of the list")
+    serve.add_argument("--shown", action="store_true", help="rank what the user was shown, not the whole catalogue")
     for parser_of in (prepare, run, judge, both):
         add_values(parser_of)
     bench = commands.add_parser("bench", help="speed against the plain way")
@@ -159,6 +170,17 @@ def ensemble(args: argparse.Namespace, given: Given) -> None:
     print(report.comparison(args.dataset).to_string())
 
 
+def recommend(args: argparse.Namespace, given: Given) -> None:
+    from nrms.runs import find_run
+    from nrms.serve import describe, open_run
+
+    served = open_run(find_run(args.run, args.dataset))
+    reader = served.reader(args.history, args.user)
+    if args.shown and not len(reader.shown):
+        raise NrmsError("`--shown` ranks what a user's latest impression showed: give `--user`, and a data set of impressions.")
+    print(describe(served, served.rank(reader, args.k, reader.shown if args.shown else None)))
+
+
 def bench(args: argparse.Namespace, given: Given) -> None:
     from nrms import bench
 
@@ -194,7 +216,7 @@ def doctor(args: argparse.Namespace, given: Given) -> int:
     return doctor.main()
 
 
-COMMANDS = {f.__name__: f for f in (demo, download, prepare, run, evaluate, ensemble, bench, report, doctor)}
+COMMANDS = {f.__name__: f for f in (demo, download, prepare, run, evaluate, ensemble, recommend, bench, report, doctor)}
 
 
 def main(arguments: list[str] | None = None) -> int:

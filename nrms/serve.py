@@ -11,6 +11,7 @@ Attention weights are not shown: they say what was looked at, not what it did.
 """
 
 import difflib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -49,6 +50,7 @@ class Ranking:
     scores: np.ndarray  # (K,)
     leads: np.ndarray  # (K,)
     among: int  # C
+    chosen: np.ndarray  # ranks, from 1, of what the reader chose, as far as it is among the candidates
     clicks: np.ndarray | None  # (K, L) what each click does for each item; None where the model reads no history
     parts: dict[str, np.ndarray]  # (K,) by modality, in words; together the leads
     notes: list[str]  # which reasons cannot be given, in sentences
@@ -74,10 +76,12 @@ class Served:
     """A finished run, ready to rank: its model with all items encoded once. Made by `open_run`."""
 
     def __init__(self, run: Run):
+        began = time.perf_counter()
         self.run = run
         self.config, self.tables, self.model = load_run(run)
         self.name = f"{self.config.name}/{run.folder.name}"
         self.vectors = encode_items(self.model)
+        self.seconds = time.perf_counter() - began
         self.test = self.tables.split(self.config.data).test
         self.numbers = {name: i for i, name in enumerate(self.tables.news.id) if i}
         latest = np.argsort(self.test.time, kind="stable")
@@ -142,13 +146,14 @@ class Served:
         if not len(candidates):
             raise NrmsError("There are no candidates: the history has every item, or the list given is empty.")
         scores = self.scores(reader, [reader.history], candidates)[0]
-        first = np.argsort(-scores, kind="stable")[:k]
+        order = np.argsort(-scores, kind="stable")
+        first, chosen = order[:k], 1 + np.flatnonzero(np.isin(candidates[order], reader.chosen))
         leads = scores - scores.mean()
         clicks = None if self.model.users.whole else self.without_clicks(reader, candidates, leads, first)
         parts, notes = self.parts(reader, candidates[first], leads[first])
         if clicks is None:
             notes.append(f"Clicks have no weights here: users {self.config.users} has learned a vector for each user, and reads no history.")
-        return Ranking(reader, candidates[first], scores[first], leads[first], len(candidates), clicks, parts, notes)
+        return Ranking(reader, candidates[first], scores[first], leads[first], len(candidates), chosen, clicks, parts, notes)
 
     def without_clicks(self, reader: Reader, candidates: np.ndarray, leads: np.ndarray, listed: np.ndarray) -> np.ndarray:
         """(K, L) what each click does for each listed item: one score more for every click left out, all in one batch."""
@@ -226,7 +231,7 @@ def describe(served: Served, ranking: Ranking) -> str:
     """A ranking as lines of text: whom it is for, what they clicked, the list with its reasons, and what these mean."""
     news, reader = served.tables.news, ranking.reader
     who = f"user {reader.user}" if reader.user is not None else "this history"
-    lines = [f"{served.name} on {served.config.dataset}, for {who}: {len(ranking.items)} of {ranking.among:,} candidates", ""]
+    lines = [f"{served.name} on {served.config.dataset}, for {who}: first {len(ranking.items)} of {ranking.among:,} candidates", ""]
     lines.append(f"history, oldest first{f' (and {len(reader.earlier):,} earlier, not read)' if len(reader.earlier) else ''}:")
     weights = [""] * len(reader.history) if ranking.weights is None else [f"{weight:.2f}" for weight in ranking.weights]
     lines += [f"  {weight:>5}  {news.id[i]}  {news.title[i]}" for i, weight in zip(reader.history, weights, strict=True)] or ["  nothing"]

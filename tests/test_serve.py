@@ -145,10 +145,9 @@ def test_text_alone_has_it_all(text, reader):
     assert list(ranking.parts) == ["text"] and not ranking.notes
 
 
-def test_a_joint_encoder_says_so(tiny):
+def test_a_joint_encoder_says_so(text):
     """Where one encoder reads text and picture together the lead has one part, and a sentence says why."""
-    config = resolve("exp1", "newsroom-tiny", device="cpu")
-    served = loose(config, tiny, build(config, tiny).eval())
+    served = loose(text.config.model_copy(update={"text": None, "joint": "blip"}), text.tables, text.model)
     ranking = served.rank(served.reader([]), 3)
     assert list(ranking.parts) == ["text and picture"] and "one encoder reads them together" in ranking.notes[0]
 
