@@ -21,9 +21,10 @@ COLOURS = {"text": "#2b83c6", "picture": "#e08a00"}  # told apart by all eyes; e
 STYLE = """<style>
 .nrms-list{font:14px/1.4 system-ui,sans-serif;max-width:72rem}.nrms-list *{box-sizing:border-box}.nrms-list h3{margin:.6em 0 .2em;font-size:1.15em}
 .nrms-list h4{margin:1em 0 .4em;font-size:1em;overflow-wrap:anywhere}.nrms-list small{opacity:.75;font-size:.86em}
-.nrms-list ol,.nrms-list ul.cards{list-style:none;margin:0;padding:0;display:grid;gap:.5rem}
+.nrms-list h3,.nrms-list h4{font-weight:600!important}
+.nrms-list ol,.nrms-list ul.cards{list-style:none!important;margin:0!important;padding:0!important;display:grid;gap:.5rem}
 .nrms-list .two{display:grid;gap:0 1.5rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr))}
-.nrms-list ul.cards{grid-template-columns:repeat(auto-fill,minmax(min(100%,15rem),1fr));margin-bottom:.5rem}
+.nrms-list ul.cards{grid-template-columns:repeat(auto-fill,minmax(min(100%,15rem),1fr))}
 .nrms-list li.card{display:flex;gap:.6rem;padding:.5rem;border:1px solid #8886;border-radius:.4rem;background:#8881;margin:0;min-width:0}
 .nrms-list li.yes{border:2px solid currentColor}.nrms-list .body{flex:1;min-width:0;overflow-wrap:anywhere}
 .nrms-list img,.nrms-list .none{width:4.2rem;height:4.2rem;flex:none;border-radius:.3rem;object-fit:cover;margin:0}
@@ -34,7 +35,7 @@ STYLE = """<style>
 .nrms-list .bar{position:relative;height:.6em;background:#8883;border-radius:.2em}
 .nrms-list .bar i{position:absolute;top:0;bottom:0;border-radius:.2em}
 .nrms-list .bar u{position:absolute;top:-.15em;bottom:-.15em;width:1px;background:currentColor}.nrms-list summary{cursor:pointer}
-[data-mime-type="application/vnd.jupyter.widget-view+json"]:not(:has(*)){display:none}
+.jp-OutputArea-output.jupyter-widgets:not(:has(*)){display:none}
 </style>"""  # the last line: pickers of a notebook that is opened again without its kernel are not there, and say nothing
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from nrms import ROOT, NrmsError
 from nrms.config import Config, resolve
 from nrms.files import atomic, locked, read_json
+from nrms.metrics import PROTOCOLS
 from nrms.runtime import Run, home, run_folder
 from nrms.troubles import meaning
 
@@ -127,8 +128,31 @@ def run_one(config: Config, label: str, *, force: bool, **given: Any) -> None:
         raise
 
 
+OPENING = 1.0  # minutes that evaluating a model may have taken for its items to be encoded once more, for a page to look at
+
+
+def best_pair(dataset: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of browse.ipynb: the best finished experiment of the data set with these values, and the second best of the same seed, if any.
+
+    Nothing where there is none, or none that opens in reasonable time.
+    """
+    scores = {}
+    for path in (home() / "reports" / dataset).glob("*/seed*/metrics.json"):
+        record = Run(path.parent).record
+        ours = record.get("kind") == "model" and record["config"].get("given") == given and not record["config"].get("checkpoint", True)
+        if ours and record.get("evaluation_minutes", OPENING) < OPENING:
+            config = resolve(record["config"]["exp"], dataset, record["config"]["seed"], **given)
+            if run_folder(dataset, config.name, config.seed) == path.parent and is_current(config):
+                scores[config.exp, config.seed] = read_json(path)["all"][PROTOCOLS[config.data.protocol].main]["mean"]
+    order = sorted(scores, key=lambda key: scores[key], reverse=True)
+    if not order:
+        return {}
+    others = [exp for exp, seed in order[1:] if seed == order[0][1] and exp != order[0][0]]
+    return {"exp": order[0][0], "other": others[0] if others else None, "dataset": dataset, "seed": order[0][1]} | given
+
+
 def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bool = False, say=print, **given: Any) -> int:
-    """Runs every experiment with every seed on one data set, then the analysis and the report. Returns the number of failures.
+    """Runs every experiment with every seed on one data set, then the analysis, a page of one user, and the report. Returns the number of failures.
 
     All values are checked before anything starts. `given` values go to every experiment.
     """
@@ -165,6 +189,13 @@ def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bo
         with locked(folder / "analysis"):
             if fresh or not (folder / "analysis.html").exists():
                 execute("analysis", folder, {"dataset": dataset}, f"{dataset}: analysis")
+    except NrmsError as error:
+        failures += 1
+        say(f"FAILED  {error}")
+    try:
+        with locked(folder / "browse"):
+            if (fresh or not (folder / "browse.html").exists()) and (pair := best_pair(dataset, given)):
+                execute("browse", folder, pair, f"{dataset}: browse")
     except NrmsError as error:
         failures += 1
         say(f"FAILED  {error}")

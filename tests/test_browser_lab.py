@@ -49,12 +49,13 @@ def pictures(page):
 
 
 def test_pick_a_user(lab, browser, tmp_path):
-    """All cells run; another user in the picker changes the cards, an unknown one is a sentence; saved and opened again, cards stay, and no error."""
+    """All cells run; another user in the picker changes the cards, an unknown one is a sentence and changes nothing."""
     page, wrong = browser.new_page(viewport={"width": 1300, "height": 1000}), []
     page.set_default_timeout(WAIT)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(lab)
     page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+    page.get_by_text("| Idle").wait_for()  # asked to run before there is a kernel, it asks which
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     cards = page.locator(".nrms-list")
@@ -74,4 +75,28 @@ def test_pick_a_user(lab, browser, tmp_path):
     picker.press("Enter")
     page.get_by_text("no user in the test part: 'nobody'").wait_for()
     assert f"User {other}" in cards.inner_text() and not wrong
-    page.keyboard.press("Escape")
+
+
+def test_opened_again_without_its_kernel(lab, browser):
+    """Saved after its cells ran, then opened when the kernel is gone: the cards stand there, and no word of a picker that is not."""
+    page = browser.new_page()
+    page.set_default_timeout(WAIT)
+    page.goto(lab)
+    page.get_by_text("| Idle").wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    page.get_by_placeholder("type to search").wait_for(state="attached")
+    page.locator(".nrms-list").wait_for(state="attached")
+    page.get_by_role("menuitem", name="File", exact=True).click()
+    page.get_by_text("Save Notebook", exact=True).click()
+    page.locator(".jp-mod-dirty").wait_for(state="detached")
+    page.get_by_role("menuitem", name="Kernel", exact=True).click()
+    page.get_by_text("Shut Down Kernel", exact=True).click()
+    page.get_by_text("No Kernel").first.wait_for()
+    page.goto(lab)
+    page.locator(".nrms-list").wait_for(state="attached")
+    page.get_by_text("| Idle").wait_for()
+    error = page.get_by_text("Error displaying widget")
+    error.wait_for(state="attached")
+    page.locator(".nrms-list").scroll_into_view_if_needed()
+    assert pictures(page) > 0 and not error.is_visible()
