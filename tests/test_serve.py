@@ -1,5 +1,6 @@
 """One reader at a time: the list is the evaluator's, and every reason is what leaving something out and scoring again gives."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,14 +9,17 @@ import pytest
 import torch
 
 from nrms import NrmsError
+from nrms.__main__ import main
 from nrms.config import resolve
 from nrms.data.images import Pixels
 from nrms.evaluate import evaluate
+from nrms.files import write_json
 from nrms.items.fusion import FUSIONS
+from nrms.pipeline import best_pair
 from nrms.ranking import model_scorer, rank_impressions
 from nrms.recommender import build
 from nrms.runs import find_run
-from nrms.runtime import Run
+from nrms.runtime import Run, run_folder
 from nrms.serve import describe, open_run, recommend
 from nrms.train import train
 
@@ -197,6 +201,48 @@ def test_a_description_tells_all(pictures, reader):
     title = pictures.tables.news.title
     assert (all(title[i] in said for i in reader.history) and "most by" in said and "picture +" in said) or "picture -" in said
     assert said.count("lead: ") == 1 and "weight of a click" in said
+
+
+def test_the_command(finished, pictures, capsys):
+    """`python -m nrms recommend` prints the list of a history or of what a user was shown; without a slate `--shown` is refused."""
+    which = ["recommend", "--run", str(finished["exp3_gate"].folder), "--dataset", "newsroom-tiny"]
+    user = next(iter(pictures.users))
+    assert main([*which, "--user", user, "--shown", "-k", "3"]) == 0
+    said = capsys.readouterr().out
+    assert f"for user {user}: first 3 of" in said and "clicked" in said
+    assert main([*which, "--history", *ids(pictures, [1, 2])]) == 0
+    assert pictures.tables.news.title[2] in capsys.readouterr().out
+    with pytest.raises(NrmsError, match="`--shown` ranks what a user"):
+        main([*which, "--history", "--shown"])
+
+
+def test_the_two_to_look_at(finished, apart):
+    """For the page of a data set: the better of two finished runs first; none whose items take long to encode, none of other values or seeds."""
+    assert best_pair("newsroom-tiny", {}) == {}
+    means = {}
+    for exp, run in finished.items():
+        means[exp] = 0.5 + len(means) / 10
+        write_json(apart(exp, run).folder / "metrics.json", {"all": {"auc": {"mean": means[exp]}}})
+    given = {"epochs": 1, "device": "cpu"}
+    assert best_pair("newsroom-tiny", given) == {"exp": "exp3_gate", "other": "exp4", "dataset": "newsroom-tiny", "seed": 0} | given
+    assert best_pair("newsroom-tiny", {}) == {}
+    apart("exp3_gate").update(evaluation_minutes=30)
+    assert best_pair("newsroom-tiny", given) == {"exp": "exp4", "other": None, "dataset": "newsroom-tiny", "seed": 0} | given
+
+
+@pytest.fixture
+def apart(place):
+    """Copies a finished run into a home of its own, with pages as the notebooks leave them."""
+
+    def copy(exp, run=None):
+        folder = run_folder("newsroom-tiny", resolve(exp, "newsroom-tiny", epochs=1, device="cpu").name, 0)
+        if run is not None:
+            shutil.copytree(run.folder, folder)
+            for name in ("train", "eval"):
+                (folder / f"{name}.html").touch()
+        return Run(folder)
+
+    return copy
 
 
 # catalogues ----------------------------------------------------------------------------------------------------------
