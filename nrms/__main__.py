@@ -10,6 +10,8 @@ evaluate EXP --checkpoint F --dataset D  weights that were trained elsewhere, on
 ensemble EXP... --dataset D --seeds 0 1  the mean of what trained runs say, as one more row
 submit --run RUN --dataset D [--part P] [--from F] [--images G]
                                        prediction.zip for MIND's leaderboard: every impression of its test part (or of dev) ranked by a trained run
+recommend --run RUN --dataset D (--user U | --history N1 N2 ...) [-k 10] [--shown]
+                                       what a finished run recommends to one reader, and why
 bench                                  the same work done the plain way and ours, timed in one run; into reports/benchmark
 report                                 rebuilds reports/leaderboard.csv and reports/index.html
 publish DATASET --to FOLDER            its finished results as a folder to be passed on: pages and small files, no data, no weights
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 try:
+    from nrms import NrmsError
     from nrms.arguments import add_values, command, values
     from nrms.config import check_name, load_dataset, resolve
 except ModuleNotFoundError as error:
@@ -67,6 +70,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     hand_in.add_argument("--part", choices=("test", "dev"), default="test")
     hand_in.add_argument("--from", dest="source", type=Path, help="folder or zip of the part, or of a whole MIND; else what was downloaded")
     hand_in.add_argument("--images", type=Path, help="folder of <news id>.jpg, .png or .webp of the part's own news")
+    serve = commands.add_parser("recommend", help="what a finished run recommends to one reader, and why")
+    serve.add_argument("--run", required=True, metavar="RUN", help="exp3, exp3/seed0, or the folder of a run")
+    serve.add_argument("--dataset", default="newsroom")
+    whom = serve.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--user", help="a user of the test part, as their latest impression there finds them")
+    whom.add_argument("--history", nargs="*", metavar="ITEM", help="ids of items that somebody clicked, oldest first; none: a newcomer")
+    serve.add_argument("-k", type=int, default=10, help="items of the list")
+    serve.add_argument("--shown", action="store_true", help="rank what the user was shown, not the whole catalogue")
     for parser_of in (prepare, run, judge, both):
         add_values(parser_of)
     bench = commands.add_parser("bench", help="speed against the plain way")
@@ -188,6 +199,17 @@ def submit(args: argparse.Namespace, given: Given) -> None:
     print(f"wrote {path}, checked: every impression once, its ranks a permutation")
 
 
+def recommend(args: argparse.Namespace, given: Given) -> None:
+    from nrms.runs import find_run
+    from nrms.serve import describe, open_run
+
+    served = open_run(find_run(args.run, args.dataset))
+    reader = served.reader(args.history, args.user)
+    if args.shown and not len(reader.shown):
+        raise NrmsError("`--shown` ranks what a user's latest impression showed: give `--user`, and a data set of impressions.")
+    print(describe(served, served.rank(reader, args.k, reader.shown if args.shown else None)))
+
+
 def bench(args: argparse.Namespace, given: Given) -> None:
     from nrms import bench
 
@@ -232,7 +254,7 @@ def doctor(args: argparse.Namespace, given: Given) -> int:
     return doctor.main()
 
 
-COMMANDS = {f.__name__: f for f in (demo, download, prepare, run, evaluate, ensemble, submit, bench, report, publish, doctor)}
+COMMANDS = {f.__name__: f for f in (demo, download, prepare, run, evaluate, ensemble, recommend, submit, bench, report, publish, doctor)}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -254,15 +254,16 @@ def default_name(exp: str, given: Mapping[str, Any]) -> str:
     return name if NAME.fullmatch(name) and len(words) < 24 else f"{exp}-{digest(dict(given))}"
 
 
-def from_notebook(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a notebook, given its `globals()`: what its cells of nothing but `name = literal` lines have set.
+def from_notebook(namespace: Mapping[str, Any], *own: str) -> dict[str, Any]:
+    """The parameters of a notebook, given its `globals()`: what its cells of nothing but `name = literal` lines have set, but for those that are its
+    `own` and no experiment's.
 
     papermill injects whatever it is given, known or not, in such a cell, and only warns; so the first call of every notebook collects all of it and
     hands it to `resolve`, which refuses what it does not know.
     """
     if len(namespace["In"]) < 2:  # executed without a history of cells, as nbval does: nothing but the parameters can have been set
         plain = (str, int, float, list, dict, type(None))
-        return {k: v for k, v in namespace.items() if isinstance(v, plain) and not k.startswith("_") and k not in ("In", "Out")}
+        return {k: v for k, v in namespace.items() if isinstance(v, plain) and not k.startswith("_") and k not in ("In", "Out", *own)}
     names: dict[str, None] = {}
     for cell in namespace["In"]:
         try:
@@ -272,7 +273,7 @@ def from_notebook(namespace: Mapping[str, Any]) -> dict[str, Any]:
         targets = [line.targets[0] for line in lines if isinstance(line, ast.Assign) and is_literal(line.value)]
         if len(targets) == len(lines):
             names |= dict.fromkeys(t.id for t in targets if isinstance(t, ast.Name))
-    return {name: namespace[name] for name in names}
+    return {name: namespace[name] for name in names if name not in own}
 
 
 def is_literal(node: ast.expr) -> bool:

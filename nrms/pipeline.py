@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from nrms import ROOT, NrmsError
 from nrms.config import Config, resolve
 from nrms.files import locked, read_json
+from nrms.metrics import PROTOCOLS
 from nrms.render import render
 from nrms.runtime import Run, home, run_folder
 from nrms.troubles import meaning
@@ -135,8 +136,31 @@ def render_again(places: Sequence[Path]) -> None:
                     render(notebook, notebook.with_suffix(".html"))
 
 
+OPENING = 1.0  # minutes that evaluating a model may have taken for its items to be encoded once more, for a page to look at
+
+
+def best_pair(dataset: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of browse.ipynb: the best finished experiment of the data set with these values, and the second best of the same seed, if any.
+
+    Nothing where there is none, or none that opens in reasonable time.
+    """
+    scores = {}
+    for path in (home() / "reports" / dataset).glob("*/seed*/metrics.json"):
+        record = Run(path.parent).record
+        ours = record.get("kind") == "model" and record["config"].get("given") == given and not record["config"].get("checkpoint", True)
+        if ours and record.get("evaluation_minutes", OPENING) < OPENING:
+            config = resolve(record["config"]["exp"], dataset, record["config"]["seed"], **given)
+            if run_folder(dataset, config.name, config.seed) == path.parent and is_current(config):
+                scores[config.exp, config.seed] = read_json(path)["all"][PROTOCOLS[config.data.protocol].main]["mean"]
+    order = sorted(scores, key=lambda key: scores[key], reverse=True)
+    if not order:
+        return {}
+    others = [exp for exp, seed in order[1:] if seed == order[0][1] and exp != order[0][0]]
+    return {"exp": order[0][0], "other": others[0] if others else None, "dataset": dataset, "seed": order[0][1]} | given
+
+
 def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bool = False, say=print, **given: Any) -> int:
-    """Runs every experiment with every seed on one data set, then the analysis and the report. Returns the number of failures.
+    """Runs every experiment with every seed on one data set, then the analysis, a page of one user, and the report. Returns the number of failures.
 
     All values are checked before anything starts. `given` values go to every experiment.
     """
@@ -147,13 +171,22 @@ def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bo
 
     folder, failures, fresh = home() / "reports" / dataset, 0, []
     made = load(dataset, configs[0].data).manifest["made"]
-    try:
-        with locked(folder / "data_prep"):  # for whoever comes second it is there then
-            if force or older(folder / "data_prep.html", made):
-                execute("data_prep", folder, {"dataset": dataset}, f"{dataset}: data")
-    except NrmsError as error:
-        failures += 1
-        say(f"FAILED  {error}")
+
+    def about_all(name: str, parameters: Callable[[], dict[str, Any]]) -> None:
+        """Executes a notebook on the whole data set, where there are parameters for it; who comes second waits, and asks again."""
+        nonlocal failures
+        try:
+            with locked(folder / name):
+                if given := parameters():
+                    execute(name, folder, given, f"{dataset}: {name}")
+        except NrmsError as error:
+            failures += 1
+            say(f"FAILED  {error}")
+
+    def outdated(name: str) -> bool:
+        return bool(fresh) or not (folder / f"{name}.html").exists()
+
+    about_all("data_prep", lambda: {"dataset": dataset} if force or older(folder / "data_prep.html", made) else {})
     for config in configs:
         label = f"{config.dataset}/{config.name}/seed{config.seed}"
         began = time.perf_counter()
@@ -169,16 +202,11 @@ def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bo
             continue
         fresh.append(run_folder(config.dataset, config.name, config.seed))
         say(f"done    {label} in {time.perf_counter() - began:.0f} s")
-    try:
-        with locked(folder / "analysis"):
-            if fresh or not (folder / "analysis.html").exists():
-                execute("analysis", folder, {"dataset": dataset}, f"{dataset}: analysis")
-    except NrmsError as error:
-        failures += 1
-        say(f"FAILED  {error}")
+    about_all("analysis", lambda: {"dataset": dataset} if outdated("analysis") else {})
+    about_all("browse", lambda: best_pair(dataset, given) if outdated("browse") else {})
     from nrms import page
 
     for path in page.write():
         say(f"wrote   {path.relative_to(home())}")
-    render_again([folder / "data_prep", folder / "analysis", *fresh] if fresh else [])
+    render_again([folder / "data_prep", folder / "analysis", folder / "browse", *fresh] if fresh else [])
     return failures

@@ -12,7 +12,7 @@ WORK = tempfile.TemporaryDirectory(prefix="nrms-tests-")
 os.environ["NRMS_HOME"] = WORK.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-ORDER = ("data_prep", "train", "eval", "analysis", "benchmark")  # notebooks, as a reader goes through them
+ORDER = ("data_prep", "train", "eval", "analysis", "browse", "benchmark")  # notebooks, as a reader goes through them
 
 
 def pytest_collection_modifyitems(items):

@@ -37,6 +37,17 @@ class ItemTower(nn.Module):
         found = encoder(items[has])
         return rest.to(found.dtype).repeat(len(items), 1).index_copy(0, has.nonzero()[:, 0], found)
 
+    def without(self, items: torch.Tensor, modality: str) -> torch.Tensor:
+        """Vectors (U, D) of items as if they had nothing of `modality`, not the first: a blank in its place where the fusion wants one, which takes
+        an item that has none."""
+        vectors, present = self.apart(items)
+        for m, (name, encoder) in enumerate(self.encoders.items()):
+            if name in (modality, "both"):  # a side network across both reads the modality too
+                present[:, m] = False
+                if self.fusion.wants_blank:
+                    vectors[:, m] = encoder((~encoder.present).nonzero()[1:2, 0])  # the first is padding
+        return self.fusion(vectors, present)
+
     def groups(self) -> list[nn.Parameter]:
         """Trainable weights that came pre-trained."""
         models = [e.model for e in self.encoders.values() if e.encodes]
