@@ -14,7 +14,7 @@ from nrms.config import PARAMS, Dataset, Experiment, load_dataset, reads_a_log, 
 from nrms.runtime import data_folder
 
 LAYER = dict.fromkeys(("parameters", "config", "runtime", "files", "progress", "metrics", "objectives", "terms", "dropout", "troubles"), 0)
-LAYER |= dict.fromkeys(("arguments", "data", "items", "users", "report", "page", "figures", "show", "original", "answers"), 1)
+LAYER |= dict.fromkeys(("arguments", "data", "items", "users", "report", "page", "figures", "portrait", "contrast", "show", "original", "answers"), 1)
 LAYER |= {
     "recommender": 2,
     "ranking": 2,
@@ -22,6 +22,8 @@ LAYER |= {
     "transfer": 2,
     "diagnostics": 2,
     "probe": 2,
+    "explain": 2,
+    "byhand": 2,
     "train": 3,
     "guards": 3,
     "processes": 0,
@@ -37,12 +39,12 @@ LAYER |= {
     "doctor": 4,
     "__main__": 5,
 }
-FAMILY = dict.fromkeys(("page", "figures", "show", "original", "answers"), "report")  # one thing in six files
+FAMILY = dict.fromkeys(("page", "figures", "portrait", "contrast", "show", "original", "answers"), "report")  # one thing in eight files
 FAMILY |= {"parameters": "config", "troubles": "runtime", "files": "runtime", "progress": "runtime"}
 FAMILY |= {"measure": "bench", "plain": "bench", "growth": "bench"}
 FAMILY |= {"guards": "train", "gradients": "recommender", "ranking": "recommender", "references": "recommender"}
 FAMILY |= {"ensemble": "evaluate"}
-FAMILY |= dict.fromkeys(("transfer", "diagnostics", "probe"), "recommender")
+FAMILY |= dict.fromkeys(("transfer", "diagnostics", "probe", "explain", "byhand"), "recommender")
 DATA = {False: "newsroom-tiny", True: "movies"}  # a data set of impressions, one of interactions
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("data_prep", "train", "eval", "analysis", "benchmark")]
 
