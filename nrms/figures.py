@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from nrms.answers import Difference
 from nrms.report import leaderboard, protocol_of
@@ -97,10 +98,14 @@ def cost(dataset: str) -> Figure:
             color = lines[name][1] if at is None else "black"
             start = (1.0, value) if at is None else (at, value)
             system = ax.get_yaxis_transform() if at is None else ax.transData
-            arrow = {"arrowstyle": "-", "color": GREY, "lw": 0.5, "shrinkA": 0, "shrinkB": 0}
-            text = {"xytext": (1.02, y), "textcoords": ax.get_yaxis_transform(), "va": "center", "fontsize": 8, "color": color}
+            arrow = {"arrowstyle": "-", "color": GREY, "lw": 0.5, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
+            text = {"xytext": (1.02, y), "textcoords": ax.get_yaxis_transform(), "va": "center", "fontsize": 9, "color": color}
             ax.annotate(name, start, xycoords=system, arrowprops=arrow, parse_math=False, annotation_clip=False, **text)
         ax.set(xlabel=label, xscale="log", ylim=(low, high))
+        wide = len(x) and x.max() > 100 * x.min()
+        ax.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}".replace(",000,000", " million")))
+        ax.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set(ylabel=protocol.label, title=dataset)
     return figure
 

@@ -37,7 +37,7 @@ def learning_curves(run: Run) -> Figure:
     for part, color in zip([p for p in parts if p != objective], sns.color_palette("colorblind")[3:], strict=False):
         left.plot(seen, log[part], color=color, lw=1, label=f"{part.removeprefix('loss.')}, weighted")
     left.set(title="training loss", ylabel="nats")
-    valid = log.dropna(subset=["valid"]) if "valid" in log else log.iloc[:0]
+    valid = (log if "valid" in log else log.assign(valid=np.nan)).dropna(subset=["valid"])
     middle.plot(valid["samples"], valid["valid"], "o-", color=BLUE)
     kept = valid[valid["step"] == record.get("best_step")]
     middle.plot(kept["samples"], kept["valid"], "o", color=ORANGE, ms=11, label="kept")
@@ -106,6 +106,8 @@ def reliability(rows: Mapping[str, np.ndarray], temperature: float, bins: int = 
         drawn = np.bincount(rng.integers(len(size), size=len(size)), minlength=len(size))
         resampled.append(drawn @ sums[0] / np.maximum(drawn @ sums[2], 1e-12))
     low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+    some = count > 0  # fewer candidates than bins leave some empty
+    told, total, count, low, high = (part[some] for part in (told, total, count, low, high))
     table = pd.DataFrame({"predicted": told / count, "observed": total / count, "low": low, "high": high, "n": count.astype(int)})
     return table, float((table["n"] * (table["observed"] - table["predicted"]).abs()).sum() / table["n"].sum())
 
