@@ -80,10 +80,11 @@ def by_slice(run: Run) -> Figure:
 def reliability(rows: Mapping[str, np.ndarray], temperature: float, bins: int = 10) -> tuple[pd.DataFrame, float]:
     """Predicted against observed shares of clicks, in bins of equally many candidates, and the expected calibration error (ECE).
 
-    rows: offsets (n + 1,), scores and clicked, flat. The predicted share of a candidate is softmax(score / temperature) within its impression, the
-    observed one 1 / (number of clicks) where it was clicked, else 0: both add up to 1 in every impression. Impressions without a click are left out.
+    rows: offsets (n + 1,), scores and clicked, flat. A candidate's predicted share is softmax(score / temperature) in its impression, the observed
+    one 1 / (number of clicks) where it was clicked, else 0: both add up to 1. Either is divided by an equal share, 1 / C, for else the size of slates
+    alone would put candidates in order, and a scorer that knows nothing would look good. Impressions without a click are left out.
     Table: predicted, observed, low, high (95 % interval by resampling impressions), n. ECE: mean of |observed - predicted| over bins, by candidates
-    (Guo et al., ICML 2017, eq. 3).
+    (Guo et al., ICML 2017, eq. 3), in equal shares.
     """
     size = np.diff(rows["offsets"])
     owner = np.repeat(np.arange(len(size)), size)
@@ -92,22 +93,20 @@ def reliability(rows: Mapping[str, np.ndarray], temperature: float, bins: int = 
     np.maximum.at(top, owner, logit)
     weight = np.exp(logit - top[owner])
     clicks = np.bincount(owner, rows["clicked"], len(size))
-    predicted = weight / np.bincount(owner, weight, len(size))[owner]
+    predicted = (size / np.bincount(owner, weight, len(size)))[owner] * weight
+    observed = (size / np.maximum(clicks, 1))[owner] * rows["clicked"]
     kept = clicks[owner] > 0
-    owner, predicted, observed = owner[kept], predicted[kept], (rows["clicked"] / np.maximum(clicks, 1)[owner])[kept]
+    owner, predicted, observed = owner[kept], predicted[kept], observed[kept]
     place = np.empty(len(owner), int)
     place[np.argsort(predicted, kind="stable")] = np.arange(len(owner)) * bins // max(len(owner), 1)
-    cells = owner * bins + place
-    sums = [np.bincount(cells, w, len(size) * bins).reshape(-1, bins) for w in (observed, predicted, np.ones(len(owner)))]
-    total, told, count = (part.sum(0) for part in sums)
-    rng = np.random.default_rng(0)
-    resampled = []
+    sums = [np.bincount(owner * bins + place, w, len(size) * bins).reshape(-1, bins) for w in (observed, predicted, np.ones(len(owner)))]
+    some = sums[2].sum(0) > 0  # fewer candidates than bins leave some empty
+    total, told, count = (part.sum(0)[some] for part in sums)
+    rng, resampled = np.random.default_rng(0), []
     for _ in range(RESAMPLES):
         drawn = np.bincount(rng.integers(len(size), size=len(size)), minlength=len(size))
-        resampled.append(drawn @ sums[0] / np.maximum(drawn @ sums[2], 1e-12))
+        resampled.append(drawn @ sums[0][:, some] / np.maximum(drawn @ sums[2][:, some], 1e-12))
     low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
-    some = count > 0  # fewer candidates than bins leave some empty
-    told, total, count, low, high = (part[some] for part in (told, total, count, low, high))
     table = pd.DataFrame({"predicted": told / count, "observed": total / count, "low": low, "high": high, "n": count.astype(int)})
     return table, float((table["n"] * (table["observed"] - table["predicted"]).abs()).sum() / table["n"].sum())
 
@@ -123,10 +122,11 @@ def calibration(run: Run, test) -> Figure:
     figure, (ax,) = canvas(1, (5.4, 4.6))
     most = 1.1 * max(table["predicted"].max(), table["high"].max())
     ax.plot([0, most], [0, most], color=GREY, ls=":", label="what is predicted is observed")
+    ax.axhline(1, color=GREY, lw=0.8, label="an equal share")
     spread = [(table["observed"] - table["low"]).clip(lower=0), (table["high"] - table["observed"]).clip(lower=0)]
     ax.errorbar(table["predicted"], table["observed"], yerr=spread, fmt="o-", color=BLUE, label="a tenth of the candidates each, 95 % interval")
-    ax.set(xlabel="predicted share of the clicks", ylabel="observed share of the clicks", title=f"ECE {ece:.4f}")
-    ax.legend(fontsize=9)
+    ax.set(xlabel="predicted share of the clicks, in equal shares 1 / C", ylabel="observed share", title=f"ECE {ece:.3f} equal shares")
+    ax.legend(fontsize=9, loc="upper left")
     return figure
 
 
@@ -137,7 +137,8 @@ def found_by_rank(run: Run, items: int) -> Figure:
     ax.step(ranks, np.arange(1, len(ranks) + 1) / len(ranks), where="post", color=BLUE, label="this model")
     rank = np.geomspace(1, items, 200)
     ax.plot(rank, rank / items, color=GREY, ls=":", label="random order")
-    ax.set(xscale="log", xlabel=f"rank among {items:,} items", ylabel="right items found so far", ylim=(0, 1))
+    ax.set(xscale="log", xlabel=f"rank among {items:,} items", ylabel="right items found so far", ylim=(0, 1.02))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.legend(fontsize=9)
     return figure
 

@@ -14,6 +14,7 @@ from nrms.config import Config, Experiment
 
 def readable(table: pd.DataFrame) -> Styler:
     """The table with its texts whole and to the left, and as text: what looks like HTML in a title stays what it looks like."""
+    table = table if table.index.is_unique else table.reset_index()  # pandas styles no index whose names repeat
     style = table.style.format(precision=3, escape="html").format_index(escape="html", axis=0).format_index(escape="html", axis=1)
     return style.set_properties(**{"text-align": "left"}).set_table_styles([{"selector": "th", "props": "text-align: left"}])
 

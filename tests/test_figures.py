@@ -30,19 +30,21 @@ def drawn(figure):
 
 
 def test_reliability_of_equal_scores():
-    """Two candidates with equal scores: each is told half of the clicks. Impressions without a click are left out."""
+    """Who knows nothing tells everybody an equal share, whatever the size of slates. Impressions without a click are left out."""
     table, ece = portrait.reliability(SLATES, temperature=1.0, bins=2)
-    assert table["predicted"].tolist() == [0.5, 0.5] and table["n"].tolist() == [2, 2] and table["observed"].sum() == pytest.approx(1.0)
-    assert ece == pytest.approx((table["observed"] - 0.5).abs().mean())
+    assert table["predicted"].tolist() == [1, 1] and table["n"].tolist() == [2, 2] and table["observed"].sum() == pytest.approx(2)
+    assert ece == pytest.approx((table["observed"] - 1).abs().mean())
+    sizes = {"offsets": np.array([0, 2, 12]), "scores": np.zeros(12), "clicked": np.arange(12) % 10 == 0}
+    assert portrait.reliability(sizes, temperature=1.0)[0]["predicted"].tolist() == pytest.approx([1] * 10)
 
 
 def test_reliability_by_hand():
-    """Scores log 3 and 0 are shares of 3/4 and 1/4; divided by a temperature of 1/2 they are 9/10 and 1/10. All clicks on the first: 1 and 0."""
+    """Scores log 3 and 0 are shares of 3/4 and 1/4, of two; at a temperature of 1/2 they are 9/10 and 1/10. All clicks on the first: 1 and 0."""
     rows = {"offsets": np.array([0, 2, 4]), "scores": np.log([3.0, 1, 3, 1]), "clicked": np.array([1, 0, 1, 0], bool)}
     table, ece = portrait.reliability(rows, temperature=1.0, bins=2)
-    assert table["predicted"].tolist() == pytest.approx([0.25, 0.75]) and table["observed"].tolist() == [0, 1] and ece == pytest.approx(0.25)
-    assert table[["low", "high"]].to_numpy().tolist() == [[0, 0], [1, 1]]
-    assert portrait.reliability(rows, temperature=0.5, bins=2)[1] == pytest.approx(0.1)
+    assert table["predicted"].tolist() == pytest.approx([0.5, 1.5]) and table["observed"].tolist() == [0, 2] and ece == pytest.approx(0.5)
+    assert table[["low", "high"]].to_numpy().tolist() == [[0, 0], [2, 2]]
+    assert portrait.reliability(rows, temperature=0.5, bins=2)[1] == pytest.approx(0.2)
 
 
 def test_what_draws_from_the_prediction_is_calibrated():
@@ -53,8 +55,8 @@ def test_what_draws_from_the_prediction_is_calibrated():
     clicked = np.arange(8) == (rng.random((4000, 1)) > share.cumsum(1)).sum(1)[:, None]
     rows = {"offsets": np.arange(0, 4001 * 8, 8), "scores": scores.ravel(), "clicked": clicked.ravel()}
     table, ece = portrait.reliability(rows, temperature=1.0)
-    assert ece < 0.01 and ((table["observed"] - table["predicted"]).abs() < table["high"] - table["low"]).all()
-    assert portrait.reliability(rows, temperature=0.4)[1] > 0.03
+    assert ece < 0.08 and ((table["observed"] - table["predicted"]).abs() < table["high"] - table["low"]).all()
+    assert portrait.reliability(rows, temperature=0.4)[1] > 0.3
 
 
 def test_calibration_of_a_run(home):
@@ -68,7 +70,7 @@ def test_calibration_of_a_run(home):
     pq.write_table(pa.table({"scores": listed}), run.folder / "rows.parquet")
     figure = portrait.calibration(run, Impressions(names, names, np.zeros(3, int), values, values, SLATES["clicked"]))
     drawn(figure)
-    assert figure.axes[0].get_title().startswith("ECE 0.")
+    assert figure.axes[0].get_title() == "ECE 1.000 equal shares"  # of four candidates two are told 1 and get 2, two get nothing
 
 
 def test_right_items_found_by_rank(home):

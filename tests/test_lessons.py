@@ -141,7 +141,8 @@ def test_every_kind_of_model_can_be_explained(movies, exp):
     model.on_epoch_start([0, 0], resumed=False)
     assert explain.shapes(model, batch).data.loc["scores", "here"] == str(tuple(model.eval()(batch).scores.shape))
     assert "numbers, length" in explain.vector(model, tables.news, 1) and explain.step_seconds(model, batch, repeats=1) > 0
-    assert sum(int(n.replace(",", "")) for n in explain.sizes(model).data["parameters"]) > 0
+    sizes = explain.sizes(model)
+    assert sum(int(n.replace(",", "")) for n in sizes.data["parameters"]) > 0 and "<table" in sizes.to_html()
 
 
 def test_a_vector_is_described(model, tiny):

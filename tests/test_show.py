@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from nrms import show
@@ -68,6 +69,11 @@ def test_a_log_split_at_random_may_know_the_future(board, monkeypatch):
     found = show.checks(tables, split).loc["what is asked for comes after all training"]
     assert late > 0.5 and found["found"] == f"{late:.1%} of it does not" and found["verdict"] == "look closer"
     assert "interactions to train on" in show.data_answer("movies", tables, split)
+
+
+def test_a_table_whose_names_repeat_can_be_shown():
+    """Two lines of one name: the name becomes a column."""
+    assert show.readable(pd.DataFrame({"x": [1, 2]}, index=pd.Index(["a", "a"], name="rank"))).to_html().count(">a<") == 2
 
 
 def test_timeline(small):
