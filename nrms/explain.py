@@ -206,7 +206,8 @@ def trained(run: Run) -> str:
     text += f"{record['best_valid']:.3f}** at step {record['best_step']:,} of {record['steps']:,}, {record['samples']:,} clicks in "
     text += f"{record['minutes']:.1f} minutes, at most {record['peak_mb']:,} MB of memory."
     board = leaderboard(dataset, run)
-    known = board[(board["kind"] == "baseline") & (board["status"] == "done")].dropna(subset=[protocol.main]) if len(board) else board
+    known = board[(board["kind"] == "baseline") & (board["status"] == "done")]  # without one, a board of a log has no metric
+    known = known.dropna(subset=[protocol.main]) if len(known) else known
     if protocol.main == "auc":
         text += " Chance is 0.500."
     if len(known):

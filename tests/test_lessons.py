@@ -176,6 +176,14 @@ def test_the_answer_of_training_is_computed(home):
     assert "the best baseline, content, has 0.600 and random order 0.500." in explain.trained(run)
 
 
+def test_the_answer_of_training_on_a_log(home):
+    """Before anything is judged there is no baseline to name, and no chance that is known."""
+    run = Run(run_folder("made-up", "lightgcn", 0))
+    run.begin(kind="model", family="a", protocol="sets")
+    run.update(status="trained", best_valid=0.25, best_step=1, steps=2, samples=3, minutes=0.5, peak_mb=7)
+    assert explain.trained(run).endswith("best validation Recall@20 0.250** at step 1 of 2, 3 clicks in 0.5 minutes, at most 7 MB of memory.")
+
+
 def test_time_and_memory_are_set_side_by_side(home):
     """Milliseconds by hand: 1.5 minutes over 100 steps are 900; 16 bytes for each trained parameter."""
     fake("exp4", 0, np.full(10, 0.7), n=10)
