@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nrms.examples import Rankings, Shown, example, most_apart, sizes
+from nrms.disagree import Rankings, Shown, example, most_apart, sizes
 from nrms.metrics import compare_all
 from nrms.report import KINDS, Entry
 from nrms.shell import document, embedded, links_of

@@ -65,6 +65,24 @@ def diagnose(model: Recommender, vectors: torch.Tensor, split: Split, history: i
     return result
 
 
+def flat_map(vectors: torch.Tensor) -> dict[str, np.ndarray]:
+    """Items in two dimensions: their places along the two directions of largest variance (PCA), of at most MOST items, always the same.
+
+    vectors (N + 1, W), row 0 padding. Returns items (S,), xy (S, 2) and explained (2,), the share of the variance. A direction may point either way:
+    here its largest weight is positive.
+    """
+    items = np.sort(some(np.arange(1, len(vectors))))
+    x = vectors[torch.from_numpy(items).to(vectors.device)].float().cpu().double().numpy()
+    x = x - x.mean(0)
+    _, size, directions = np.linalg.svd(x, full_matrices=False)
+    sign = np.sign(np.take_along_axis(directions, np.abs(directions).argmax(1)[:, None], 1))
+    xy = np.zeros((len(items), 2))
+    xy[:, : min(2, len(size))] = x @ (directions * sign)[:2].T
+    share = np.zeros(2)
+    share[: min(2, len(size))] = size[:2] ** 2 / max((size**2).sum(), 1e-30)
+    return {"items": items.astype(np.int32), "xy": xy.astype(np.float32), "explained": share}
+
+
 def modality_gaps(model: Recommender, known: np.ndarray) -> dict[str, float]:
     """Largest distance between the centres of two modalities' unit vectors, over items that have both."""
     ids = torch.from_numpy(some(known)).to(model.items.lengths.device)

@@ -19,7 +19,7 @@ from nrms.beyond import Known, beyond, known_items
 from nrms.config import Config, Experiment
 from nrms.data.prepare import Tables, load
 from nrms.data.tables import Split, unseen
-from nrms.diagnostics import diagnose
+from nrms.diagnostics import diagnose, flat_map
 from nrms.files import atomic, load_checkpoint, locked, read_json, read_state, write_json
 from nrms.metrics import PROTOCOLS, rank_metrics, set_metrics, summarise
 from nrms.parameters import GRAPHS, LEARNING, ROLES
@@ -259,6 +259,8 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
         return run
     judge(run, tables, split, rows, found, known_items(tables, split))
     write_json(run.folder / "diagnostics.json", diagnose(model, vectors, split, config.history, found.get("items")))
+    with atomic(run.folder / "map.npz") as part, part.open("wb") as file:  # a name without .npz would get one
+        np.savez(file, **flat_map(vectors[: len(tables.news)]))
     memory = max(run.record.get("peak_mb", 0), peak_mb())
     run.update(status="done", error=None, evaluated=now(), evaluation_minutes=(time.perf_counter() - began) / 60, peak_mb=memory)
     return run

@@ -1,6 +1,8 @@
-"""How do the results look? One function, one figure; all read run folders or plain arrays, in one style that colour-blind readers can tell apart."""
+"""How do data and experiments look beside each other? One function, one figure, in one style that colour-blind readers can tell apart.
 
-import json
+All read run folders or plain arrays; figures of a single run are in portrait.py.
+"""
+
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -8,10 +10,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from nrms.answers import Difference
-from nrms.files import read_json
-from nrms.metrics import BEYOND, PROTOCOLS
+from nrms.metrics import BEYOND
 from nrms.report import entries, leaderboard, means_beyond, protocol_of
 from nrms.runtime import Run
 
@@ -27,41 +29,6 @@ def canvas(columns: int, size: tuple[float, float], **options) -> tuple[Figure, 
     return figure, axes[0]
 
 
-def read_log(run: Run) -> pd.DataFrame:
-    """history.jsonl of a run, one line per logged step, nested values as `groups.encoder.lr` and the like."""
-    return pd.json_normalize([json.loads(line) for line in (run.folder / "history.jsonl").read_text().split("\n")[:-1]])
-
-
-def learning_curves(run: Run) -> Figure:
-    """Loss with that of equal scores, validation with the kept step, and update-to-weight ratios with drift where there is some, over clicks seen."""
-    log, record = read_log(run), run.record
-    protocol = PROTOCOLS[record.get("protocol", "impressions")]
-    figure, (left, middle, right) = canvas(3, (13, 3.4))
-    objective, parts = f"loss.{record['config']['objective']}", [c for c in log if c.startswith("loss.")]
-    if objective != "loss.none":
-        left.plot(log["samples"], log[objective], color=BLUE)
-        left.axhline(record["chance"], color=GREY, ls=":", label="chance: equal scores, first batch")
-    for part, color in zip([p for p in parts if p != objective], sns.color_palette("colorblind")[3:], strict=False):
-        left.plot(log["samples"], log[part], color=color, lw=1, label=f"{part.removeprefix('loss.')}, weighted")
-    left.set(title="training loss", xlabel="clicks seen", ylabel="nats")
-    valid = log.dropna(subset=["valid"]) if "valid" in log else log.iloc[:0]
-    middle.plot(valid["samples"], valid["valid"], "o-", color=BLUE)
-    kept = valid[valid["step"] == record.get("best_step")]
-    middle.plot(kept["samples"], kept["valid"], "o", color=ORANGE, ms=11, label="kept")
-    if protocol.main == "auc":
-        middle.axhline(0.5, color=GREY, ls=":", label="chance")
-    middle.set(title=f"validation {protocol.label}", xlabel="clicks seen")
-    for name, color in (("encoder", BLUE), ("head", ORANGE)):
-        if f"groups.{name}.update_ratio" in log:
-            right.plot(log["samples"], log[f"groups.{name}.update_ratio"], color=color, label=name)
-    if "drift" in log:
-        right.plot(log["samples"], log["drift"], color=GREEN, label="drift of reused vectors")
-    right.set(title="update / weight, by group", xlabel="clicks seen", yscale="log")
-    for ax in (left, middle, right):
-        ax.legend()
-    return figure
-
-
 def ranking(dataset: str, only: Run | None = None) -> Figure:
     """Every finished row of a data set by its main metric, with its interval: models (or this run alone), baselines, and ceilings."""
     board, protocol = leaderboard(dataset, only), protocol_of(dataset)
@@ -72,11 +39,75 @@ def ranking(dataset: str, only: Run | None = None) -> Figure:
         color = COLORS[row.kind]
         ax.plot([row[f"{metric}_low"], row[f"{metric}_high"]], [i, i], color=color, lw=3, alpha=0.5)
         ax.plot(row[metric], i, "o", color=color)
+    for value, color in levels(board, metric).values():
+        ax.axvline(value, color=color, ls=":", zorder=0)
     for kind, color in COLORS.items():
         if (board["kind"] == kind).any():
             ax.plot([], [], "o", color=color, label=kind)
     ax.set(yticks=range(len(board)), yticklabels=board["exp"], xlabel=f"{protocol.label} with 95 % interval", title=dataset)
     ax.legend(loc="lower right")
+    return figure
+
+
+def levels(board: pd.DataFrame, metric: str) -> dict[str, tuple[float, tuple]]:
+    """{name: (value, colour)} of what models are held against: every ceiling, and the best baseline."""
+    done = board[board["status"] == "done"].dropna(subset=[metric])
+    kept = [done[done["kind"] == "ceiling"], done[done["kind"] == "baseline"].nlargest(1, metric)]
+    return {row.exp: (row[metric], COLORS[row.kind]) for part in kept for _, row in part.iterrows()}
+
+
+def apart(values: np.ndarray, gap: float) -> np.ndarray:
+    """Places near these values (n,), in the same order and at least `gap` apart: where labels stand that must not collide."""
+    order = np.argsort(values, kind="stable")
+    steps = gap * np.arange(len(values))
+    # least squares with an order: the pool of adjacent violators
+    blocks: list[list[float]] = []
+    for value in np.asarray(values, float)[order] - steps:
+        blocks.append([value, 1])
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (mean, n), (other, m) = blocks[-2:]
+            blocks[-2:] = [[(mean * n + other * m) / (n + m), n + m]]
+    placed = np.concatenate([np.full(int(n), mean) for mean, n in blocks]) + steps if blocks else np.zeros(0)
+    result = np.empty(len(values))
+    result[order] = placed
+    return result
+
+
+def cost(dataset: str) -> Figure:
+    """Main metric of every finished experiment over its minutes of training and over what it trained; ceilings and the best baseline as lines.
+
+    Names stand at the right of each panel, at the height of their point as far as they do not collide, and a line leads to it.
+    """
+    board, protocol = leaderboard(dataset), protocol_of(dataset)
+    done = board[board["status"] == "done"].dropna(subset=[protocol.main])
+    models, lines = done[done["kind"] == "model"], levels(board, protocol.main)
+    height = max(4.0, 0.21 * (len(models) + len(lines)) + 1.2)
+    figure, axes = canvas(2, (15, height), sharey=True)
+    values = np.r_[models[protocol.main].to_numpy(float), [value for value, _ in lines.values()]]
+    low, high = values.min(), values.max()
+    margin = 0.06 * max(high - low, 0.01)
+    place = apart(values, 0.21 / (height - 1.2) * (high - low + 2 * margin))
+    low, high = min(low, place.min()) - margin, max(high, place.max()) + margin
+    for ax, column, label in zip(axes, ("minutes", "trainable"), ("minutes of training", "parameters that are trained"), strict=True):
+        x = models[column].to_numpy(float)
+        x = np.maximum(x, x[x > 0].min(initial=1.0))  # a logarithmic scale has no zero
+        ax.scatter(x, models[protocol.main], color=BLUE, zorder=3)
+        for value, color in lines.values():
+            ax.axhline(value, color=color, ls=":", zorder=1)
+        ends = [*zip(x, models[protocol.main], strict=True), *((None, value) for value, _ in lines.values())]
+        for (at, value), y, name in zip(ends, place, [*models["exp"], *lines], strict=True):
+            color = lines[name][1] if at is None else "black"
+            start = (1.0, value) if at is None else (at, value)
+            system = ax.get_yaxis_transform() if at is None else ax.transData
+            arrow = {"arrowstyle": "-", "color": GREY, "lw": 0.5, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
+            text = {"xytext": (1.02, y), "textcoords": ax.get_yaxis_transform(), "va": "center", "fontsize": 9, "color": color}
+            ax.annotate(name, start, xycoords=system, arrowprops=arrow, parse_math=False, annotation_clip=False, **text)
+        ax.set(xlabel=label, xscale="log", ylim=(low, high))
+        wide = len(x) and x.max() > 100 * x.min()
+        ax.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}".replace(",000,000", " million")))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    axes[0].set(ylabel=protocol.label, title=dataset)
     return figure
 
 
@@ -96,24 +127,6 @@ def differences(found: Sequence[Difference]) -> Figure:
     ax.set(yticks=range(len(found)), yticklabels=names, xlabel=f"{found[0].label} difference, paired, with 95 % interval")
     ax.invert_yaxis()
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def by_slice(run: Run) -> Figure:
-    """The four metrics of one run by slice, with intervals; the number of impressions or questions beside each name."""
-    metrics, protocol = read_json(run.folder / "metrics.json"), PROTOCOLS[run.record.get("protocol", "impressions")]
-    figure, axes = canvas(len(protocol.shown), (13, 0.38 * len(metrics) + 1.2), sharey=True)
-    for ax, name in zip(axes, protocol.shown, strict=True):
-        for i, values in enumerate(m[name] for m in metrics.values()):
-            if values["mean"] is None:  # no impression of the slice has both clicked and passed-over news
-                continue
-            ax.plot([values["low"], values["high"]], [i, i], color=BLUE, lw=3, alpha=0.5)
-            ax.plot(values["mean"], i, "o", color=BLUE)
-        if metrics["all"][name]["mean"] is not None:
-            ax.axvline(metrics["all"][name]["mean"], color=GREY, ls=":")
-        names = [f"{s}  (n = {m[name]['n']:,})" for s, m in metrics.items()]
-        ax.set(title=protocol.metrics[name][0], yticks=range(len(metrics)), yticklabels=names)
-    axes[0].invert_yaxis()
     return figure
 
 

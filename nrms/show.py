@@ -1,5 +1,7 @@
-"""What does one example look like at each stage? Small tables with real titles, for notebooks."""
+"""What are the data? One example at each stage, what was found, how time splits it: small tables and sentences with real titles, for notebooks."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,6 +14,7 @@ from nrms.config import Config, Experiment
 
 def readable(table: pd.DataFrame) -> Styler:
     """The table with its texts whole and to the left, and as text: what looks like HTML in a title stays what it looks like."""
+    table = table if table.index.is_unique else table.reset_index()  # pandas styles no index whose names repeat
     style = table.style.format(precision=3, escape="html").format_index(escape="html", axis=0).format_index(escape="html", axis=1)
     return style.set_properties(**{"text-align": "left"}).set_table_styles([{"selector": "th", "props": "text-align: left"}])
 
@@ -25,11 +28,13 @@ def data_report(manifest: Mapping) -> Styler:
     return readable(pd.DataFrame(lines).set_index("file"))
 
 
-def settings(config: Config) -> Styler:
-    """Every value of the experiment, with its meaning, and the default where the run departs from it."""
+def settings(config: Config, *, every: bool = True) -> Styler:
+    """The values of the experiment, with their meaning, and the default where the run departs from it; every=False: these alone."""
     lines = []
     for name, field in Experiment.model_fields.items():
         value = getattr(config, name)
+        if not every and value == field.default:
+            continue
         lines.append(
             {"name": name, "value": str(value), "default": "" if value == field.default else str(field.default), "meaning": field.description or ""}
         )
@@ -45,8 +50,13 @@ def splits(split) -> pd.DataFrame:
         if hasattr(part, "items"):  # a log
             lines[name] = {"users": len(part), "interactions": len(part.items.values)}
         else:
-            clicks = int(part.clicked.sum())
-            lines[name] = {"impressions": len(part), "users": len(set(part.user)), "clicks": clicks, "clicked share": clicks / len(part.clicked)}
+            clicks, share = int(part.clicked.sum()), f"{part.clicked.mean():.1%}"
+            lines[name] = {
+                "impressions": len(part),
+                "users": len(set(part.user)),
+                "clicks": clicks,
+                "clicked share": share,
+            }
         lines[name] |= {"from": begin, "to": end} if end.year > 1971 else {"time": "the order of each user alone"}
     return pd.DataFrame(lines).T.fillna("")
 
@@ -84,14 +94,6 @@ def slate(news, impressions, row: int, scores: np.ndarray | None = None) -> Styl
     return readable(table)
 
 
-def typical(impressions, history: int = 5, candidates: int = 10) -> int:
-    """The first impression with at least this much history and about this many candidates, or one: one that fits on a screen."""
-    length = impressions.candidates.lengths
-    about = (length >= candidates // 2) & (length <= candidates * 3 // 2) | (length == 1)
-    fits = (impressions.history.lengths >= history) & about
-    return int(np.flatnonzero(fits)[0]) if fits.any() else 0
-
-
 def ranked(news, impressions, row: int, rows: pa.Table) -> Styler:
     """What a model put first for one impression: its slate in order, or the first items of the catalogue and where the right ones stand.
 
@@ -109,75 +111,110 @@ def ranked(news, impressions, row: int, rows: pa.Table) -> Styler:
     return readable(table.set_index(table.index.map(lambda r: f"{r:g}").rename("rank")))
 
 
-def batch_rows(news, batch, rows: int = 2) -> Styler:
-    """The first rows of a training batch: the click, what it is to beat, and how much history stands before it."""
-    lines = []
-    for r in range(min(rows, len(batch))):
-        mask, clicked = batch.candidate_mask[r], batch.clicked[r]
-        shown = batch.candidates if batch.candidates.dim() == 1 else batch.candidates[r]
-        others = [
-            news.title[i] or news.id[i] if m else "(masked: there are no more)" for i, m in zip(shown[~clicked][:4], mask[~clicked][:4], strict=True)
-        ]
-        target = int(batch.target[r])
-        line = {"clicked": news.title[target] or news.id[target]} | {f"not clicked {i + 1}": title for i, title in enumerate(others)}
-        line["candidates in all"] = int(mask.sum())
-        line["history"] = int(batch.history_mask[batch.reader[r]].sum() if batch.place is None else batch.place[r])
-        lines.append(line)
-    return readable(pd.DataFrame(lines).T)
+def raw(manifest: Mapping) -> Styler | str:
+    """The lines of the source that the example came from, as they stand there; ⇥ is a tab."""
+    if not (lines := manifest.get("example", {}).get("lines")):
+        return "These data were prepared by an earlier version, which kept no line of the source: prepare them anew to see some."
+    table = {f"{line['file']}, line {line['line']:,}": line["text"].replace("\t", " ⇥ ") for line in lines}
+    return readable(pd.DataFrame({"as it stands there": table}))
 
 
-def places(batch) -> int:
-    """Items that the ordinary way would encode for a batch: every history of every row, every candidate."""
-    read = batch.history_mask[batch.reader] if batch.place is None else batch.history_mask  # one pass serves all rows of a window
-    return int(read.sum()) + int(batch.candidate_mask.sum() if batch.candidates.dim() == 2 else len(batch.candidates))
+def record(news, item: int) -> Styler:
+    """The row that an item became."""
+    fields = {name: getattr(news, name)[item] for name in ("id", "category", "subcategory", "title", "abstract")}
+    return readable(pd.DataFrame({f"item {item}": {name: text or "(empty)" for name, text in fields.items()}}))
 
 
-def economy(model, batch, encoded: int) -> str:
-    """How many items one step encodes, beside the places that they fill."""
-    if model.users.whole:
-        return f"This step reads the vectors of all {encoded:,} items and of all users, for its graph; the batch has {len(batch):,} rows."
-    count = places(batch)
+def words(news, item: int) -> str:
+    """A title in words and marks, and how many of them titles have. What a text encoder makes of words it has never seen is its own affair."""
+    cut = [re.findall(r"\w+|[^\w\s]", str(title).lower()) for title in news.title[1:]]
+    size, own = np.array([len(title) for title in cut]), cut[item - 1]
     return (
-        f"This batch has {count:,} places in {len(batch):,} rows, filled by {encoded:,} different items: taking each once saves a factor of "
-        f"{count / encoded:.1f}."
+        f"The title `{' · '.join(own).replace('`', '')}` has {len(own)} words and marks; titles have {size.mean():.1f} on average, {size.max()} at "
+        f"most; {len({word for title in cut for word in title}):,} different ones make up {len(cut):,} titles."
     )
 
 
-def tokens(model, title: str) -> str:
-    """What the text encoder of a recommender reads of a title."""
-    encoder = model.items.encoders["text"] if "text" in model.items.encoders else next(iter(model.items.encoders.values()))
-    if "text" not in model.items.encoders and "joint" not in model.items.encoders:
-        return "This experiment reads no text."
-    if not hasattr(encoder, "tokenizer"):
-        return "The text encoder is frozen: its vectors were made once and are looked up."
-    return " ".join(encoder.tokenizer.convert_ids_to_tokens(encoder.tokenizer(title)["input_ids"]))
+def pictures(news, pixels, item: int, most: int = 6) -> dict[str, np.ndarray]:
+    """Pictures as they are stored, (S, S, 3) uint8 by title: that of `item` first, if it has one, then the first ones of the data set."""
+    if pixels is None:
+        return {}
+    rows = [*[item] * bool(pixels.present[item]), *np.flatnonzero(pixels.present)[:most]]
+    return {news.title[i] or news.id[i]: np.asarray(pixels.values[i]) for i in dict.fromkeys(rows)}
 
 
-def first_pictures(news, pixels, most: int = 6) -> dict[str, np.ndarray]:
-    """The first pictures of a data set, (S, S, 3) uint8 by title; none where it was prepared without."""
-    rows = np.flatnonzero(pixels.present)[:most] if pixels is not None else []
-    return {news.title[i]: np.asarray(pixels.values[i]) for i in rows}
+def moments(part) -> np.ndarray:
+    """When something happens in a part of a split: every impression, or every interaction; of a log without time places in the order of each user."""
+    return np.asarray(part.time)
 
 
-def tuning(model) -> Styler:
-    """What of each encoder learns: the report of nrms.items.tuning, or what stands in the encoder's place."""
-    lines = {}
-    for name, encoder in model.items.encoders.items():
-        stands = {
-            "Frozen": "frozen: its vectors were made once, or came with the data, and are looked up",
-            "Side": "side network on hidden states that were made once",
-            "IdTable": "a vector for each item that training has",
-        }
-        lines[name] = str(getattr(encoder, "report", stands.get(type(encoder).__name__, "")))
-    return readable(pd.DataFrame({"what learns": lines}))
-
-
-def sizes(model) -> pd.DataFrame:
-    """Parameters of a recommender by learning-rate group and module."""
+def timeline(split, width: int = 60) -> str:
+    """How much of each part of a split happens when, drawn in characters: each line by its own largest share."""
+    parts = {name: moments(getattr(split, name)) for name in ("train", "valid", "test")}
+    low, high = min(t.min() for t in parts.values()), max(t.max() for t in parts.values())
+    dated = pd.Timestamp(int(high), unit="s").year > 1971
+    ends = [f"{pd.Timestamp(int(t), unit='s'):%Y-%m-%d %H:%M}" if dated else f"place {t:,}" for t in (low, high)]
     lines = []
-    for group, parameters in model.groups().items():
-        known = {id(p) for p in parameters}
-        for name, module in (("items", model.items), ("users", model.users)):
-            count = sum(p.numel() for p in module.parameters() if id(p) in known)
-            lines.append({"group": group, "module": name, "parameters": count})
-    return pd.DataFrame(lines).query("parameters > 0").set_index("group")
+    for name, time in parts.items():
+        count, _ = np.histogram(time, bins=width, range=(low, high))
+        level = np.ceil(8 * count / count.max()).astype(int)
+        lines.append(f"{name:<6}|{''.join(' ▁▂▃▄▅▆▇█'[i] for i in level)}|  {len(time):,}")
+    return "\n".join([*lines, f"{'':<7}{ends[0]}{ends[1]:>{max(width - len(ends[0]), 1)}}"])
+
+
+def never_trained(split, size: int) -> float:
+    """Share of what is right in the test part that training has nowhere: neither shown nor read, or never taken."""
+    known = np.zeros(size, bool)
+    if hasattr(split.train, "items"):
+        known[split.train.items.values] = True
+    else:
+        for part in (split.train, split.valid):
+            known[part.history.values] = known[part.candidates.values] = True
+    right = split.test.candidates.values[split.test.clicked]
+    return float((~known[right]).mean()) if len(right) else float("nan")
+
+
+def checks(tables, split) -> pd.DataFrame:
+    """What a data set should be like, what was found, and whether that asks for a closer look."""
+    files, test, titles = tables.manifest["files"], split.test, pd.Series(tables.news.title[1:])
+    rows, lost = sum(f["rows_in"] for f in files), sum(f["rows_in"] - f["rows_out"] for f in files)
+    dated, shared = tables.manifest.get("has_time", True), titles[titles != ""].duplicated(keep=False).mean()
+    late, new = float((test.time <= moments(split.train).max()).mean()), never_trained(split, len(tables.news))
+    lines = [
+        ("rows are kept", f"{rows - lost:,} of {rows:,}", lost > 0.01 * rows),
+        ("what is asked for comes after all training", f"{late:.1%} of it does not" if dated else "no time is known", late > 0 or not dated),
+        ("test users have a past", f"{(test.history.lengths == 0).mean():.1%} have none", (test.history.lengths == 0).mean() > 0.5),
+        ("what is right was in training", f"{new:.1%} never was: ids cannot rank it, content can", new > 0.5),
+        ("items have a title", f"{(titles == '').mean():.1%} have none", (titles == "").mean() > 0.1),
+        ("titles tell items apart", f"{shared:.1%} are shared", shared > 0.1),
+    ]
+    if not hasattr(split.train, "items"):
+        share = np.bincount(test.candidates.rows, test.clicked, len(test)) / test.candidates.lengths
+        useless = float(((share == 0) | (share == 1)).mean())
+        lines.append(("few of those shown are clicked", f"{test.clicked.mean():.1%} (4 % in MIND)", not 0 < test.clicked.mean() < 0.5))
+        lines.append(("slates have clicked and passed over", f"{useless:.1%} have one kind alone and are skipped", useless > 0.1))
+    table = pd.DataFrame(lines, columns=["we hope that", "found", "verdict"]).set_index("we hope that")
+    return table.assign(verdict=["look closer" if odd else "well" for odd in table["verdict"]])
+
+
+def data_answer(name: str, tables, split) -> str:
+    """One computed sentence, in Markdown: what was read, what was set aside, what has a picture, and what looks suspicious."""
+    files, has = tables.manifest["files"], tables.pictured
+    rows, lost = sum(f["rows_in"] for f in files), sum(f["rows_in"] - f["rows_out"] for f in files)
+    reasons = Counter()
+    for f in files:
+        reasons.update(f["set_aside"])
+    why = f", most of them for `{reasons.most_common(1)[0][0]}`" if reasons else ""
+    is_log = hasattr(split.train, "items")
+    trained, unit, asked = (
+        (len(split.train.items.values), "interactions", "questions") if is_log else (len(split.train), "impressions", "impressions")
+    )
+    pictures = "no pictures" if has is None else f"{has[1:].mean():.0%} of them with a picture"
+    found = checks(tables, split)
+    odd = found.index[found["verdict"] == "look closer"]
+    closer = f"Look closer at {len(odd)} of {len(found)} checks, where it does not hold that {'; that '.join(odd)}" if len(odd) else ""
+    return (
+        f"**{name}: {rows:,} rows in, {rows - lost:,} out, {lost:,} set aside**{why}. {len(tables.news) - 1:,} items, {pictures}; {trained:,} "
+        f"{unit} to train on, {len(split.valid):,} {asked} to choose by, {len(split.test):,} to judge by. "
+        f"{closer or f'Nothing looks suspicious: all {len(found)} checks below come out well'}."
+    )

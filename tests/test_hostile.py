@@ -27,6 +27,7 @@ from nrms.__main__ import main
 from nrms.config import load_dataset, resolve
 from nrms.data import cards, images, mind, zips
 from nrms.data import ledger as ledgers
+from nrms.data.examples import typical
 from nrms.data.images import decode
 from nrms.data.prepare import prepare
 from nrms.data.tables import News
@@ -584,8 +585,10 @@ def test_titles_are_text_in_every_table(tiny, split):
     news = tiny.news
     evil = News(*(np.array([SCRIPT] * len(news), object) for _ in range(6)))
     manifest = {"files": [{"file": f"{SCRIPT}/news.tsv", "rows_in": 1, "rows_out": 1, "set_aside": {}, "repaired": {}, "noted": {SCRIPT: 1}}]}
-    row = show.typical(split.train)
+    manifest["example"] = {"lines": [{"file": SCRIPT, "line": 1, "text": SCRIPT}]}
+    row = typical(split.train)
     tables = [show.history(evil, split.train, row), show.slate(evil, split.train, row), show.data_report(manifest)]
+    tables += [show.raw(manifest), show.record(evil, 1)]
     tables.append(show.readable(pd.DataFrame({SCRIPT: [1.23456]}, index=[SCRIPT])))
     for table in tables:
         text = table.to_html()

@@ -14,9 +14,10 @@ from nrms.config import PARAMS, Dataset, Experiment, load_dataset, reads_a_log, 
 from nrms.runtime import data_folder
 
 LAYER = dict.fromkeys(("parameters", "config", "runtime", "files", "progress", "metrics", "objectives", "terms", "dropout", "troubles"), 0)
-LAYER |= dict.fromkeys(("arguments", "data", "items", "users", "report", "figures", "show", "original", "answers", "shell", "dots", "render"), 1)
+LAYER |= dict.fromkeys(("arguments", "data", "items", "users", "report", "figures", "portrait", "contrast", "show", "original", "answers"), 1)
+LAYER |= dict.fromkeys(("shell", "dots", "render"), 1)
 LAYER |= {
-    "examples": 2,
+    "disagree": 2,
     "compare": 2,
     "page": 3,
     "recommender": 2,
@@ -26,6 +27,8 @@ LAYER |= {
     "diagnostics": 2,
     "beyond": 2,
     "probe": 2,
+    "explain": 2,
+    "byhand": 2,
     "train": 3,
     "guards": 3,
     "processes": 0,
@@ -47,14 +50,14 @@ LAYER |= {
     "doctor": 4,
     "__main__": 5,
 }
-FAMILY = dict.fromkeys(("figures", "show", "original", "answers", "shell", "dots", "render"), "report")  # one thing in eight files
-FAMILY |= {"examples": "compare"}
+FAMILY = dict.fromkeys(("figures", "portrait", "contrast", "show", "original", "answers", "shell", "dots", "render"), "report")
+FAMILY |= {"disagree": "compare"}
 FAMILY |= {"parameters": "config", "troubles": "runtime", "files": "runtime", "progress": "runtime"}
 FAMILY |= {"measure": "bench", "plain": "bench", "growth": "bench"}
 FAMILY |= {"listing": "browse"}
 FAMILY |= {"guards": "train", "gradients": "recommender", "ranking": "recommender", "references": "recommender"}
 FAMILY |= dict.fromkeys(("ensemble", "runs", "submit", "serve"), "evaluate")
-FAMILY |= dict.fromkeys(("transfer", "diagnostics", "beyond", "probe"), "recommender")
+FAMILY |= dict.fromkeys(("transfer", "diagnostics", "beyond", "probe", "explain", "byhand"), "recommender")
 DATA = {False: "newsroom-tiny", True: "movies"}  # a data set of impressions, one of interactions
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("data_prep", "train", "eval", "analysis", "browse", "benchmark")]
 

@@ -15,7 +15,7 @@ import pytest
 from nrms import page, pipeline
 from nrms.compare import by_slice
 from nrms.data.tables import IMPRESSIONS_SCHEMA, NEWS_SCHEMA
-from nrms.examples import most_apart
+from nrms.disagree import most_apart
 from nrms.files import write_json
 from nrms.metrics import compare, rank_metrics
 from nrms.render import render

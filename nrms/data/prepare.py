@@ -12,7 +12,7 @@ import numpy as np
 
 from nrms import NrmsError
 from nrms.config import PARAMS, Dataset, check_name, load_dataset
-from nrms.data import cards, grammar, images, interactions, mind, newsroom, scenes, splits, tables
+from nrms.data import cards, examples, grammar, images, interactions, mind, newsroom, scenes, splits, tables
 from nrms.files import atomic, atomic_folder, locked, read_json, sweep, write_json
 from nrms.runtime import data_folder, now
 
@@ -167,6 +167,7 @@ def make(name: str, data: Dataset, source: Path | None, pictures: Path | None, *
             options = {"names": names, "cut": cards.cover if are_cards else None}
             manifest["images"] = images.write_store(pictures, news.id, data.image_size, folder / "images.npy", **options) | {"matched": matched}
             manifest["images"]["sha256"] = images.fingerprint(folder / "images.npy")
+        manifest["example"] = examples.find(source, folder, data.log)
         kept = [*folder.glob("*.parquet"), *(folder / f"{modality}.npy" for modality in facts.get("vectors", ()))]
         manifest["tables"] = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(kept)}
         write_json(folder / "manifest.json", manifest)

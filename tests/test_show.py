@@ -1,0 +1,121 @@
+"""What notebooks show of data is what is there: the ledger, the checks, the times, one example."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nrms import show
+from nrms.config import load_dataset
+from nrms.data.prepare import load
+from nrms.data.tables import Impressions, Interactions, News, Ragged, Split
+
+
+def ragged(*rows):
+    return Ragged(np.concatenate([np.asarray(row) for row in rows]).astype(int), np.r_[0, np.cumsum([len(row) for row in rows])])
+
+
+def questions(time, history, candidates, clicked):
+    names = np.array([f"u{i}" for i in range(len(time))])
+    return Impressions(names, names, np.array(time), ragged(*history), ragged(*candidates), np.array(clicked, bool))
+
+
+@pytest.fixture
+def small():
+    """Three items; two train impressions, one to choose by, two to judge by, of which one has no history and asks for an item nobody has seen."""
+    news = News(*(np.array(["", f"{k}1", f"{k}2", f"{k}2"], object) for k in ("id", "category", "subcategory", "title", "abstract", "url")))
+    train = questions([86400 * 10**4, 86400 * 10**4 + 10], [[1], [1]], [[1, 2], [1, 2]], [1, 0, 0, 1])
+    valid = questions([86400 * 10**4 + 20], [[1]], [[1, 2]], [1, 0])
+    test = questions([86400 * 10**4 + 30, 86400 * 10**4 + 40], [[1], []], [[1, 2], [1, 3]], [1, 0, 0, 1])
+    file = {"file": "train/news.tsv", "rows_in": 10, "rows_out": 7, "set_aside": {"time": 2, "id": 1}, "repaired": {}, "noted": {}, "examples": []}
+    tables = SimpleNamespace(news=news, manifest={"files": [file]}, pictured=np.array([False, True, False, False]))
+    return tables, Split(train, valid, test)
+
+
+def test_checks_count_what_they_say(small):
+    """Shares by hand: 3 of 10 rows lost, half the test users new, half of what is right never seen, two of three titles the same."""
+    found = show.checks(*small)
+    assert found["found"].to_dict() == {
+        "rows are kept": "7 of 10",
+        "what is asked for comes after all training": "0.0% of it does not",
+        "test users have a past": "50.0% have none",
+        "what is right was in training": "50.0% never was: ids cannot rank it, content can",
+        "items have a title": "0.0% have none",
+        "titles tell items apart": "66.7% are shared",
+        "few of those shown are clicked": "50.0% (4 % in MIND)",
+        "slates have clicked and passed over": "0.0% have one kind alone and are skipped",
+    }
+    odd = ["rows are kept", "titles tell items apart", "few of those shown are clicked"]
+    assert list(found.index[found["verdict"] == "look closer"]) == odd
+
+
+def test_the_answer_on_data_is_computed(small, tiny, split):
+    """Rows, reasons, pictures and what asks for a closer look; nothing suspicious is said where all checks come out well."""
+    answer = show.data_answer("small", *small)
+    assert "**small: 10 rows in, 7 out, 3 set aside**, most of them for `time`" in answer
+    assert "3 items, 33% of them with a picture; 2 impressions to train on, 1 impressions to choose by, 2 to judge by" in answer
+    assert "Look closer at 3 of 8 checks, where it does not hold that rows are kept" in answer
+    assert "Nothing looks suspicious: all 8 checks below come out well" in show.data_answer("newsroom-tiny", tiny, split)
+
+
+def test_a_log_split_at_random_may_know_the_future(board, monkeypatch):
+    """What is asked for before the last training interaction is counted, and asks for a closer look."""
+    monkeypatch.setenv("NRMS_HOME", str(board[0]))
+    data = load_dataset("movies", split="random")
+    tables = load("movies", data)
+    split = tables.split(data)
+    late = (split.test.time <= split.train.time.max()).mean()
+    found = show.checks(tables, split).loc["what is asked for comes after all training"]
+    assert late > 0.5 and found["found"] == f"{late:.1%} of it does not" and found["verdict"] == "look closer"
+    assert "interactions to train on" in show.data_answer("movies", tables, split)
+
+
+def test_a_table_whose_names_repeat_can_be_shown():
+    """Two lines of one name: the name becomes a column."""
+    assert show.readable(pd.DataFrame({"x": [1, 2]}, index=pd.Index(["a", "a"], name="rank"))).to_html().count(">a<") == 2
+
+
+def test_timeline(small):
+    """Each part in its place on one axis, with its size; the highest share of each line is a full block."""
+    train, valid, test, axis = show.timeline(small[1], width=4).split("\n")
+    assert train == "train |██  |  2" and valid == "valid |  █ |  1"  # 0 and 10, 20, 30 and 40 of 0 .. 40
+    assert test == "test  |   █|  2"
+    assert axis.split()[0] == "1997-05-19"
+
+
+def test_timeline_without_time():
+    """A log that only has an order is drawn by places in it."""
+    log = Interactions(np.array(["a"]), ragged([1, 2]), np.array([0, 1]))
+    asked = questions([2], [[1, 2]], [[3]], [1])
+    assert "place 0" in show.timeline(Split(log, asked, asked)) and "place 2" in show.timeline(Split(log, asked, asked))
+
+
+def test_words_are_counted():
+    """Words and marks of one title, and over all titles."""
+    news = SimpleNamespace(title=np.array(["", "It's a cat", "A `dog`"], object))
+    text = show.words(news, 1)
+    assert "`it · ' · s · a · cat` has 5 words and marks" in text and "4.5 on average, 5 at most; 7 different ones make up 2 titles" in text
+    assert show.words(news, 2).count("`") == 2
+
+
+def test_lines_and_rows_of_the_example(tiny):
+    """The line with its tabs marked beside the row it became; data of an earlier version say so."""
+    example = tiny.manifest["example"]
+    assert " ⇥ ".join(example["lines"][0]["text"].split("\t")[:2]) in show.raw(tiny.manifest).to_html()
+    item = int(np.flatnonzero(tiny.news.id == example["item"])[0])
+    assert tiny.news.title[item].split()[0] in show.record(tiny.news, item).to_html()
+    assert "earlier version" in show.raw({"files": []})
+
+
+def test_the_picture_of_the_example_stands_first(tiny):
+    """If it has one; each picture once."""
+    has = np.flatnonzero(tiny.pixels.present)
+    assert next(iter(show.pictures(tiny.news, tiny.pixels, has[3], most=4))) == tiny.news.title[has[3]]
+    assert len(show.pictures(tiny.news, tiny.pixels, has[3], most=4)) == 4 and show.pictures(tiny.news, None, 1) == {}
+
+
+def test_settings_that_depart_from_the_default(config):
+    """every=False leaves out what is as by default."""
+    few, all_of_them = show.settings(config, every=False).data, show.settings(config).data
+    assert set(few.index) < set(all_of_them.index) and "dim" in few.index and "clip" not in few.index
