@@ -13,11 +13,11 @@ import numpy as np
 from IPython.display import HTML, display
 
 from nrms import NrmsError
+from nrms.data.examples import typical
 from nrms.listing import compare
 from nrms.runs import models_of
 from nrms.runtime import Run
 from nrms.serve import Ranking, Served, open_run
-from nrms.show import typical
 
 MOST = 5000  # users that the picker offers; any other can be typed
 AMONG = {"what they were shown": True, "the whole catalogue": False}
