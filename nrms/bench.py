@@ -115,6 +115,13 @@ def summary(results: dict) -> pd.DataFrame:
     return pd.DataFrame(lines).T
 
 
+def answer(results: dict) -> str:
+    """The question's answer in one computed sentence, in Markdown."""
+    rows = summary(results).iterrows()
+    first, *others = [f"{name}: {row['ratio']:.1f} times as fast ({row['low']:.1f} to {row['high']:.1f})" for name, row in rows]
+    return f"**{first[0].upper()}{first[1:]} as the plain way**; {'; '.join(others)}."
+
+
 def costs(results: dict) -> pd.DataFrame:
     """What ours takes, in plain units: epochs, evaluation, preparation."""
     lines = {}

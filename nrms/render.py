@@ -15,10 +15,11 @@ ANSWER = "answer"  # the tag of cells that answer a notebook's question: a compu
 
 
 def answer_first(notebook: "NotebookNode") -> None:
-    """Lifts the cells tagged `answer` to below the title, in their order; what is left follows under a heading of its own."""
+    """Lifts the cells tagged `answer` to below the title, sentences first, else in their order; the others follow under a heading of their own."""
     from nbformat.v4 import new_markdown_cell
 
     tagged = [cell for cell in notebook.cells[1:] if ANSWER in cell.metadata.get("tags", [])]
+    tagged.sort(key=lambda cell: cell.cell_type == "code" and not any("text/markdown" in out.get("data", {}) for out in cell.outputs))
     if tagged:
         rest = [cell for cell in notebook.cells[1:] if cell not in tagged]
         notebook.cells = [notebook.cells[0], *tagged, new_markdown_cell("## How it was found"), *rest]

@@ -59,6 +59,10 @@ def test_the_benchmark_runs(home):
     assert bench.latest("newsroom-tiny") == results and bench.latest("newsroom") is None and load("newsroom-tiny", resolve(4, "newsroom-tiny").data)
     summary = bench.summary(results)
     assert len(summary) == 4 and (summary["low"] <= summary["ratio"]).all() and (summary["ratio"] > 0).all()
+    assert (
+        bench.answer(results).startswith(f"**Training step, batch 16: {summary['ratio'].iloc[0]:.1f} times as fast (")
+        and bench.answer(results).count(";") == 3
+    )
     assert len(figures.benchmark(results).axes) == 6
     costs = bench.costs(results)["cost"]
     assert {(line["what"], line["items"]) for line in results["growth"]} == {(what, n) for what in growth.WORK for n in (60, 120)}

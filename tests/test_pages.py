@@ -76,9 +76,9 @@ def write_notebook(path):
         nb.new_code_cell("work = 1", outputs=[nb.new_output("stream", name="stdout", text="worked\n")]),
         nb.new_code_cell("evil()", outputs=out(text_html=f"<p>shown</p>{SCRIPT}")),
         nb.new_markdown_cell("## Result", metadata={"tags": ["answer"]}),
+        nb.new_code_cell("figure()", metadata={"tags": ["answer"]}, outputs=out(image_svg=SVG)),
         nb.new_code_cell("answer()", metadata={"tags": ["answer"]}, outputs=out(text_markdown="**It is good: 0.700.**")),
         nb.new_code_cell("table()", outputs=out(text_html=f"<table>{'<tr>' + '<td>0.123 [0.100, 0.150]</td>' * 12 + '</tr>'}</table>")),
-        nb.new_code_cell("figure()", metadata={"tags": ["answer"]}, outputs=out(image_svg=SVG)),
         nb.new_markdown_cell("## What this does not show\n\nMuch."),
     ]
     nbformat.write(nb.new_notebook(cells=cells), path)
@@ -352,7 +352,7 @@ def test_examples_are_the_largest_differences(site, visit):
 
 
 def test_a_notebook_opens_with_its_answer(site, visit):
-    """Title, answer, figure; then method in its order, code folded, tables in boxes; no script of an output runs."""
+    """Title, sentence, figure (which the work had before it); then method in its order, code folded, tables in boxes; no script of an output runs."""
     tab = visit(site.run)
     text = tab.locator("main").inner_text()
     order = ["How good is it?", "Result", "It is good: 0.700.", "How it was found", "Working", "worked", "shown", "What this does not show"]
@@ -360,6 +360,7 @@ def test_a_notebook_opens_with_its_answer(site, visit):
     assert tab.title() == "How good is it? made-up / good / seed0" and tab.evaluate("window.hacked") is None
     figure = tab.locator("img.drawing")
     assert figure.get_attribute("alt") == "Figure: Result" and figure.evaluate("(i) => i.naturalWidth") > 0
+    assert tab.get_by_text("It is good: 0.700.").bounding_box()["y"] < figure.bounding_box()["y"]
     assert not tab.get_by_text("work = 1").is_visible()
     tab.locator("summary").nth(2).click()
     assert tab.get_by_text("work = 1").is_visible() and site.run.stat().st_size < 60_000
