@@ -30,7 +30,7 @@ STYLE = """<style>
 .nrms-list img,.nrms-list .none{width:4.2rem;height:4.2rem;flex:none;border-radius:.3rem;object-fit:cover;margin:0}
 .nrms-list .none{border:1px dashed #888a;display:flex;align-items:center;justify-content:center;text-align:center;font-size:.75em;opacity:.75}
 .nrms-list .title{font-weight:600}.nrms-list .mark{font-weight:700;border:1px solid;border-radius:.3rem;padding:0 .3em;white-space:nowrap}
-.nrms-list .part{display:grid;grid-template-columns:minmax(3.6rem,auto) 1fr 3.2rem;gap:.4rem;align-items:center;font-size:.86em}
+.nrms-list .part{display:grid;grid-template-columns:minmax(4.8rem,auto) 1fr 3.2rem;gap:.4rem;align-items:center;font-size:.86em}
 .nrms-list .part b{text-align:right;font-weight:400;font-variant-numeric:tabular-nums}
 .nrms-list .bar{position:relative;height:.6em;background:#8883;border-radius:.2em}
 .nrms-list .bar i{position:absolute;top:0;bottom:0;border-radius:.2em}
@@ -72,15 +72,19 @@ def card(tables: Tables, item: int, body: str, classes: str = "") -> str:
 
 
 def history(tables: Tables, rankings: Sequence[Ranking]) -> str:
-    """The clicks that were read, latest first, each with its weight in every ranking; all but the LATEST behind a line that opens."""
+    """The clicks that were read, latest first, each with its weight and attention in every ranking; all but the LATEST behind a line that opens."""
     reader = rankings[0].reader
     if not len(reader.history):
         return "<h4>History</h4><p>Nothing yet: a newcomer.</p>"
-    weights = [(f"weight {name}", r.weights) for name, r in zip(numerals(rankings), rankings, strict=True) if r.weights is not None]
-    most = max((w.max() for _, w in weights), default=0.0)
+    named = list(zip(numerals(rankings), rankings, strict=True))
+    bars = []  # name, values, and the largest of their kind, which all of it share
+    for kind, of in (("weight", lambda r: r.weights), ("attention", lambda r: r.attention)):
+        known = [(f"{kind} {name}", of(r)) for name, r in named if of(r) is not None]
+        most = max((values.max() for _, values in known), default=0.0)
+        bars += [(name, values, most) for name, values in known]
     cards = []
     for i, item in enumerate(reader.history[::-1]):
-        cards.append(card(tables, item, "".join(bar(name, w[-i - 1], 0, most, ".2f") for name, w in weights)))
+        cards.append(card(tables, item, "".join(bar(name, values[-i - 1], 0, most, ".2f") for name, values, most in bars)))
     count = f"{len(cards):,} clicks, latest first" if len(cards) > 1 else "1 click"
     rest = f"<details><summary>{len(cards) - LATEST:,} earlier</summary>{listed(cards[LATEST:])}</details>" if len(cards) > LATEST else ""
     unread = f"<small>{len(reader.earlier):,} still earlier are not read.</small>" if len(reader.earlier) else ""

@@ -7,7 +7,7 @@
     text     the rest of the lead: what the item would have without its picture.
 
 They hold for every user encoder and every fusion, and are exact: each is one more score. They need not add up over clicks, which act together.
-Attention weights are not shown: they say what was looked at, not what it did.
+Where an encoder has attention over the history it stands beside them: what was looked at is not always what did something.
 """
 
 import difflib
@@ -52,6 +52,7 @@ class Ranking:
     among: int  # C
     chosen: np.ndarray  # ranks, from 1, of what the reader chose, as far as it is among the candidates
     clicks: np.ndarray | None  # (K, L) what each click does for each item; None where the model reads no history
+    attention: np.ndarray | None  # (L,) how much the user's state looks at each click, together 1; None where the encoder has no such weights
     parts: dict[str, np.ndarray]  # (K,) by modality, in words; together the leads
     notes: list[str]  # which reasons cannot be given, in sentences
 
@@ -153,7 +154,7 @@ class Served:
         parts, notes = self.parts(reader, candidates[first], leads[first])
         if clicks is None:
             notes.append(f"Clicks have no weights here: users {self.config.users} has learned a vector for each user, and reads no history.")
-        return Ranking(reader, candidates[first], scores[first], leads[first], len(candidates), chosen, clicks, parts, notes)
+        return Ranking(reader, candidates[first], scores[first], leads[first], len(candidates), chosen, clicks, self.attention(reader), parts, notes)
 
     def without_clicks(self, reader: Reader, candidates: np.ndarray, leads: np.ndarray, listed: np.ndarray) -> np.ndarray:
         """(K, L) what each click does for each listed item: one score more for every click left out, all in one batch."""
@@ -161,6 +162,15 @@ class Served:
             return np.zeros((len(listed), 0))
         found = self.scores(reader, [np.delete(reader.history, i) for i in range(len(reader.history))], candidates)
         return (leads - (found - found.mean(1, keepdims=True)))[:, listed].T
+
+    @torch.inference_mode()
+    def attention(self, reader: Reader) -> np.ndarray | None:
+        """(L,) as the user encoder has it."""
+        if self.model.users.whole or not len(reader.history):
+            return None
+        past = self.vectors[torch.from_numpy(reader.history).to(self.vectors.device)][None]
+        found = self.model.users.attention(past, torch.ones(past.shape[:2], dtype=torch.bool, device=past.device))
+        return None if found is None else found[0].float().cpu().numpy()
 
     @torch.inference_mode()
     def parts(self, reader: Reader, items: np.ndarray, leads: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -233,8 +243,10 @@ def describe(served: Served, ranking: Ranking) -> str:
     who = f"user {reader.user}" if reader.user is not None else "this history"
     lines = [f"{served.name} on {served.config.dataset}, for {who}: first {len(ranking.items)} of {ranking.among:,} candidates", ""]
     lines.append(f"history, oldest first{f' (and {len(reader.earlier):,} earlier, not read)' if len(reader.earlier) else ''}:")
-    weights = [""] * len(reader.history) if ranking.weights is None else [f"{weight:.2f}" for weight in ranking.weights]
-    lines += [f"  {weight:>5}  {news.id[i]}  {news.title[i]}" for i, weight in zip(reader.history, weights, strict=True)] or ["  nothing"]
+    known = {"weight": ranking.weights, "attention": ranking.attention}
+    columns = {name: values.round(2) for name, values in known.items() if values is not None}
+    past = pd.DataFrame(columns | {"id": news.id[reader.history], "title": news.title[reader.history]})
+    lines.append(past.to_string(index=False, max_colwidth=80) if len(past) else "  nothing")
     lines += ["", served.table(ranking, why=True).to_string(max_colwidth=60), "", *meaning(ranking)]
     return "\n".join(lines)
 
@@ -247,4 +259,6 @@ def meaning(ranking: Ranking) -> list[str]:
     if ranking.clicks is not None:
         lines.append("weight of a click: how far the leads of the listed items move, on average, if it is left out of the history.")
         lines.append("most by: the click without which the item's lead would fall most.")
+    if ranking.attention is not None:
+        lines.append("attention: the share of a click in what the encoder makes of the history; it says what was looked at, not what that did.")
     return lines + ranking.notes

@@ -33,9 +33,9 @@ def test_bars_begin_at_zero():
 
 
 def test_both_models_and_every_click(models, user):
-    """The history once, with a weight for each model; two lists; every listed title; the chosen item's rank."""
+    """The history once, with weight and attention of each model; two lists; every listed title; the chosen item's rank."""
     text, reader = page_of(models, user, 5), models[0].reader(user=user)
-    assert text.count("weight A") == text.count("weight B") == len(reader.history)
+    assert text.count("weight A") == text.count("weight B") == text.count("attention A") == text.count("attention B") == len(reader.history)
     assert text.count("<section>") == 2 and text.count("rank 1 ·") == 2 and text.count("clicked: rank") == 2
     assert f"{len(reader.history) - LATEST:,} earlier" in text and "What the numbers mean" in text
 

@@ -87,6 +87,18 @@ def test_a_click_does_what_leaving_it_out_undoes(text, reader):
     assert (ranking.weights > 0).all()
 
 
+@torch.inference_mode()
+def test_attention_is_what_makes_the_state(text, reader):
+    """The clicks, after they looked at each other, weighed by the attention that is shown, are the user's state; together the weights are 1."""
+    shown = text.rank(reader, 3).attention
+    past, users = text.vectors[torch.from_numpy(reader.history)][None], text.model.users
+    mask = torch.ones(past.shape[:2], dtype=torch.bool)
+    state = (torch.from_numpy(shown)[None, :, None] * (past + users.attend(past, mask))).sum(1)
+    torch.testing.assert_close(state, users(past, mask))
+    assert shown.shape == reader.history.shape and shown.sum() == pytest.approx(1, abs=1e-5)
+    assert text.rank(text.reader(history=[]), 3).attention is None
+
+
 def test_no_older_click_moves_up(text, reader):
     """A history longer than the model reads is cut first, then one click is left out: what was not read stays unread."""
     length = text.config.history
@@ -200,7 +212,7 @@ def test_a_description_tells_all(pictures, reader):
     said = describe(pictures, pictures.rank(reader, 3))
     title = pictures.tables.news.title
     assert (all(title[i] in said for i in reader.history) and "most by" in said and "picture +" in said) or "picture -" in said
-    assert said.count("lead: ") == 1 and "weight of a click" in said
+    assert said.count("lead: ") == 1 and "weight of a click" in said and "attention: the share of a click" in said
 
 
 def test_the_command(finished, pictures, capsys):

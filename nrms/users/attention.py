@@ -41,12 +41,13 @@ class AdditiveAttention(nn.Module):
         self.project = nn.Linear(dim, query_dim)
         self.query = nn.Linear(query_dim, 1, bias=False)
 
+    def weights(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, L), each row with a sum of 1; zeros where all is masked."""
+        logit = self.query(torch.tanh(self.project(x))).squeeze(-1)
+        return logit.masked_fill(~mask, torch.finfo(logit.dtype).min).softmax(-1) * mask  # the product makes an all-masked row zero, not uniform
+
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        logit = self.query(torch.tanh(self.project(x))).squeeze(-1)  # (B, L)
-        weight = (
-            logit.masked_fill(~mask, torch.finfo(logit.dtype).min).softmax(-1) * mask
-        )  # the product makes an all-masked row zero instead of uniform
-        return torch.einsum("bl,bld->bd", weight.to(x.dtype), x)
+        return torch.einsum("bl,bld->bd", self.weights(x, mask).to(x.dtype), x)
 
 
 class NRMSUsers(UserEncoder):
@@ -63,3 +64,6 @@ class NRMSUsers(UserEncoder):
         history = self.dropout(history)
         user = self.pool(history + self.dropout(self.attend(history, mask)), mask)
         return torch.where(mask.any(1, keepdim=True), user, self.newcomer.to(user.dtype))
+
+    def attention(self, history: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.pool.weights(history + self.attend(history, mask), mask)

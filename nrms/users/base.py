@@ -50,6 +50,10 @@ class UserEncoder(nn.Module):
         """Users (B, D) and items (C, D) whose products the scores are, given states of rows and item vectors; None where scores are none."""
         return states, items
 
+    def attention(self, history: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
+        """How much the state looks at each click, (R, L) with a sum of 1 in each row; None where no such weights are."""
+        return None
+
     def views(self, states: torch.Tensor) -> dict[str, torch.Tensor]:
         """What terms of the loss look at, by name, (R, ·); of an encoder that is `whole`, given items (N + 1, W), views of all nodes."""
         return {}
