@@ -262,8 +262,16 @@ def test_a_run_that_is_told_to_stop_goes_on(place):
     assert 0 < len(kept) < len(lines) and lines[: len(kept)] == kept, "times stand in the lines: these were not made anew"
 
 
+@pytest.fixture
+def heard():
+    """SIGINT as a terminal has it; in the background of a shell it is ignored, and stays so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_who_is_told_to_end_while_validating_does_not_wait(name, place, monkeypatch):
+def test_who_is_told_to_end_while_validating_does_not_wait(name, place, monkeypatch, heard):
     """The validation is broken off and the weights are saved unjudged; the same run judges them first, and ends as one that was left alone."""
     plain, told, real, begun = small(name="plain", validations=3), small(name="told", validations=3), learning.validate, []
 
@@ -290,7 +298,7 @@ def test_who_is_told_to_end_while_validating_does_not_wait(name, place, monkeypa
     assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
-def test_a_second_interrupt_does_not_wait():
+def test_a_second_interrupt_does_not_wait(heard):
     """SIGINT asks; SIGINT again is a KeyboardInterrupt; afterwards signals are heard as before."""
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), runtime.told_to_end() as asked:
