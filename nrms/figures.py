@@ -223,7 +223,7 @@ def distributions(samples: Mapping[str, np.ndarray], reference: Mapping[str, Seq
 
 def pictures(images: Mapping[str, np.ndarray]) -> Figure:
     """A row of pictures (S, S, 3) under their titles."""
-    figure, axes = canvas(len(images), (2.6 * len(images), 3.2))
+    figure, axes = canvas(len(images), (2.6 * len(images), 3.4))
     for ax, (title, image) in zip(axes, images.items(), strict=True):
         ax.imshow(image)
         ax.set_title("\n".join(wrap(title, 22, max_lines=4, placeholder=" …")), fontsize=8, parse_math=False)

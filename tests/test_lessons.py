@@ -5,6 +5,7 @@ from dataclasses import replace
 import nbformat
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from test_report import fake
 from nrms import byhand, explain, show
 from nrms.config import resolve
 from nrms.data.tables import Impressions, Ragged
+from nrms.evaluate import evaluate_references
 from nrms.metrics import METRICS, catalogue_metrics, rank_metrics, set_metrics
 from nrms.objectives import OBJECTIVES
 from nrms.recommender import build
@@ -112,6 +114,19 @@ def test_the_metrics_of_a_test_row(tiny, split):
     assert len(lines.data) == split.test.clicked[at].sum() and len(says.split("\n")) == 4
     for line in says.split("\n"):
         assert line.split(" = ")[2].split(";")[0] == line.split("by the package ")[1]
+
+
+def test_what_is_written_of_ties_is_enough(movies):
+    """Baselines tie often: in every row of their files the metrics by hand are those of the package."""
+    config, tables = movies("idrec_sasrec")
+    test, tied = tables.split(config.data).test, 0
+    for run in evaluate_references(config):
+        rows = pq.read_table(run.folder / "rows.parquet")
+        tied += sum(map(sum, rows["tied"].to_pylist()))
+        for row in range(len(test)):
+            for line in byhand.metrics(tables.news, test, row, rows, "catalogue")[1].split("\n"):
+                assert line.split(" = ")[2].split(";")[0] == line.split("by the package ")[1]
+    assert tied > 0
 
 
 def test_the_metrics_of_a_question_with_ties(movies):
