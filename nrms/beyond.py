@@ -15,7 +15,7 @@ from scipy import sparse, stats
 
 from nrms.data.prepare import Tables
 from nrms.data.tables import Impressions, Interactions, Ragged, Split
-from nrms.metrics import bootstrap_means
+from nrms.metrics import interval_of_ratios
 from nrms.references import text_vectors
 
 SLATE = 5  # items of a list that is taken from a slate
@@ -183,15 +183,10 @@ def average(values: Mapping[str, np.ndarray]) -> dict[str, dict[str, float | int
     """{metric: {mean, low, high, n}}, each over its own lists with a value: n of them; low, high: 95 % bootstrap interval; None without."""
     table = np.column_stack(list(values.values()))
     table = table[~np.isnan(table).all(1)]
-    has, m = ~np.isnan(table), table.shape[1]
-    n = has.sum(0)
-    low = high = np.full(m, np.nan)
-    if len(table):
-        drawn = bootstrap_means(np.column_stack([np.where(has, table, 0), has]))
-        with np.errstate(invalid="ignore"):  # a resample may hold no list with a value
-            means = drawn[:, :m] / drawn[:, m:]
-        low, high = np.array([np.nanquantile(column, [0.025, 0.975]) if n[j] else (np.nan, np.nan) for j, column in enumerate(means.T)]).T
-    mean = ratio(np.where(has, table, 0).sum(0), n)
+    has = ~np.isnan(table)
+    n, table = has.sum(0), np.where(has, table, 0)
+    low, high = interval_of_ratios(table, has)
+    mean = ratio(table.sum(0), n)
     number = [[float(x) if n[j] else None for j, x in enumerate(ends)] for ends in (mean, low, high)]
     return {name: {"mean": a, "low": b, "high": c, "n": int(k)} for name, a, b, c, k in zip(values, *number, n, strict=True)}
 

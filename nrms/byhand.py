@@ -1,6 +1,6 @@
 """What are a loss and a metric made of? Those of one row, calculated line by line, beside what the package computes, for notebooks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,7 @@ def loss(config: Config, news, batch: Batch, scores: torch.Tensor, most: int = 6
     order = np.argsort(~own, kind="stable")
     items, s = shown[mask[0]].cpu().numpy()[order], s[order]
     label, values, total = loss_parts(config.objective, s)
-    table = pd.DataFrame({"candidate": [news.title[i] or news.id[i] for i in items], "clicked": ["yes"] + [""] * (len(s) - 1), "s": s, label: values})
+    table = pd.DataFrame({"candidate": [news.name(i) for i in items], "clicked": ["yes"] + [""] * (len(s) - 1), "s": s, label: values})
     rest = f" ({len(s) - most:,} more candidates are not shown)" if len(s) > most else ""
     return readable(table.head(most)), f"By hand {total:.4f} nats for this row, by the package {package:.4f}{rest}."
 
@@ -92,17 +92,27 @@ def slate(scores: np.ndarray, clicked: np.ndarray) -> tuple[pd.DataFrame, Sums]:
     return lines, sums
 
 
-def catalogue(ranks: np.ndarray, protocol: str) -> tuple[pd.DataFrame, Sums]:
-    """The right items of one question, line by line, and the metrics that are shown from the lines. ranks (k,): from 1, among the whole catalogue."""
-    lines, n = pd.DataFrame({"rank": ranks, "1/rank": 1 / ranks}), len(ranks)
+def catalogue(ranks: np.ndarray, tied: np.ndarray, protocol: str) -> tuple[pd.DataFrame, Sums]:
+    """The right items of one question, line by line, and the metrics that are shown from the lines.
+
+    ranks (k,): from 1, among the whole catalogue, ties their average. tied (k,): how many other items score the same. Each is then equally likely at
+    any of its `tied` + 1 ranks, and everything is the mean over them, as in metrics.py.
+    """
+    ties = [rank - t / 2 + np.arange(t + 1) for rank, t in zip(ranks, tied, strict=True)]
+
+    def mean_over(f: Callable[[np.ndarray], np.ndarray]) -> list[float]:
+        return [float(np.mean(f(rank))) for rank in ties]
+
+    lines, n = pd.DataFrame({"rank": ranks, "tied with": tied, "1/rank": mean_over(lambda rank: 1 / rank)}), len(ranks)
+    lines = lines if tied.any() else lines.drop(columns="tied with")
     sums = {"mrr": (lines["1/rank"].sum(), n)}
     for name in PROTOCOLS[protocol].shown:
         k = int("".join(filter(str.isdigit, name)) or 0)
         if name.startswith(("hr", "recall")):
-            lines[f"among {k}"] = (ranks <= k).astype(float)
+            lines[f"among {k}"] = mean_over(lambda rank, k=k: rank <= k)
             sums[name] = lines[f"among {k}"].sum(), n
         elif name.startswith("ndcg"):
-            lines[f"gain@{k}"] = np.where(ranks <= k, 1 / np.log2(ranks + 1), 0)
+            lines[f"gain@{k}"] = mean_over(lambda rank, k=k: np.where(rank <= k, 1 / np.log2(rank + 1), 0))
             sums[name] = lines[f"gain@{k}"].sum(), (1 / np.log2(np.arange(2, min(n, k) + 2))).sum()
     return lines, sums
 
@@ -116,12 +126,15 @@ def metrics(news, impressions, row: int, rows: pa.Table, protocol: str) -> tuple
         items, kept = items[np.argsort(-scores, kind="stable")], lines.pop("clicked")
         items, lines = items[kept], lines[kept]
     else:
-        lines, sums = catalogue(np.array(rows["ranks"][row].as_py()), protocol)
-    lines.insert(0, "right", [news.title[i] or news.id[i] for i in items])
+        ranks, known = np.array(rows["ranks"][row].as_py()), "tied" in rows.column_names
+        lines, sums = catalogue(ranks, np.array(rows["tied"][row].as_py()) if known else np.zeros(len(ranks), int), protocol)
+    lines.insert(0, "right", [news.name(i) for i in items])
     lines["rank"] = [f"{rank:g}" for rank in lines["rank"]]
     labels: Mapping = PROTOCOLS[protocol].metrics
     says = []
     for name in PROTOCOLS[protocol].shown:
         (total, by), package = sums[name], rows[name][row].as_py()
         says.append(f"- {labels[name][0]} = {total:.4g} / {by:.4g} = {total / max(by, 1e-12):.4f}; by the package {package:.4f}")
+    if protocol != "impressions" and not known:
+        says.append("\nThis run was judged by an earlier version, which did not keep how many items are tied: by hand there are none.")
     return readable(lines.set_index("rank").head(30)), "\n".join(says)

@@ -52,7 +52,7 @@ def facts(dataset: str, rows: Sequence[Entry]) -> dict:
     values, index = by_slice(rows), rows[0].rows.index
     results = {name: compare_all(v) for name, v in values.items()}
     columns, size = np.ascontiguousarray(values["all"].T), sizes(rows[0])
-    shown, rankings = Shown(dataset, index), [Rankings(e, index) for e in rows]
+    shown, rankings = Shown(dataset, index, rows[0].protocol), [Rankings(e, index) for e in rows]
 
     def examples(i: int, j: int, above: int, below: int) -> list[dict]:
         found = most_apart(columns[above], columns[below], size.candidates)
@@ -65,7 +65,7 @@ def facts(dataset: str, rows: Sequence[Entry]) -> dict:
     numbers = [[[rounded(results[name][at][k]) for k in ("mean", "low", "high", "p", "n")] for name in values] for at in places]
     pairs = [[tests, examples(i, j, i, j), examples(i, j, j, i)] for tests, (i, j) in zip(numbers, places, strict=True)]
     used = {i for _, *ways in pairs for way in ways for e in way for i in (*e["before"], *(line[0] for line in e["ranked"]))}
-    titles = {} if shown.titles is None else {str(i): short(str(shown.titles[i])) for i in sorted(used) if i < len(shown.titles)}
+    titles = {} if shown.news is None else {str(i): short(str(shown.news.name(i))) for i in sorted(used) if i < len(shown.news)}
     return {
         "label": rows[0].protocol.label,
         "unit": rows[0].protocol.unit,

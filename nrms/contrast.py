@@ -1,18 +1,30 @@
 """In what do two experiments differ? Every setting that is not the same, so that a comparison is not taken for more than it is."""
 
+import json
 from collections.abc import Sequence
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
 from nrms.answers import Difference, finished
+from nrms.config import Experiment
 from nrms.show import readable
 
 OWN = {"exp", "question", "name", "seed", "data", "dataset", "given", "device", "processes", "checkpoint", "start_sha256"}  # not what is compared
 
 
+def defaults() -> dict[str, object]:
+    """{name: default} of the settings that have one, as JSON has them."""
+    fields = Experiment.model_fields.items()
+    return json.loads(json.dumps({name: field.get_default(call_default_factory=True) for name, field in fields if not field.is_required()}))
+
+
 def settings_apart(config: dict, other: dict) -> dict[str, tuple[object, object]]:
-    """{name: (value here, value there)} of the settings in which two resolved experiments differ."""
+    """{name: (value here, value there)} of the settings in which two resolved experiments differ.
+
+    What a record does not have did not exist when it was written, so it is as by default.
+    """
+    config, other = defaults() | config, defaults() | other
     names = [name for name in dict.fromkeys([*config, *other]) if name not in OWN]
     return {name: (config.get(name), other.get(name)) for name in names if config.get(name) != other.get(name)}
 
@@ -22,8 +34,12 @@ def contrasts(dataset: str, found: Sequence[Difference]) -> Styler | str:
     known, lines = finished(dataset), []
     for d in found:
         a, b = known[d.exp], known[d.other]
+        averages = [e.record["config"]["given"]["of"] for e in (a, b) if "of" in e.record.get("config", {}).get("given", {})]
         if b.kind == "baseline":
             says, can = "everything: a baseline learns nothing", "whether it is worth training at all, not why"
+        elif averages:
+            says = f"an average of runs: {'; '.join(averages)}"
+            can = "whether learning together does better than the mean of what was learned apart, not why"
         else:
             apart = settings_apart(a.record.get("config", {}), b.record.get("config", {}))
             says = "; ".join(f"{name}: {one} against {two}" for name, (one, two) in apart.items()) or "nothing but the runs"

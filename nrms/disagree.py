@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from nrms.data.tables import Impressions, Ragged, ragged, read_impressions, read_interactions, read_news
+from nrms.data.tables import Impressions, News, Ragged, ragged, read_impressions, read_interactions, read_news
+from nrms.metrics import PROTOCOLS, Protocol
 from nrms.report import Entry
 from nrms.runtime import home
 
@@ -68,11 +69,12 @@ class Shown:
 
     dataset: str
     index: pd.Index  # of the impressions of the comparison
+    protocol: Protocol
 
     @cached_property
-    def titles(self) -> np.ndarray | None:
+    def news(self) -> News | None:
         path = home() / "data" / self.dataset / "news.parquet"
-        return (lambda news: np.where(news.title == "", news.id, news.title))(read_news(path)) if path.exists() else None
+        return read_news(path) if path.exists() else None
 
     @cached_property
     def slates(self) -> tuple[np.ndarray, Impressions] | None:
@@ -97,9 +99,12 @@ class Shown:
         begin, end = dev.candidates.offsets[place[row]], dev.candidates.offsets[place[row] + 1]
         return dev.candidates.values[begin:end], dev.clicked[begin:end], dev.history[place[row]]
 
-    def taken(self, row: int, count: int) -> np.ndarray:
-        """The first `count` items that the user of a question took."""
-        known = self.log is not None and self.log[0][row] >= 0
+    def before(self, row: int, count: int) -> np.ndarray:
+        """The `count` items that the user of a question took before it: the beginning of the log, where the next item is asked for.
+
+        None where sets are: what is left to read when some are drawn at random has no place in it.
+        """
+        known = self.protocol is PROTOCOLS["catalogue"] and self.log is not None and self.log[0][row] >= 0
         return self.log[1][self.log[0][row]][:count] if known else np.zeros(0, int)
 
 
@@ -133,5 +138,4 @@ def question(row: int, a: Rankings, b: Rankings, shown: Shown, history: int) -> 
     first = {i for r in ranks for i in sorted(r, key=r.get)[:FIRST]}
     lines = [[i, ranks[0].get(i), ranks[1].get(i), int(i in right)] for i in right | first]
     lines.sort(key=lambda line: (line[1] is None, line[1] or 0, line[2] or 0))
-    before = shown.taken(row, history)[-BEFORE:] if len(right) == 1 else []  # one next item: what was before it is the beginning of the log
-    return {"before": [int(i) for i in before], "ranked": lines, "of": 0}
+    return {"before": shown.before(row, history)[-BEFORE:].tolist(), "ranked": lines, "of": 0}

@@ -95,7 +95,7 @@ def judge(run: Run, tables: Tables, split: Split, rows: dict[str, np.ndarray], f
 
     rows, found: as `ranking.judge_model` gives them. items: what is known of them before any model. rows.parquet: one row per impression, with id,
     user, sizes, metrics, `in: <slice>` for slices of impressions, `<main metric>: <slice>` for slices of candidates, and of slates scores, of a
-    catalogue ranks and first items.
+    catalogue ranks (ties their average), how many others are tied, and first items.
     metrics.json: {slice: {metric: {mean, low, high, n, skipped}}}, which is returned too.
     """
     test = split.test
@@ -114,7 +114,8 @@ def judge(run: Run, tables: Tables, split: Split, rows: dict[str, np.ndarray], f
         last = {"scores": listed}
     else:
         offsets, rank = pa.array(test.candidates.offsets, pa.int32()), found["better"] + 1 + found["tied"] / 2
-        columns |= {"items": pa.ListArray.from_arrays(offsets, test.candidates.values), "ranks": pa.ListArray.from_arrays(offsets, rank)}
+        lists = {"items": test.candidates.values, "ranks": rank, "tied": found["tied"].astype(np.int32)}
+        columns |= {name: pa.ListArray.from_arrays(offsets, values) for name, values in lists.items()}
         last = {"first": pa.array([some[some > 0] for some in found["items"]], pa.list_(pa.int32()))}
     with atomic(run.folder / "rows.parquet") as part:
         pq.write_table(pa.table(columns | rows | flags | last), part, compression="zstd")

@@ -1,6 +1,7 @@
 """What does a model do? Its sizes, what it makes of one item and one batch, its time and memory, estimated and measured, for notebooks."""
 
 import time
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -12,7 +13,7 @@ from nrms.metrics import PROTOCOLS
 from nrms.recommender import Recommender, distinct
 from nrms.report import leaderboard
 from nrms.runtime import Run
-from nrms.show import readable
+from nrms.show import code, readable
 
 
 def batch_rows(news, batch, rows: int = 2) -> Styler:
@@ -21,11 +22,9 @@ def batch_rows(news, batch, rows: int = 2) -> Styler:
     for r in range(min(rows, len(batch))):
         mask, clicked = batch.candidate_mask[r], batch.clicked[r]
         shown = batch.candidates if batch.candidates.dim() == 1 else batch.candidates[r]
-        others = [
-            news.title[i] or news.id[i] if m else "(masked: there are no more)" for i, m in zip(shown[~clicked][:4], mask[~clicked][:4], strict=True)
-        ]
+        others = [news.name(i) if m else "(masked: there are no more)" for i, m in zip(shown[~clicked][:4], mask[~clicked][:4], strict=True)]
         target = int(batch.target[r])
-        line = {"clicked": news.title[target] or news.id[target]} | {f"not clicked {i + 1}": title for i, title in enumerate(others)}
+        line = {"clicked": news.name(target)} | {f"not clicked {i + 1}": title for i, title in enumerate(others)}
         line["candidates in all"] = int(mask.sum())
         line["history"] = int(batch.history_mask[batch.reader[r]].sum() if batch.place is None else batch.place[r])
         lines.append(line)
@@ -59,7 +58,7 @@ def tokens(model: Recommender, title: str) -> str:
         return "The text encoder is frozen: its vectors were made once and are looked up."
     pieces = encoder.tokenizer.convert_ids_to_tokens(encoder.tokenizer(title)["input_ids"])
     read = pieces[: encoder.title_tokens]
-    return f"`{' '.join(read).replace('`', '')}`: {len(pieces)} pieces, of which {len(read)} are read."
+    return f"{code(' '.join(read))}: {len(pieces)} pieces, of which {len(read)} are read."
 
 
 def tuning(model) -> Styler:
@@ -162,34 +161,39 @@ def vector(model: Recommender, news, item: int, most: int = 6) -> str:
     ids = torch.tensor([item], device=device)
     v = model.items(ids)[0].float().cpu()
     parts, present = model.items.apart(ids)
-    name = (news.title[item] or news.id[item]).replace("`", "'")
     says = "; ".join(
         f"{modality} of length {part.float().norm().item():.2f}" if has else f"no {modality}"
         for modality, part, has in zip(model.items.encoders, parts[0], present[0], strict=True)
     )
-    shown = ", ".join(f"{x:+.2f}" for x in v[:most])
-    return f"`{name}` becomes v = [{shown}{', ...' * (len(v) > most)}]: {len(v)} numbers, length {v.norm().item():.2f}. Made of {says}."
+    name, shown = code(news.name(item)), ", ".join(f"{x:+.2f}" for x in v[:most])
+    return f"{name} becomes v = [{shown}{', ...' * (len(v) > most)}]: {len(v)} numbers, length {v.norm().item():.2f}. Made of {says}."
+
+
+class Pass(NamedTuple):
+    """One forward pass of a batch, and nothing of what lies between: no gradients, no vectors."""
+
+    scores: torch.Tensor  # (B, C)
+    encoded: int  # different items
+    seconds: float
 
 
 @torch.inference_mode()
-def step_seconds(model: Recommender, batch: Batch, repeats: int = 3) -> float:
-    """Seconds that a training step should take on this device: three forward passes, one forward and a backward of about two; the fastest counts."""
+def forward(model: Recommender, batch: Batch) -> Pass:
+    """What a model says of a batch, and how long it takes. `shapes` of the same batch first, and the time is not that of a first pass."""
     model.eval()
-    took = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        model(batch).scores.sum().item()
-        took.append(time.perf_counter() - began)
-    return 3 * min(took)
+    began = time.perf_counter()
+    scores, encoded, _ = model(batch)
+    scores.sum().item()  # waits for the device
+    return Pass(scores, encoded, time.perf_counter() - began)
 
 
-def speed(estimated: float, run: Run) -> str:
-    """Time and memory of a run, estimated and measured, in Markdown. estimated: seconds for a step, as `step_seconds` has it on this machine."""
-    record = run.record
+def speed(seconds: float, run: Run) -> str:
+    """Time and memory of a run, estimated and measured, in Markdown. seconds: of a forward pass here; a backward one takes about two more."""
+    record, estimated = run.record, 3 * seconds
     measured = 60 * record["minutes"] / max(record["steps"], 1)
     weights = 16 * record["trainable"] / 2**20
     return (
-        f"**Time**: estimated {estimated * 1000:.0f} ms a step here, from three forward passes; measured {measured * 1000:.0f} ms on "
+        f"**Time**: estimated {estimated * 1000:.0f} ms a step here, three times a forward pass; measured {measured * 1000:.0f} ms on "
         f"{record['device']}, validation and saving included. **Memory**: weights, gradients and the two moments of Adam take 16 bytes for each of "
         f"{record['trainable']:,} trained parameters, {weights:,.0f} MB; the process held {record['peak_mb']:,} MB at most. What lies between are "
         "activations, the data, and the libraries themselves."

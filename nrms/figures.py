@@ -4,12 +4,14 @@ All read run folders or plain arrays; figures of a single run are in portrait.py
 """
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from nrms.answers import Difference
@@ -18,12 +20,18 @@ from nrms.report import entries, leaderboard, means_beyond, protocol_of
 from nrms.runtime import Run
 
 BLUE, ORANGE, GREY, GREEN = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[1], "#888888", sns.color_palette("colorblind")[2]
+GLYPHS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB")
+FAMILY = [
+    "sans-serif",
+    *(name for name in GLYPHS if name in get_font_names()),
+]  # behind the first, glyph by glyph; of absent ones matplotlib would warn
+plt.rcParams["font.family"] = FAMILY  # of legends and labels, which are written when the style below is over
 COLORS = {"model": BLUE, "baseline": GREY, "ceiling": ORANGE}
 
 
 def canvas(columns: int, size: tuple[float, float], **options) -> tuple[Figure, np.ndarray]:
     """A row of axes in the one style, closed for pyplot, which would else show the figure a second time in a notebook."""
-    with sns.axes_style("whitegrid"), sns.plotting_context("notebook"):
+    with sns.axes_style("whitegrid", {"font.family": FAMILY}), sns.plotting_context("notebook"):
         figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False, **options)
     plt.close(figure)
     return figure, axes[0]
@@ -215,11 +223,10 @@ def distributions(samples: Mapping[str, np.ndarray], reference: Mapping[str, Seq
 
 def pictures(images: Mapping[str, np.ndarray]) -> Figure:
     """A row of pictures (S, S, 3) under their titles."""
-    figure, axes = canvas(len(images), (2.6 * len(images), 3.2))
+    figure, axes = canvas(len(images), (2.6 * len(images), 3.4))
     for ax, (title, image) in zip(axes, images.items(), strict=True):
         ax.imshow(image)
-        words = title.split()
-        ax.set_title("\n".join(" ".join(words[i : i + 3]) for i in range(0, min(len(words), 12), 3)), fontsize=8, parse_math=False)
+        ax.set_title("\n".join(wrap(title, 22, max_lines=4, placeholder=" …")), fontsize=8, parse_math=False)
         ax.axis("off")
     return figure
 

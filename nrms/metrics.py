@@ -218,6 +218,22 @@ def interval(values: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
     return low, high
 
 
+def interval_of_ratios(above: np.ndarray, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % percentile bootstrap interval (low, high), (M,) each, of the sum of each column of `above` (n, M) over that of `below` (n, M), by rows.
+
+    A resample in which a column of `below` adds up to 0 has no ratio and is left out; NaN where none has one.
+    """
+    m = above.shape[1]
+    if not below.any():
+        return np.full(m, np.nan), np.full(m, np.nan)
+    drawn = bootstrap_means(np.hstack([above, below]))
+    ratios = np.divide(drawn[:, :m], drawn[:, m:], out=np.full((len(drawn), m), np.nan), where=drawn[:, m:] > 0)
+    some = below.any(0)
+    low, high = np.full(m, np.nan), np.full(m, np.nan)
+    low[some], high[some] = np.nanquantile(ratios[:, some], [0.025, 0.975], axis=0)
+    return low, high
+
+
 def intervals(samples: Sequence[np.ndarray]) -> list[tuple[float, float]]:
     """`interval` of each of many samples (n,), as it would be alone. Those of one length have the same resamples, so they are done together."""
     found, by_length = [(np.nan, np.nan)] * len(samples), {}

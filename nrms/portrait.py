@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from nrms.figures import BLUE, GREEN, GREY, ORANGE, canvas
 from nrms.files import read_json
-from nrms.metrics import PROTOCOLS, RESAMPLES
+from nrms.metrics import PROTOCOLS, interval_of_ratios
 from nrms.runtime import Run
 
 MARKERS = "osD^vP*X"  # of the categories of a map, beside their colours
@@ -102,11 +102,7 @@ def reliability(rows: Mapping[str, np.ndarray], temperature: float, bins: int = 
     sums = [np.bincount(owner * bins + place, w, len(size) * bins).reshape(-1, bins) for w in (observed, predicted, np.ones(len(owner)))]
     some = sums[2].sum(0) > 0  # fewer candidates than bins leave some empty
     total, told, count = (part.sum(0)[some] for part in sums)
-    rng, resampled = np.random.default_rng(0), []
-    for _ in range(RESAMPLES):
-        drawn = np.bincount(rng.integers(len(size), size=len(size)), minlength=len(size))
-        resampled.append(drawn @ sums[0][:, some] / np.maximum(drawn @ sums[2][:, some], 1e-12))
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+    low, high = interval_of_ratios(sums[0][:, some], sums[2][:, some])
     table = pd.DataFrame({"predicted": told / count, "observed": total / count, "low": low, "high": high, "n": count.astype(int)})
     return table, float((table["n"] * (table["observed"] - table["predicted"]).abs()).sum() / table["n"].sum())
 

@@ -11,6 +11,14 @@ from pandas.io.formats.style import Styler
 
 from nrms.config import Config, Experiment
 
+SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Thai to Chinese: no spaces
+
+
+def code(text: str) -> str:
+    """A text of strangers for Markdown: in a code span that nothing in it can leave, for it has no backtick and no end of a line."""
+    joined = " ".join(str(text).split()).replace("`", "'")
+    return f"`{joined}`" if joined else "(empty)"
+
 
 def readable(table: pd.DataFrame) -> Styler:
     """The table with its texts whole and to the left, and as text: what looks like HTML in a title stays what it looks like."""
@@ -38,7 +46,7 @@ def settings(config: Config, *, every: bool = True) -> Styler:
         lines.append(
             {"name": name, "value": str(value), "default": "" if value == field.default else str(field.default), "meaning": field.description or ""}
         )
-    return readable(pd.DataFrame(lines).set_index("name"))
+    return readable(pd.DataFrame(lines, columns=["name", "value", "default", "meaning"]).set_index("name"))
 
 
 def splits(split) -> pd.DataFrame:
@@ -87,10 +95,9 @@ def slate(news, impressions, row: int, scores: np.ndarray | None = None) -> Styl
     table = pd.DataFrame({"news": news.id[items], "category": news.category[items], "candidate": news.title[items]})
     table["clicked"] = np.where(impressions.clicked[begin : begin + len(items)], "yes", "")
     if scores is not None:
-        table["score"] = scores[begin : begin + len(items)].round(3)
-        table = table.sort_values("score", ascending=False, ignore_index=True)
-        table.index += 1
-        table.index.name = "rank"
+        own = scores[begin : begin + len(items)]
+        order = np.argsort(-own, kind="stable")  # by all digits, of which few are shown
+        table = table.assign(score=own.round(3)).iloc[order].set_index(pd.RangeIndex(1, len(items) + 1, name="rank"))
     return readable(table)
 
 
@@ -126,12 +133,19 @@ def record(news, item: int) -> Styler:
 
 
 def words(news, item: int) -> str:
-    """A title in words and marks, and how many of them titles have. What a text encoder makes of words it has never seen is its own affair."""
-    cut = [re.findall(r"\w+|[^\w\s]", str(title).lower()) for title in news.title[1:]]
+    """A title in words and marks, and how many of them titles have. What a text encoder makes of words it has never seen is its own affair.
+
+    In scripts without spaces, where only a dictionary finds the words, each character counts as one.
+    """
+    cut = [re.findall(rf"[{SPACELESS}]|[^\W{SPACELESS}]+|[^\w\s]", str(title).lower()) for title in news.title[1:]]
+    if not any(cut):
+        return "No item has a title."
     size, own = np.array([len(title) for title in cut]), cut[item - 1]
+    unit = "characters, words and marks" if any(re.search(f"[{SPACELESS}]", str(title)) for title in news.title) else "words and marks"
+    this = f"The title {code(' · '.join(own))} has {len(own)} {unit}" if own else f"This item has no title, so no {unit}"
     return (
-        f"The title `{' · '.join(own).replace('`', '')}` has {len(own)} words and marks; titles have {size.mean():.1f} on average, {size.max()} at "
-        f"most; {len({word for title in cut for word in title}):,} different ones make up {len(cut):,} titles."
+        f"{this}; titles have {size.mean():.1f} on average, {size.max()} at most; "
+        f"{len({word for title in cut for word in title}):,} different ones make up {len(cut):,} titles."
     )
 
 
@@ -140,7 +154,7 @@ def pictures(news, pixels, item: int, most: int = 6) -> dict[str, np.ndarray]:
     if pixels is None:
         return {}
     rows = [*[item] * bool(pixels.present[item]), *np.flatnonzero(pixels.present)[:most]]
-    return {news.title[i] or news.id[i]: np.asarray(pixels.values[i]) for i in dict.fromkeys(rows)}
+    return {news.name(i): np.asarray(pixels.values[i]) for i in dict.fromkeys(rows)}
 
 
 def moments(part) -> np.ndarray:
@@ -175,7 +189,7 @@ def never_trained(split, size: int) -> float:
 
 
 def checks(tables, split) -> pd.DataFrame:
-    """What a data set should be like, what was found, and whether that asks for a closer look."""
+    """What a data set should be like, what was found, and whether that asks for a closer look; without what there is nothing to be asked of."""
     files, test, titles = tables.manifest["files"], split.test, pd.Series(tables.news.title[1:])
     rows, lost = sum(f["rows_in"] for f in files), sum(f["rows_in"] - f["rows_out"] for f in files)
     dated, shared = tables.manifest.get("has_time", True), titles[titles != ""].duplicated(keep=False).mean()
@@ -184,9 +198,9 @@ def checks(tables, split) -> pd.DataFrame:
         ("rows are kept", f"{rows - lost:,} of {rows:,}", lost > 0.01 * rows),
         ("what is asked for comes after all training", f"{late:.1%} of it does not" if dated else "no time is known", late > 0 or not dated),
         ("test users have a past", f"{(test.history.lengths == 0).mean():.1%} have none", (test.history.lengths == 0).mean() > 0.5),
-        ("what is right was in training", f"{new:.1%} never was: ids cannot rank it, content can", new > 0.5),
+        *[("what is right was in training", f"{new:.1%} never was: ids cannot rank it, content can", new > 0.5)] * (not np.isnan(new)),
         ("items have a title", f"{(titles == '').mean():.1%} have none", (titles == "").mean() > 0.1),
-        ("titles tell items apart", f"{shared:.1%} are shared", shared > 0.1),
+        *[("titles tell items apart", f"{shared:.1%} are shared", shared > 0.1)] * (not np.isnan(shared)),
     ]
     if not hasattr(split.train, "items"):
         share = np.bincount(test.candidates.rows, test.clicked, len(test)) / test.candidates.lengths

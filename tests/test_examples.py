@@ -75,6 +75,24 @@ def test_data_prepared_before_have_an_example_too(split, tiny):
     assert row == examples.typical(split.test) and split.test.clicked[begin + list(split.test.candidates[row]).index(item)]
 
 
+def test_an_example_is_of_one_row(split, tiny):
+    """Where the user of the manifest is not asked in this split, neither is their item shown beside somebody else's history."""
+    item = tiny.news.id[-1]
+    assert examples.carried({"user": "nobody", "item": item}, tiny.news.id, split.test) == examples.carried({}, tiny.news.id, split.test)
+    user = split.test.user[3]
+    row, found = examples.carried({"user": user, "item": item}, tiny.news.id, split.test)
+    assert split.test.user[row] == user and found == len(tiny.news) - 1
+
+
+def test_a_part_is_read_once(tiny, home, monkeypatch):
+    """What was read to see whether there is something is what is taken; the train part where the dev part has nothing."""
+    read = []
+    monkeypatch.setattr(
+        examples, "read_impressions", lambda path: read.append(path.stem) or tiny.parts["dev"].take(np.arange(9 * (path.stem == "train")))
+    )
+    assert examples.find(tiny.folder / "raw", tiny.folder)["impression"] in tiny.parts["dev"].id and read == ["dev", "train"]
+
+
 def test_the_example_of_real_lines(real_data, home):
     """Lines of MIND as they are."""
     manifest = prepare("mind-excerpt", load_dataset("mind-excerpt"), real_data / "mind-excerpt")

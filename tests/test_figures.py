@@ -10,9 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.font_manager import get_font_names
 from test_report import fake
 
 from nrms import answers, contrast, figures, portrait
+from nrms.config import Experiment
 from nrms.data.tables import Impressions, Ragged
 from nrms.diagnostics import flat_map
 from nrms.runtime import Run, run_folder
@@ -210,8 +212,42 @@ def test_contrasts_name_every_setting_that_differs(home):
     table = contrast.contrasts("made-up", answers.differences("made-up")).data
     assert table.loc["exp4 against text_frozen", "differs in"] == "tuning: full against frozen"
     assert table.loc["exp4 against text_frozen", "what it can show"] == "this one setting; of one draw of the weights"
-    assert table.loc["exp3_gate against exp4", "differs in"] == "lr: 0.2 against 0.1; image: vit against None"
+    assert table.loc["exp3_gate against exp4", "differs in"] == "image: vit against None; lr: 0.2 against 0.1"
     assert table.loc["exp3_gate against exp4", "what it can show"].startswith("these 2 settings together, not which of them")
     assert table.loc["text_frozen against content", "what it can show"].startswith("whether it is worth training at all")
     assert json.loads(json.dumps(contrast.settings_apart({"a": 1}, {"a": 1, "exp": "x"}))) == {}
     assert "No planned comparison" in contrast.contrasts("made-up", [])
+
+
+def test_a_record_without_a_setting_has_its_default():
+    """An experiment that was run before a setting was there does not differ in it, unless the other departs from the default."""
+    assert contrast.settings_apart({"lr": 1}, {"lr": 1, "clip": Experiment.model_fields["clip"].default}) == {}
+    assert contrast.settings_apart({"lr": 1}, {"lr": 1, "clip": 77.0}) == {"clip": (Experiment.model_fields["clip"].default, 77.0)}
+
+
+def test_an_average_of_runs_is_a_case_of_its_own(home):
+    """It has no settings that could differ: the runs it is made of are named instead."""
+    base = np.random.default_rng(0).random(50) * 0.3
+    for exp, config in (("lightgcn_all", {"lr": 0.1}), ("ensemble", {"given": {"of": "lightgcn + lightgcn_text"}})):
+        fake(exp, 0, base + 0.1, n=50, protocol="sets")
+        Run(run_folder("made-up", exp, 0)).update(config=config)
+    line = contrast.contrasts("made-up", answers.differences("made-up")).data.loc["lightgcn_all against ensemble"]
+    assert line["differs in"] == "an average of runs: lightgcn + lightgcn_text" and line["what it can show"].startswith("whether learning together")
+
+
+def test_titles_without_spaces_stand_above_their_pictures():
+    """They are cut by characters, at most four lines; a font that is not there is not asked for."""
+    image = np.zeros((4, 4, 3), np.uint8)
+    title = figures.pictures({"国" * 200: image}).axes[0].get_title()
+    assert max(map(len, title.split("\n"))) <= 22 and len(title.split("\n")) == 4 and title.endswith("…")
+    assert set(figures.FAMILY[1:]) <= set(get_font_names())
+
+
+@pytest.mark.skipif(len(figures.FAMILY) == 1, reason="no font here has Chinese glyphs")
+@pytest.mark.filterwarnings("error")
+def test_chinese_is_drawn():
+    """No glyph is missing, in titles or in legends."""
+    figure = figures.pictures({"新闻推荐 and news": np.zeros((4, 4, 3), np.uint8)})
+    figure.axes[0].plot([0, 1], label="体育")
+    figure.axes[0].legend()
+    drawn(figure)

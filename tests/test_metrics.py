@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-from nrms.metrics import METRICS, compare, compare_all, holm, interval, intervals, rank_metrics, summarise
+from nrms.metrics import METRICS, compare, compare_all, holm, interval, interval_of_ratios, intervals, rank_metrics, summarise
 
 
 def one(scores, clicked):
@@ -122,6 +122,19 @@ def test_interval_covers_the_truth():
     rng = np.random.default_rng(1)
     held = sum(low <= 0.3 <= high for low, high in (interval((rng.random(200) < 0.3).astype(float)) for _ in range(100)))
     assert 88 <= held <= 100
+
+
+def test_interval_of_ratios():
+    """With ones below it is that of a mean; that of a ratio is scipy's, up to the noise of resampling; NaN where there is nothing below."""
+    rng = np.random.default_rng(0)
+    above, below = rng.random((60, 2)), rng.integers(0, 5, (60, 2))
+    np.testing.assert_allclose(interval_of_ratios(above, np.ones((60, 2))), interval(above))
+    ends = interval_of_ratios(above, below)
+    ratio = {"statistic": lambda a, b: a.sum() / b.sum(), "paired": True, "vectorized": False, "method": "percentile"}
+    oracle = stats.bootstrap((above[:, 0], below[:, 0]), **ratio, rng=rng).confidence_interval
+    assert [ends[0][0], ends[1][0]] == pytest.approx(list(oracle), abs=0.02)
+    assert np.isnan(interval_of_ratios(above, below * [0, 1])).tolist() == [[True, False]] * 2
+    assert np.isnan(interval_of_ratios(above[:0], below[:0])).all()
 
 
 def test_interval_equals_scipy():

@@ -8,16 +8,17 @@ from types import SimpleNamespace
 import nbformat
 import nbformat.v4 as nb
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from nrms import page, pipeline
 from nrms.compare import by_slice
-from nrms.data.tables import IMPRESSIONS_SCHEMA, NEWS_SCHEMA
-from nrms.disagree import most_apart
+from nrms.data.tables import IMPRESSIONS_SCHEMA, NEWS_SCHEMA, Ragged
+from nrms.disagree import Shown, most_apart
 from nrms.files import write_json
-from nrms.metrics import compare, rank_metrics
+from nrms.metrics import PROTOCOLS, compare, rank_metrics
 from nrms.render import render
 from nrms.report import entries
 from nrms.runtime import Run, run_folder
@@ -328,6 +329,14 @@ def test_any_two_are_compared(site, visit):
     assert says.startswith(f"good against content: AUC +{mean} (95 % interval +{high} to +{low}")
     tab.select_option("select[name=b]", label="ceiling_text")
     assert tab.locator("#shown .answer").inner_text().startswith("good against ceiling_text") and f"#a={b}&b=" in tab.url
+
+
+@pytest.mark.parametrize(("protocol", "wanted"), [("catalogue", [7, 8]), ("sets", [])])
+def test_what_was_read_before_is_never_the_answer(protocol, wanted):
+    """The beginning of a user's log, where the next item is asked for; nothing where what is asked for was drawn from anywhere in it."""
+    shown = Shown("movies", pd.Index(["u1"]), PROTOCOLS[protocol])
+    shown.__dict__["log"] = np.array([0]), Ragged(np.array([7, 8, 9]), np.array([0, 3]))
+    assert shown.before(0, 2).tolist() == wanted
 
 
 def test_examples_are_the_largest_differences(site, visit):

@@ -47,6 +47,26 @@ def runs(home):
     return base
 
 
+def test_a_leaderboard_is_made_once(runs, monkeypatch):
+    """As long as no file of its runs changes; what is done with it by one who has it is not seen by the next."""
+    first = report.leaderboard("made-up")
+    first["auc"] = 0
+    monkeypatch.setattr(report, "intervals", lambda samples: pytest.fail("made anew"))
+    assert (report.leaderboard("made-up")["auc"].dropna() > 0).all()
+    monkeypatch.undo()
+
+
+def test_a_changed_run_is_seen(runs, home):
+    """A run that is judged again, a seed more, another status: the leaderboard is another one."""
+    before = report.leaderboard("made-up")
+    fake("exp4", 0, runs + 0.3)
+    after = report.leaderboard("made-up")
+    done = [board[(board.exp == "exp4") & (board.status == "done")].iloc[0] for board in (before, after)]
+    assert done[1].auc == pytest.approx(done[0].auc + 0.1)
+    Run(run_folder("made-up", "random", 0)).update(status="failed")
+    assert (report.leaderboard("made-up").status == "failed").sum() == 2
+
+
 def test_leaderboard(runs, home):
     """Seeds are averaged by impression; the difference is paired with the best baseline; failed and dead runs are rows."""
     path, _ = page.write()

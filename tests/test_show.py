@@ -1,5 +1,6 @@
 """What notebooks show of data is what is there: the ledger, the checks, the times, one example."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 
 from nrms import show
-from nrms.config import load_dataset
+from nrms.config import Experiment, load_dataset
 from nrms.data.prepare import load
 from nrms.data.tables import Impressions, Interactions, News, Ragged, Split
 
@@ -113,6 +114,48 @@ def test_the_picture_of_the_example_stands_first(tiny):
     has = np.flatnonzero(tiny.pixels.present)
     assert next(iter(show.pictures(tiny.news, tiny.pixels, has[3], most=4))) == tiny.news.title[has[3]]
     assert len(show.pictures(tiny.news, tiny.pixels, has[3], most=4)) == 4 and show.pictures(tiny.news, None, 1) == {}
+
+
+def test_a_slate_is_ranked_by_all_digits():
+    """0.1004 is above 0.1001, though both read 0.1; equal scores keep the order of the slate."""
+    many = np.arange(1, 41)
+    news = SimpleNamespace(**{k: np.array([f"{k}{i}" for i in range(41)], object) for k in ("id", "category", "title")})
+    shown = questions([0], [[1]], [many], np.zeros(40))
+    table = show.slate(news, shown, 0, np.full(40, 0.1)).data
+    assert table["news"].tolist() == [f"id{i}" for i in many] and table.index.tolist() == many.tolist() and table.index.name == "rank"
+    table = show.slate(news, shown, 0, np.where(many == 1, 0.1001, np.where(many == 2, 0.1004, 0.0))).data
+    assert table["news"].tolist()[:3] == ["id2", "id1", "id3"] and table["score"].tolist()[:2] == [0.1, 0.1]
+
+
+def test_what_cannot_be_asked_is_not_checked(small):
+    """Where no item has a title, titles tell nothing apart; where nothing is right, nothing right was in training."""
+    tables, split = small
+    tables.news = replace(tables.news, title=np.array([""] * 4, object))
+    nothing = replace(split.test, clicked=np.zeros(4, bool))
+    found = show.checks(tables, replace(split, test=nothing))
+    assert not {"titles tell items apart", "what is right was in training"} & set(found.index) and found.loc[
+        "items have a title", "found"
+    ].startswith("100")
+    assert not found["found"].str.contains("nan").any()
+
+
+def test_words_of_scripts_without_spaces():
+    """Each character counts as one, beside the words of other scripts; an item, or a data set, without titles says so."""
+    news = SimpleNamespace(title=np.array(["", "iPhone 发布会", "", "한국 뉴스"], object))
+    assert "`iphone · 发 · 布 · 会` has 4 characters, words and marks; titles have 2.0 on average, 4 at most; 6 different" in show.words(news, 1)
+    assert show.words(news, 2).startswith("This item has no title") and "`" not in show.words(news, 2)
+    assert show.words(SimpleNamespace(title=np.array(["", ""], object)), 1) == "No item has a title."
+
+
+def test_text_of_strangers_in_markdown():
+    """One line, and no backtick inside; nothing is said to be nothing."""
+    assert show.code(" a\r\r`b`\u2028c ") == "`a 'b' c`" and show.code(" \n") == "(empty)"
+
+
+def test_an_experiment_may_depart_in_nothing(config):
+    """All values as by default: an empty table."""
+    table = show.settings(SimpleNamespace(**{name: field.default for name, field in Experiment.model_fields.items()}), every=False)
+    assert table.data.empty and "<table" in table.to_html()
 
 
 def test_settings_that_depart_from_the_default(config):

@@ -64,11 +64,11 @@ def find(source: Path, folder: Path, log: str | None = None) -> dict:
         mind_like = log is None and interactions.is_mind(source)
         lines = lines_of_news(source, item) if mind_like else lines_of_log(source, user, item, log)
         return {"user": user, "item": item, "lines": [line for line in lines if line]}
-    parts = [part for part in ("dev", "train") if (folder / f"{part}.parquet").exists()]
-    part = next((name for name in parts if len(read_impressions(folder / f"{name}.parquet"))), None)
-    if part is None:
+    paths = {part: folder / f"{part}.parquet" for part in ("dev", "train")}
+    read = ((part, read_impressions(path)) for part, path in paths.items() if path.exists())
+    part, shown = next(((part, shown) for part, shown in read if len(shown)), ("", None))
+    if shown is None:
         return {}
-    shown = read_impressions(folder / f"{part}.parquet")
     row = typical(shown, pictured)
     item = str(news.id[right_in(shown, row, pictured)])
     impression = str(shown.id[row])
@@ -95,10 +95,9 @@ def lines_of_log(source: Path, user: str, item: str, log: str | None) -> Iterato
 def carried(example: dict, ids: np.ndarray, asked: Impressions) -> tuple[int, int]:
     """(row, item): the row of `asked`, and the number of the item, that the example of a data set's manifest is.
 
-    ids (N + 1,): of items. Where `asked` has no such row, or the manifest no example, a typical one is taken, and what was right in it.
+    ids (N + 1,): of items. Where `asked` has no such row, or the manifest no example, a typical one is taken, and what was right in it: both of one.
     """
     name, column = ("impression", asked.id) if "impression" in example else ("user", asked.user)
-    rows = np.flatnonzero(column == example.get(name))
+    rows, known = np.flatnonzero(column == example.get(name)), np.flatnonzero(ids == example.get("item"))
     row = int(rows[0]) if len(rows) else typical(asked)
-    known = np.flatnonzero(ids == example.get("item"))
-    return row, int(known[0]) if len(known) else right_in(asked, row)
+    return row, int(known[0]) if len(rows) and len(known) else right_in(asked, row)

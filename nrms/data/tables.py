@@ -71,6 +71,10 @@ class News:
     def __len__(self) -> int:
         return len(self.id)
 
+    def name(self, item: int) -> str:
+        """What people know an item by: its title, or its id where it has none."""
+        return self.title[item] or self.id[item]
+
 
 @dataclass(frozen=True)
 class Impressions:
