@@ -113,7 +113,9 @@ def show_pictures(found: dict) -> None:
         how = ", ".join(f"{n:,} by {key}" for key, n in found["matched"].items() if key != "nothing" and n)
         print(f"ids: {total - lost:,} of {total:,} news matched ({(total - lost) / total:.1%}): {how}")
     bad = "".join(f", {n:,} {reason}" for reason, n in found["bad"].items())
-    print(f"pictures: {found['found']:,} found, {found['missing']:,} news without{bad}, {found['unknown']:,} of no known news")
+    print(f"pictures: {found['found']:,} found, {found['missing']:,} items without{bad}, {found['unknown']:,} of no known item")
+    if found["unknown"] and not found["found"]:
+        print("pictures: none of them goes by the id of an item; name them after it: <id>.jpg, .png or .webp")
 
 
 Given = dict[str, Any]  # values given with -p

@@ -89,7 +89,8 @@ def read_yaml(folder: Path, name: object, what: str) -> dict[str, Any]:
     name = check_name(f"exp{name}" if what == "experiment" and str(name).isdigit() else name, what)
     path = folder / f"{name}.yaml"
     if not path.is_file():
-        raise NrmsError(f"There is no {what} `{name}` ({path.relative_to(ROOT)}){nearest(name, [p.stem for p in folder.glob('*.yaml')])}")
+        own = " For data of your own add `--like movies`, or another, to `prepare`." if what == "data set" else ""
+        raise NrmsError(f"There is no {what} `{name}` ({path.relative_to(ROOT)}){nearest(name, [p.stem for p in folder.glob('*.yaml')])}{own}")
     if not path.resolve().is_relative_to(PARAMS.resolve()):
         raise NrmsError(f"{path.relative_to(ROOT)} is a link that leads out of params: put the file itself there.")
     if path.stat().st_size > LARGEST:

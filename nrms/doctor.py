@@ -22,6 +22,7 @@ from nrms import ROOT, NrmsError
 from nrms.config import PARAMS, default_name, load_dataset, reads_a_log, resolve
 from nrms.files import process_started, read_json
 from nrms.parameters import Dataset
+from nrms.report import status as status_of
 from nrms.runtime import Run, home
 
 HASHED = 200 << 20  # bytes; larger files are not read whole
@@ -322,7 +323,7 @@ def runs() -> Iterator[Finding]:
     for path in sorted((home() / "reports").glob("*/*/seed*/run.json")):
         run, (dataset, name, seed) = Run(path.parent), path.parts[-4:-1]
         try:
-            record, status = run.record, run.status
+            record, status = run.record, status_of(run, dataset)
         except (ValueError, KeyError, TypeError, OSError) as error:
             yield wrong(f"{path.relative_to(home())} cannot be read ({type(error).__name__}: {error}): delete {path.parent} and run it again")
             continue
@@ -331,12 +332,13 @@ def runs() -> Iterator[Finding]:
             yield wrong(
                 f"{path.parent.relative_to(home())} is said to be done, but has no metrics.json: `{again(dataset, record, [seed[4:]])} --force`"
             )
-        if status in ("dead", "failed", "stopped"):
+        if status in ("dead", "failed", "stopped", "stale"):
             groups.setdefault((dataset, name, status), []).append((int(seed[4:]), record))
     for (dataset, name, status), members in groups.items():
         seeds, first = sorted(seed for seed, _ in members), members[0][1]
         why = f" ({str(first['error'])[:120]})" if status == "failed" and first.get("error") else ""
-        yield note(f"reports/{dataset}/{name} is {status}, seeds {', '.join(map(str, seeds))}{why}: `{again(dataset, first, seeds)}` goes on")
+        seeds_of = f"reports/{dataset}/{name} is {status}, seeds {', '.join(map(str, seeds))}{why}"
+        yield note(f"{seeds_of}: `{again(dataset, first, seeds)}` {'makes it anew' if status == 'stale' else 'goes on'}")
     yield ok(f"{sum(count.values())} runs can be read" + "".join(f", {n} {status}" for status, n in sorted(count.items())))
 
 

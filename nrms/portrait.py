@@ -127,13 +127,24 @@ def calibration(run: Run, test) -> Figure:
 
 
 def found_by_rank(run: Run, items: int) -> Figure:
-    """Of a catalogue: the share of right items that stand at a rank or before it, against random order. items: N."""
-    ranks = np.sort(pq.read_table(run.folder / "rows.parquet", columns=["ranks"])["ranks"].combine_chunks().flatten().to_numpy(zero_copy_only=False))
+    """Of a catalogue: the share of right items that stand at a rank or before it, against random order of what is ranked. items: N.
+
+    Ranked are all items, or those that a user did not have before.
+    """
+    rows = pq.read_table(run.folder / "rows.parquet", columns=["ranks", "history"])
+    ranks = np.sort(rows["ranks"].combine_chunks().flatten().to_numpy(zero_copy_only=False))
+    left_out = 0 if run.record["config"]["data"]["rank_seen"] else rows["history"].to_numpy()
+    among = np.broadcast_to(np.maximum(items - left_out, 1), len(rows))
     figure, (ax,) = canvas(1, (5.4, 4.6))
     ax.step(ranks, np.arange(1, len(ranks) + 1) / len(ranks), where="post", color=BLUE, label="this model")
     rank = np.geomspace(1, items, 200)
-    ax.plot(rank, rank / items, color=GREY, ls=":", label="random order")
-    ax.set(xscale="log", xlabel=f"rank among {items:,} items", ylabel="right items found so far", ylim=(0, 1.02))
+    ax.plot(rank, [np.minimum(r / among, 1).mean() for r in rank], color=GREY, ls=":", label="random order")
+    ax.set(
+        xscale="log",
+        xlabel=f"rank among {items:,} items" if np.ndim(left_out) == 0 else f"rank among {items:,} items, without those of the user's history",
+        ylabel="right items found so far",
+        ylim=(0, 1.02),
+    )
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.legend(fontsize=9)
     return figure

@@ -74,7 +74,8 @@ class Ledger:
             share, first = self.bad / self.rows_in, "\n  ".join(self.examples)
             raise NrmsError(
                 f"{self.file}: {self.bad} of {self.rows_in} rows ({share:.2%}) are bad, more than the {most:.2%} that `max_bad` allows. "
-                f"Mend the file, or raise max_bad in the data set's file in params/data. The first ones:\n  {first}"
+                f"Mend the file, or write `max_bad: {max(0.01, round(1.5 * share, 2)):g}`, a share, into the data set's file in params/data. The first "
+                f"ones:\n  {first}"
             )
 
     def summary(self) -> dict:

@@ -48,8 +48,8 @@ def load_pretrained(auto, name: str, role: str, **options):
             ) from error
         raise NrmsError(
             f"The model {name!r} for `{role}` is no local folder, not in the local cache, and cannot be downloaded now. Give a folder written by "
-            f"save_pretrained, for example `-p {role} FOLDER`, or fetch it once with a network: `hf download {path}`. Its weights must be there as "
-            f"safetensors. ({reason})"
+            f"save_pretrained, for example `-p {role} FOLDER`, or fetch it once with a network: `hf download {path}`; its weights must be there as "
+            f"safetensors. Without either, `{role}: local` in the data set's file in params/data trains a small one on your own titles and pictures."
         ) from error
     if not is_model:
         return loaded
