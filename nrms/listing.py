@@ -137,7 +137,11 @@ def compare(models: Sequence[Served], rankings: Sequence[Ranking]) -> str:
     tables, reader = models[0].tables, rankings[0].reader
     who = f"User {reader.user}" if reader.user is not None else "Somebody with this history"
     lists = "".join(ranked(*each) for each in zip(models, rankings, numerals(rankings), strict=True))
-    lines = dict.fromkeys(line for ranking in rankings for line in meaning(ranking))
+    said: dict[str, list[str]] = {}  # by line, the rankings of which it is true
+    for name, ranking in zip(numerals(rankings), rankings, strict=True):
+        for line in meaning(ranking):
+            said.setdefault(line, []).append(name)
+    lines = [line if len(of) == len(rankings) else f"{', '.join(of)}: {line}" for line, of in said.items()]
     terms = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
     return (
         f'<div class="nrms-list">{STYLE}<h3>{html.escape(who)} <small>{html.escape(models[0].config.dataset)}</small></h3>'

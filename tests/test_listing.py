@@ -56,6 +56,13 @@ def test_histories_of_different_length(short, models, user):
     assert text.count("weight A") == text.count("weight B") == text.count("attention A") == text.count("attention B") == read
 
 
+def test_what_is_true_of_one_model_names_it(models, user):
+    """Below the lists a meaning that both models share stands once, by itself; one that only a model has begins with its letter."""
+    text = page_of(models, user)
+    assert "<li>A: text: the rest of the lead, without picture." in text and "<li>B: text: the whole lead" in text
+    assert text.count("<li>lead: ") == 1 and text.count("weight of a click: ") == 1
+
+
 def test_a_picker_always_answers(finished, models, user, monkeypatch, capsys):
     """Whatever goes wrong behind a picker is a sentence beside it, with the traceback in stderr; the next pick is answered as before."""
     shown, box = [], {}
