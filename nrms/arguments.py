@@ -52,6 +52,14 @@ def read_config(about: str, arguments: Sequence[str] | None = None) -> Config:
     return resolve(args.exp, args.dataset, args.seed, **values(args))
 
 
+def printable(text: str) -> str:
+    """The text for a terminal: lines as they are, spaces of every kind as plain ones, and � for what would not print but be obeyed, as escapes are.
+
+    Joiners (U+200C, U+200D) stay: words of some scripts need them.
+    """
+    return "".join(c if c.isprintable() or c in "\n\u200c\u200d" else " " if c.isspace() else "\ufffd" for c in text)
+
+
 def command(main: Callable[[], int | None]) -> None:
     """Runs `main` and ends the process with its status; an error of ours, or of the machine, is one sentence, not a traceback.
 
@@ -66,9 +74,9 @@ def command(main: Callable[[], int | None]) -> None:
         print(f"nrms: {error}" if isinstance(error, Stopped) else "nrms: stopped; the same command goes on where it was.", file=sys.stderr)
         sys.exit(STOPPED)
     except NrmsError as error:
-        sys.exit(f"nrms: {error}")
+        sys.exit(printable(f"nrms: {error}"))
     except Exception as error:
         text = troubles.meaning(type(error).__name__, str(error))
         if text is None:
             raise
-        sys.exit(f"nrms: {text}")
+        sys.exit(printable(f"nrms: {text}"))

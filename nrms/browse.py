@@ -6,13 +6,14 @@ last, and never a picker without a kernel behind it.
 
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 
 import ipywidgets as widgets
 import numpy as np
 from IPython.display import HTML, display
 
-from nrms import NrmsError
+from nrms import NrmsError, troubles
 from nrms.data.examples import typical
 from nrms.listing import compare
 from nrms.runs import models_of
@@ -77,6 +78,10 @@ class Browser:
                 said.value = ""
             except NrmsError as error:
                 said.value = str(error)
+            except Exception as error:  # nobody sees a callback's traceback: the page would just stop answering
+                traceback.print_exc()
+                kind = type(error).__name__
+                said.value = troubles.meaning(kind, str(error)) or f"This cannot be shown, by a fault of the program: {kind}: {error}"
 
         for name in ("user", "left", "right", "among"):
             pickers[name].observe(update, "value")

@@ -30,7 +30,7 @@ STYLE = """<style>
 .nrms-list img,.nrms-list .none{width:4.2rem;height:4.2rem;flex:none;border-radius:.3rem;object-fit:cover;margin:0}
 .nrms-list .none{border:1px dashed #888a;display:flex;align-items:center;justify-content:center;text-align:center;font-size:.75em;opacity:.75}
 .nrms-list .title{font-weight:600}.nrms-list .mark{font-weight:700;border:1px solid;border-radius:.3rem;padding:0 .3em;white-space:nowrap}
-.nrms-list .part{display:grid;grid-template-columns:minmax(4.8rem,auto) 1fr 3.2rem;gap:.4rem;align-items:center;font-size:.86em}
+.nrms-list .part{display:grid;grid-template-columns:minmax(4.8rem,auto) 1fr minmax(3.2rem,auto);gap:.4rem;align-items:center;font-size:.86em}
 .nrms-list .part b{text-align:right;font-weight:400;font-variant-numeric:tabular-nums}
 .nrms-list .bar{position:relative;height:.6em;background:#8883;border-radius:.2em}
 .nrms-list .bar i{position:absolute;top:0;bottom:0;border-radius:.2em}
@@ -62,6 +62,11 @@ def bar(name: str, value: float, low: float, high: float, form: str = "+.2f") ->
     )
 
 
+def unread(name: str) -> str:
+    """In the place of a bar: that a ranking did not read this click."""
+    return f'<div class="part"><span>{html.escape(name)}</span><span class="bar"></span><b>not read</b></div>'
+
+
 def card(tables: Tables, item: int, body: str, classes: str = "") -> str:
     """An item with its picture, title, category and id, and what else is to be said of it, already HTML."""
     news = tables.news
@@ -72,8 +77,11 @@ def card(tables: Tables, item: int, body: str, classes: str = "") -> str:
 
 
 def history(tables: Tables, rankings: Sequence[Ranking]) -> str:
-    """The clicks that were read, latest first, each with its weight and attention in every ranking; all but the LATEST behind a line that opens."""
-    reader = rankings[0].reader
+    """The clicks that any ranking read, latest first, each with its weight and attention in every one; all but the LATEST behind a line that opens.
+
+    Models read histories of different length: each its own number of the latest clicks of the same past.
+    """
+    reader = max((ranking.reader for ranking in rankings), key=lambda r: len(r.history))
     if not len(reader.history):
         return "<h4>History</h4><p>Nothing yet: a newcomer.</p>"
     named = list(zip(numerals(rankings), rankings, strict=True))
@@ -84,11 +92,12 @@ def history(tables: Tables, rankings: Sequence[Ranking]) -> str:
         bars += [(name, values, most) for name, values in known]
     cards = []
     for i, item in enumerate(reader.history[::-1]):
-        cards.append(card(tables, item, "".join(bar(name, values[-i - 1], 0, most, ".2f") for name, values, most in bars)))
+        of_click = [bar(name, values[-i - 1], 0, most, ".2f") if i < len(values) else unread(name) for name, values, most in bars]
+        cards.append(card(tables, item, "".join(of_click)))
     count = f"{len(cards):,} clicks, latest first" if len(cards) > 1 else "1 click"
     rest = f"<details><summary>{len(cards) - LATEST:,} earlier</summary>{listed(cards[LATEST:])}</details>" if len(cards) > LATEST else ""
-    unread = f"<small>{len(reader.earlier):,} still earlier are not read.</small>" if len(reader.earlier) else ""
-    return f"<h4>History: {count}</h4>{listed(cards[:LATEST])}{rest}{unread}"
+    older = f"<small>{len(reader.earlier):,} still earlier are not read.</small>" if len(reader.earlier) else ""
+    return f"<h4>History: {count}</h4>{listed(cards[:LATEST])}{rest}{older}"
 
 
 def listed(cards: Sequence[str]) -> str:
@@ -109,7 +118,7 @@ def ranked(served: Served, ranking: Ranking, numeral: str) -> str:
     for place, item in enumerate(ranking.items):
         chosen = reader.user is not None and item in reader.chosen
         seen = "shown, not clicked" if item in reader.shown else ""
-        mark = f' <span class="mark">✓ {served.chosen}</span>' if chosen else f" <small>{seen}</small>"
+        mark = f' <span class="mark">✓ {served.verb}</span>' if chosen else f" <small>{seen}</small>"
         body = f"<div>rank {place + 1} · score {ranking.scores[place]:.3f}{mark}</div>"
         parts = {name: part[place] for name, part in ranking.parts.items()}
         body += "".join(bar(name, value, low, high) for name, value in ({"lead": ranking.leads[place]} | parts).items())
@@ -118,7 +127,7 @@ def ranked(served: Served, ranking: Ranking, numeral: str) -> str:
             body += f'<small dir="auto">most by “{html.escape(str(tables.news.title[click] or tables.news.id[click]))}” {most:+.2f}</small>'
         cards.append(card(tables, item, body, "yes" if chosen else ""))
     name = html.escape(f"{numeral}: {served.name}" if numeral else served.name)
-    stand = f"; {served.chosen}: rank {', '.join(map(str, ranking.chosen))}" if len(ranking.chosen) else ""
+    stand = f"; {served.verb}: rank {', '.join(map(str, ranking.ranks))}" if len(ranking.ranks) else ""
     head = f"{name} <small>first {len(cards):,} of {ranking.among:,}{stand}</small>"
     return f"<section><h4>{head}</h4><ol>{''.join(cards)}</ol></section>"
 
@@ -128,7 +137,11 @@ def compare(models: Sequence[Served], rankings: Sequence[Ranking]) -> str:
     tables, reader = models[0].tables, rankings[0].reader
     who = f"User {reader.user}" if reader.user is not None else "Somebody with this history"
     lists = "".join(ranked(*each) for each in zip(models, rankings, numerals(rankings), strict=True))
-    lines = dict.fromkeys(line for ranking in rankings for line in meaning(ranking))
+    said: dict[str, list[str]] = {}  # by line, the rankings of which it is true
+    for name, ranking in zip(numerals(rankings), rankings, strict=True):
+        for line in meaning(ranking):
+            said.setdefault(line, []).append(name)
+    lines = [line if len(of) == len(rankings) else f"{', '.join(of)}: {line}" for line, of in said.items()]
     terms = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
     return (
         f'<div class="nrms-list">{STYLE}<h3>{html.escape(who)} <small>{html.escape(models[0].config.dataset)}</small></h3>'

@@ -144,14 +144,18 @@ def best_pair(dataset: str, given: dict[str, Any]) -> dict[str, Any]:
 
     Nothing where there is none, or none that opens in reasonable time.
     """
+    from nrms.runs import models_of
+
     scores = {}
-    for path in (home() / "reports" / dataset).glob("*/seed*/metrics.json"):
-        record = Run(path.parent).record
-        ours = record.get("kind") == "model" and record["config"].get("given") == given and not record["config"].get("checkpoint", True)
-        if ours and record.get("evaluation_minutes", OPENING) < OPENING:
-            config = resolve(record["config"]["exp"], dataset, record["config"]["seed"], **given)
-            if run_folder(dataset, config.name, config.seed) == path.parent and is_current(config):
-                scores[config.exp, config.seed] = read_json(path)["all"][PROTOCOLS[config.data.protocol].main]["mean"]
+    for run in models_of(dataset).values():
+        about, minutes = run.record["config"], run.record.get("evaluation_minutes", OPENING)
+        if about.get("given") != given or about.get("checkpoint", True) or minutes >= OPENING:
+            continue
+        with contextlib.suppress(NrmsError):  # of one whose file of parameters is no more, or not the same
+            config = resolve(about["exp"], dataset, about["seed"], **given)
+            if run_folder(dataset, config.name, config.seed) == run.folder and is_current(config):
+                main = PROTOCOLS[config.data.protocol].main
+                scores[config.exp, config.seed] = read_json(run.folder / "metrics.json")["all"][main]["mean"]
     order = sorted(scores, key=lambda key: scores[key], reverse=True)
     if not order:
         return {}
@@ -177,8 +181,8 @@ def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bo
         nonlocal failures
         try:
             with locked(folder / name):
-                if given := parameters():
-                    execute(name, folder, given, f"{dataset}: {name}")
+                if values := parameters():
+                    execute(name, folder, values, f"{dataset}: {name}")
         except NrmsError as error:
             failures += 1
             say(f"FAILED  {error}")

@@ -3,29 +3,32 @@
     lead     a candidate's score minus the mean score of all candidates. Scores have no zero of their own: only their differences rank.
     click    what one click of the history does for an item: its lead, minus its lead when that click alone is left out of the history.
     weight   of a click: the mean, without signs, of what it does for the listed items.
-    picture  what an item's picture does: its score, minus its score if it came without one, history and other candidates as they are.
-    text     the rest of the lead: what the item would have without its picture.
+    part     what an item's picture, or its identity, does: its score, minus its score if it came without, history and other candidates as they are.
+             What is first of an item, mostly its text, has the rest of the lead.
 
 They hold for every user encoder and every fusion, and are exact: each is one more score. They need not add up over clicks, which act together.
-Where an encoder has attention over the history it stands beside them: what was looked at is not always what did something.
+Where an encoder has attention over the history it stands beside them: what was looked at, not what it did.
 """
 
 import difflib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from nrms import NrmsError
+from nrms.arguments import printable
 from nrms.data.tables import Impressions, Ragged
 from nrms.ranking import encode_items, model_scorer, rank_impressions, states_of
 from nrms.runs import load_run
 from nrms.runtime import Run
 
 NAMES = {"image": "picture", "joint": "text and picture", "ids": "identity"}  # of modalities, in words
+SAYS = {"identity": "identity, a vector that the model learned for this item alone"}  # of a part whose name says too little
 NOBODY = np.array([], np.int64)
 
 
@@ -50,9 +53,9 @@ class Ranking:
     scores: np.ndarray  # (K,)
     leads: np.ndarray  # (K,)
     among: int  # C
-    chosen: np.ndarray  # ranks, from 1, of what the reader chose, as far as it is among the candidates
+    ranks: np.ndarray  # from 1, of what the reader chose, as far as it is among the candidates
     clicks: np.ndarray | None  # (K, L) what each click does for each item; None where the model reads no history
-    attention: np.ndarray | None  # (L,) how much the user's state looks at each click, together 1; None where the encoder has no such weights
+    attention: np.ndarray | None  # (L,) of a click's place in the encoder's last pooling, together 1; None where it has no such weights
     parts: dict[str, np.ndarray]  # (K,) by modality, in words; together the leads
     notes: list[str]  # which reasons cannot be given, in sentences
 
@@ -62,7 +65,7 @@ class Ranking:
         return None if self.clicks is None else np.abs(self.clicks).mean(0)
 
 
-def known(names: Sequence[object], numbers: dict[str, int], what: str) -> np.ndarray:
+def numbers_of(names: Sequence[object], numbers: dict[str, int], what: str) -> np.ndarray:
     """Their numbers. Raises NrmsError for a name that is not there, with the nearest ones."""
     if isinstance(names, str):
         names = [names]
@@ -89,7 +92,7 @@ class Served:
         self.users = {str(self.test.user[row]): int(row) for row in latest}  # {user: their latest impression in the test part}
 
     @property
-    def chosen(self) -> str:
+    def verb(self) -> str:
         """What users do with items."""
         return "clicked" if self.config.data.protocol == "impressions" else "taken"
 
@@ -106,9 +109,9 @@ class Served:
                     f"{self.name} reads no history: to users {self.config.users} a user is a node of the graph that it was trained on. Give a user "
                     f"of the test part, such as {next(iter(self.users))}."
                 )
-            past = known(history, self.numbers, "item")
+            past = numbers_of(history, self.numbers, "item")
             return Reader(past[-self.config.history :], past[: -self.config.history])
-        row = int(known([user], self.users, "user in the test part:")[0])
+        row = int(numbers_of([user], self.users, "user in the test part:")[0])
         past, shown = (part[row].astype(np.int64) for part in (self.test.history, self.test.candidates))
         begin = self.test.candidates.offsets[row]
         return Reader(
@@ -148,13 +151,13 @@ class Served:
             raise NrmsError("There are no candidates: the history has every item, or the list given is empty.")
         scores = self.scores(reader, [reader.history], candidates)[0]
         order = np.argsort(-scores, kind="stable")
-        first, chosen = order[:k], 1 + np.flatnonzero(np.isin(candidates[order], reader.chosen))
+        first, ranks = order[:k], 1 + np.flatnonzero(np.isin(candidates[order], reader.chosen))
         leads = scores - scores.mean()
         clicks = None if self.model.users.whole else self.without_clicks(reader, candidates, leads, first)
         parts, notes = self.parts(reader, candidates[first], leads[first])
         if clicks is None:
             notes.append(f"Clicks have no weights here: users {self.config.users} has learned a vector for each user, and reads no history.")
-        return Ranking(reader, candidates[first], scores[first], leads[first], len(candidates), chosen, clicks, self.attention(reader), parts, notes)
+        return Ranking(reader, candidates[first], scores[first], leads[first], len(candidates), ranks, clicks, self.attention(reader), parts, notes)
 
     def without_clicks(self, reader: Reader, candidates: np.ndarray, leads: np.ndarray, listed: np.ndarray) -> np.ndarray:
         """(K, L) what each click does for each listed item: one score more for every click left out, all in one batch."""
@@ -176,15 +179,14 @@ class Served:
     def parts(self, reader: Reader, items: np.ndarray, leads: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:
         """Leads (K,) by modality, and notes where they cannot be told apart."""
         tower, (first, *others) = self.model.items, self.config.modalities
-        if first == "joint":
-            notes = ["Text and picture have no parts of their own here: one encoder reads them together."]
-            return {NAMES[first]: leads}, notes
+        notes = ["Text and picture have no parts of their own here: one encoder reads them together."] if first == "joint" else []
         if others and self.model.users.whole:
             words = " and ".join(NAMES.get(name, name) for name in (first, *others))
-            return {words: leads}, [f"{words} have no parts of their own here: in a graph an item's vector is mixed with those of its neighbours."]
+            graph = f"{words} have no parts of their own here: in a graph an item's vector is mixed with those of its neighbours."
+            return {words: leads}, [*notes, graph]
         numbers = torch.from_numpy(items).to(self.vectors.device)
         state = states_of(self.model, self.vectors, self.asked(reader, [reader.history], items), np.array([0]), self.config.history)
-        whole, found, notes = self.model.users.score(state, self.vectors[numbers][None]), {}, []
+        whole, found = self.model.users.score(state, self.vectors[numbers][None]), {}
         for name in others:
             if tower.fusion.wants_blank and bool(tower.encoders[name].present[1:].all()):
                 notes.append("The picture has no part of its own here: every item has one, so the model has never seen a blank in its place.")
@@ -194,8 +196,14 @@ class Served:
         return {NAMES.get(first, first): leads - sum(found.values()), **found}, notes
 
     def recommend(self, history: Sequence[object] | None = None, k: int = 10, candidates: Sequence[object] | None = None, *, user: object = None):
-        """As the function `recommend`."""
-        wanted = None if candidates is None else pd.unique(known(candidates, self.numbers, "item"))
+        """A table of what the model recommends: rank (the index), id, title, category, score; for a `user` also whether they clicked or took it.
+
+        history: ids of items, oldest first; an empty one is a newcomer's. user: in place of a history, one of the test part, as their latest
+        impression there finds them: `yes` what they clicked, `no` what it showed besides, nothing what it did not show. candidates: ids; None: all
+        items but those of the history.
+        Raises NrmsError for unknown ids, and for a history where the model knows users alone.
+        """
+        wanted = None if candidates is None else pd.unique(numbers_of(candidates, self.numbers, "item"))
         return self.table(self.rank(self.reader(history, user), k, wanted))
 
     def table(self, ranking: Ranking, *, why: bool = False) -> pd.DataFrame:
@@ -205,7 +213,7 @@ class Served:
         table = pd.DataFrame({"id": news.id[at], "title": news.title[at], "category": news.category[at], "score": ranking.scores.round(3)})
         table.index = pd.RangeIndex(1, len(at) + 1, name="rank")
         if reader.user is not None:
-            table[self.chosen] = np.where(np.isin(at, reader.chosen), "yes", np.where(np.isin(at, reader.shown), "no", ""))
+            table[self.verb] = np.where(np.isin(at, reader.chosen), "yes", np.where(np.isin(at, reader.shown), "no", ""))
         if why:
             table["why"] = [self.reason(ranking, i) for i in range(len(at))]
         return table
@@ -224,41 +232,46 @@ def open_run(run: Run) -> Served:
     return Served(run)
 
 
-def recommend(
-    run: Run, history: Sequence[object] | None = None, k: int = 10, candidates: Sequence[object] | None = None, *, user: object = None
-) -> pd.DataFrame:
-    """What a finished run recommends: rank (the index), id, title, category, score; for a `user` also whether they clicked or took it.
-
-    history: ids of items, oldest first; an empty one is a newcomer's. user: in place of a history, one of the test part, as their latest impression
-    there finds them: `yes` what they clicked, `no` what it showed besides, nothing what it did not show. candidates: ids; None: all items but those
-    of the history. Opens the run for this one call; `open_run` does so once for many.
-    Raises NrmsError for unknown ids, and for a history where the model knows users alone.
-    """
-    return open_run(run).recommend(history, k, candidates, user=user)
+def recommend(run: Run, *whom: Any, **how: Any) -> pd.DataFrame:
+    """What a finished run, opened for this one call, recommends: `recommend(run, history=["N12", "N7"], k=10)`, else as `Served.recommend` says."""
+    return open_run(run).recommend(*whom, **how)
 
 
 def describe(served: Served, ranking: Ranking) -> str:
-    """A ranking as lines of text: whom it is for, what they clicked, the list with its reasons, and what these mean."""
+    """A ranking as lines of text: whom it is for, what they clicked, the list with its reasons, and what these mean.
+
+    Titles are of strangers, and a terminal obeys some characters: what does not print stands there as �.
+    """
     news, reader = served.tables.news, ranking.reader
     who = f"user {reader.user}" if reader.user is not None else "this history"
     lines = [f"{served.name} on {served.config.dataset}, for {who}: first {len(ranking.items)} of {ranking.among:,} candidates", ""]
     lines.append(f"history, oldest first{f' (and {len(reader.earlier):,} earlier, not read)' if len(reader.earlier) else ''}:")
-    known = {"weight": ranking.weights, "attention": ranking.attention}
-    columns = {name: values.round(2) for name, values in known.items() if values is not None}
+    of_clicks = {"weight": ranking.weights, "attention": ranking.attention}
+    columns = {name: values.round(2) for name, values in of_clicks.items() if values is not None}
     past = pd.DataFrame(columns | {"id": news.id[reader.history], "title": news.title[reader.history]})
     lines.append(past.to_string(index=False, max_colwidth=80) if len(past) else "  nothing")
     lines += ["", served.table(ranking, why=True).to_string(max_colwidth=60), "", *meaning(ranking)]
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def meaning(ranking: Ranking) -> list[str]:
     """What the numbers of a ranking are, in sentences, and which of them it does not have."""
     lines = [f"lead: an item's score minus the mean score of all {ranking.among:,} candidates; scores have no zero of their own."]
-    if "picture" in ranking.parts:
-        lines.append("picture: what of the lead is lost if the item comes without its picture; text: the lead that is left.")
+    lines += parts_meaning(list(ranking.parts))
     if ranking.clicks is not None:
         lines.append("weight of a click: how far the leads of the listed items move, on average, if it is left out of the history.")
         lines.append("most by: the click without which the item's lead would fall most.")
     if ranking.attention is not None:
-        lines.append("attention: the share of a click in what the encoder makes of the history; it says what was looked at, not what that did.")
+        lines.append(
+            "attention: the weight of a click's place in the last pooling, where each place has seen all clicks; what was looked at, not what it did."
+        )
     return lines + ranking.notes
+
+
+def parts_meaning(names: list[str]) -> list[str]:
+    """What the parts of a lead are, the first being what the others leave of it."""
+    first, *others = (SAYS.get(name, name) for name in names)
+    if not others:
+        return [f"{first}: the whole lead, which has no other part here."]
+    lines = [f"{other}: the item's score minus its score if it came without it, history and other candidates as they are." for other in others]
+    return [f"{first}: the rest of the lead, without {' and '.join(names[1:])}.", *lines]

@@ -8,7 +8,7 @@ order of the file. What was written is read again and checked before it takes it
 """
 
 import contextlib
-import tempfile
+import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -60,7 +60,8 @@ def submit(run: Run, part: str = "test", source: Path | None = None, pictures: P
     if not source.exists():
         raise NrmsError(f"There is no {source}: give the folder or zip of the {part} part, e.g. `--from MINDlarge_test.zip`.")
     members, counts, folder = mind.find_part(source, part), Counter(), run.folder / f"submit-{part}"
-    with locked(folder), with_news_of(members["news.tsv"], tables, config.data.max_bad, pictures, counts) as tables:
+    with locked(folder), scratch(folder / "new") as own:
+        tables = with_news_of(members["news.tsv"], tables, config.data.max_bad, pictures, own, counts)
         model = rebound(model, config, tables)
         vectors = encode_items(model)
         with atomic(folder / NAME) as written:
@@ -86,10 +87,21 @@ def check_can(run: Run, config: Config) -> None:
 
 
 @contextlib.contextmanager
-def with_news_of(member: Member, tables: Tables, most: float, pictures: Path | None, counts: Counter) -> Iterator[Tables]:
-    """`tables` with the news of a news.tsv that the data set does not have behind its own, and with their pictures, for as long as the block runs.
+def scratch(folder: Path) -> Iterator[Path]:
+    """An empty folder, gone with all that is in it when the block ends; what a killed process left of it is cleared away first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
-    A news that it has stays as it was when models were trained. most: share of rows that may be bad.
+
+def with_news_of(member: Member, tables: Tables, most: float, pictures: Path | None, folder: Path, counts: Counter) -> Tables:
+    """`tables` with the news of a news.tsv that the data set does not have behind its own, and with their pictures.
+
+    A news that it has stays as it was when models were trained. most: share of rows that may be bad. folder: for pictures and for features of all
+    these news, which nobody else asks for; it must stay for as long as the tables are used.
     """
     found, (ledger,) = mind.read_all_news({"": member}, most)
     titles, at = found["title"].to_numpy(zero_copy_only=False), pc.index_in(found["id"], pa.array(tables.news.id))
@@ -98,14 +110,14 @@ def with_news_of(member: Member, tables: Tables, most: float, pictures: Path | N
     counts.update({"news": len(found) - 1, "news that the data set does not have": len(more)})
     counts["news with another title than the data set has, which is kept"] += int((titles != tables.news.title[old])[~new].sum())
     counts["lines of news.tsv left out"] += ledger.rows_in - ledger.rows_out
-    if pictures is None or not len(more):
-        yield tables.with_news(more) if len(more) else tables
-        return
-    with tempfile.TemporaryDirectory(dir=tables.folder) as folder:
-        store = Path(folder) / "images.npy"
-        counts["pictures of them"] += images.write_store(pictures, ["", *more.id], tables.pixels.values.shape[1], store)["found"]
-        pixels = images.read_store(store)
-        yield tables.with_news(more, images.Pixels(pixels.values[1:], pixels.present[1:]))
+    if not len(more):
+        return tables
+    if pictures is None:
+        return tables.with_news(more, folder=folder)
+    store = folder / "images.npy"
+    counts["pictures of them"] += images.write_store(pictures, ["", *more.id], tables.pixels.values.shape[1], store)["found"]
+    pixels = images.read_store(store)
+    return tables.with_news(more, images.Pixels(pixels.values[1:], pixels.present[1:]), folder)
 
 
 def rebound(model: Recommender, config: Config, tables: Tables) -> Recommender:

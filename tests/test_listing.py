@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from nrms import browse
+from nrms.browse import Browser
 from nrms.listing import LATEST, bar, compare
-from nrms.serve import open_run
+from nrms.serve import Served, open_run
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,46 @@ def test_both_models_and_every_click(models, user):
     assert text.count("weight A") == text.count("weight B") == text.count("attention A") == text.count("attention B") == len(reader.history)
     assert text.count("<section>") == 2 and text.count("rank 1 ·") == 2 and text.count("clicked: rank") == 2
     assert f"{len(reader.history) - LATEST:,} earlier" in text and "What the numbers mean" in text
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_histories_of_different_length(short, models, user):
+    """Where one model reads fewer clicks than the other all that either reads are shown, in either order; at those it did not read it says so."""
+    served = list(models)
+    served[short] = object.__new__(Served)
+    served[short].__dict__ = models[short].__dict__ | {"config": models[short].config.model_copy(update={"history": 3})}
+    read, numeral = len(models[0].reader(user=user).history), "AB"[short]
+    text = page_of(served, user)
+    assert read > 3 and f"History: {read} clicks" in text and text.count("not read") == 2 * (read - 3)
+    latest, *older = text[text.index("History: ") :].split('<li class="card ">')[1 : read + 1][2:4]
+    assert "not read" not in latest and f'<span>weight {numeral}</span><span class="bar"></span><b>not read</b>' in older[0]
+    assert text.count("weight A") == text.count("weight B") == text.count("attention A") == text.count("attention B") == read
+
+
+def test_what_is_true_of_one_model_names_it(models, user):
+    """Below the lists a meaning that both models share stands once, by itself; one that only a model has begins with its letter."""
+    text = page_of(models, user)
+    assert "<li>A: text: the rest of the lead, without picture." in text and "<li>B: text: the whole lead" in text
+    assert text.count("<li>lead: ") == 1 and text.count("weight of a click: ") == 1
+
+
+def test_a_picker_always_answers(finished, models, user, monkeypatch, capsys):
+    """Whatever goes wrong behind a picker is a sentence beside it, with the traceback in stderr; the next pick is answered as before."""
+    shown, box = [], {}
+    made = Browser("newsroom-tiny", [finished["exp4"]], k=3)
+    pickers = made.pickers
+    monkeypatch.setattr(browse, "is_live", lambda: True)
+    monkeypatch.setattr(browse, "display", lambda *_, **__: type("Handle", (), {"update": lambda _, page: shown.append(page)})())
+    monkeypatch.setattr(made, "pickers", lambda user: box.update(all=pickers(user)) or box["all"])
+    made.show(user)
+    picker, said = box["all"][0]["user"], box["all"][0]["said"]
+    other = next(name for name in made.served(made.first[0]).users if name != user)
+    with monkeypatch.context() as patch:
+        patch.setattr(made, "page", lambda *_: [][1])
+        picker.value = other
+    assert said.value.endswith("IndexError: list index out of range") and "Traceback" in capsys.readouterr().err and not shown
+    picker.value = user
+    assert said.value == "" and len(shown) == 1
 
 
 def test_nothing_of_a_title_is_html(models, user):

@@ -20,7 +20,7 @@ from nrms.ranking import model_scorer, rank_impressions
 from nrms.recommender import build
 from nrms.runs import find_run
 from nrms.runtime import Run, run_folder
-from nrms.serve import describe, open_run, recommend
+from nrms.serve import describe, meaning, open_run, recommend
 from nrms.train import train
 
 
@@ -211,8 +211,40 @@ def test_a_description_tells_all(pictures, reader):
     """The text for a terminal has the history with its weights, the list with its reasons, and what both mean."""
     said = describe(pictures, pictures.rank(reader, 3))
     title = pictures.tables.news.title
-    assert (all(title[i] in said for i in reader.history) and "most by" in said and "picture +" in said) or "picture -" in said
-    assert said.count("lead: ") == 1 and "weight of a click" in said and "attention: the share of a click" in said
+    assert all(title[i] in said for i in reader.history) and "most by" in said and ("picture +" in said or "picture -" in said)
+    assert said.count("lead: ") == 1 and "weight of a click" in said and "attention: the weight of a click's place" in said
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        (["picture"], ["picture: the whole lead, which has no other part here."]),
+        (["text", "picture"], ["text: the rest of the lead, without picture.", "picture: the item's score minus its score if it came without it"]),
+        (
+            ["text", "identity", "picture"],
+            [
+                "text: the rest of the lead, without identity and picture.",
+                "identity, a vector that the model learned for this item alone: ",
+                "picture: ",
+            ],
+        ),
+    ],
+)
+def test_every_part_is_explained(parts, says, text, reader):
+    """A line for each part that there is, in their order, and none for others: the first is what the others leave, one alone is the whole lead."""
+    ranking = text.rank(reader, 3)
+    lines = meaning(replace(ranking, parts=dict.fromkeys(parts, ranking.leads)))
+    assert all(line.startswith(begin) for line, begin in zip(lines[1:], says, strict=False))
+    assert lines[1 + len(parts)].startswith("weight of a click")
+
+
+def test_a_terminal_obeys_no_title(text, reader):
+    """Escapes, bells and marks that turn the line around stand as �, spaces of every kind as spaces; other scripts stay as they are."""
+    news = replace(text.tables.news, title=np.full_like(text.tables.news.title, "a\x1b[2J\x07\u202eb\u00a0c 新闻 می\u200cروم"))
+    wrong = object.__new__(type(text))
+    wrong.__dict__ = text.__dict__ | {"tables": replace(text.tables, news=news)}
+    said = describe(wrong, wrong.rank(reader, 3))
+    assert said.count("a�[2J��b c 新闻 می\u200cروم") == len(reader.history) + 3 and not set("\x1b\x07\u202e\u00a0") & set(said)
 
 
 def test_the_command(finished, pictures, capsys):
@@ -238,6 +270,9 @@ def test_the_two_to_look_at(finished, apart):
     given = {"epochs": 1, "device": "cpu"}
     assert best_pair("newsroom-tiny", given) == {"exp": "exp3_gate", "other": "exp4", "dataset": "newsroom-tiny", "seed": 0} | given
     assert best_pair("newsroom-tiny", {}) == {}
+    gone = Run(shutil.copytree(apart("exp4").folder, apart("exp4").folder.parents[1] / "gone" / "seed0"))
+    gone.update(config=gone.record["config"] | {"exp": "gone"})  # its file of parameters has been renamed since
+    assert best_pair("newsroom-tiny", given)["exp"] == "exp3_gate"
     apart("exp3_gate").update(evaluation_minutes=30)
     assert best_pair("newsroom-tiny", given) == {"exp": "exp4", "other": None, "dataset": "newsroom-tiny", "seed": 0} | given
 
@@ -302,6 +337,15 @@ def test_late_parts_are_the_blend(catalogue):
     both = cosine[:, content]
     expected = np.where(has, both.mean(1) - both[:, 0], 0)
     np.testing.assert_allclose(ranking.parts["picture"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("exp", "parts"), [("idmo_text", ["text", "identity"]), ("alignrec_joint", ["text and picture and identity"])])
+def test_parts_name_all_that_is_read(exp, parts, catalogue):
+    """Ids beside content are a part of their own, or named where nothing can be told apart; together the parts are the lead."""
+    served = catalogue(exp)
+    ranking = served.rank(served.reader(user="u1"), 3)
+    assert list(ranking.parts) == parts
+    np.testing.assert_allclose(sum(ranking.parts.values()), ranking.leads, atol=1e-5)
 
 
 def test_a_node_has_no_history(catalogue):

@@ -214,7 +214,21 @@ def test_pictures_of_new_news(run, home, tmp_path):
         Image.fromarray(np.array(tables.pixels.values[i])).save(tmp_path / "pictures" / f"NEW{i}.png")
     path, counts = submit(run, "test", part, tmp_path / "pictures")
     assert counts["pictures of them"] == 6 and read(path)[0][1] != [1, 2, 3, 4, 5, 6]
-    assert not list(tables.folder.glob("tmp*"))
+
+
+def test_nothing_is_left_beside_the_data(run, home, tmp_path):
+    """Pictures and features of a part's news are kept in the run's folder while they are needed; nothing new stands in the data set's. What a
+    killed one left is cleared away."""
+    data, left = home / "data" / NAME, run.folder / "submit-test" / "new"
+    files = set(data.rglob("*"))
+    part = write_part(tmp_path / "test", [("N1", "N2 NEW1")], [("NEW1", "a title")])
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "pictures" / "NEW1.png")
+    left.mkdir(parents=True, exist_ok=True)
+    (left / "images.npy").touch()
+    path, counts = submit(run, "test", part, tmp_path / "pictures")
+    assert counts["pictures of them"] == 1 and set(data.rglob("*")) == files
+    assert sorted(file.name for file in path.parent.iterdir() if not file.name.startswith(".")) == ["prediction.txt", "prediction.zip"]
 
 
 def test_a_part_without_impressions_is_an_error(run, home, tmp_path):

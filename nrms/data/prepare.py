@@ -50,10 +50,11 @@ class Tables:
             return self.pixels.present
         return np.any(self.vectors["image"], axis=1) if "image" in self.vectors else None
 
-    def with_news(self, more: tables.News, pixels: images.Pixels | None = None) -> "Tables":
+    def with_news(self, more: tables.News, pixels: images.Pixels | None = None, folder: Path | None = None) -> "Tables":
         """The same with news behind its own that are only to be ranked: nothing that a model knows of the data set changes.
 
-        pixels: their pictures, (len(more), S, S, 3); without, they have none.
+        pixels: their pictures, (len(more), S, S, 3); without, they have none. folder: where features of these items are kept; else where the data
+        set keeps its own.
         """
         news = tables.News(*(np.concatenate(both) for both in zip(vars(self.news).values(), vars(more).values(), strict=True)))
         shown = pixels and (hashlib.sha256(pixels.values).digest(), pixels.present.tobytes())
@@ -63,7 +64,8 @@ class Tables:
             none = np.broadcast_to(np.uint8(0), (len(more), *self.pixels.values.shape[1:])), np.zeros(len(more), bool)
             values, present = (pixels.values, pixels.present) if pixels else none
             pixels = images.Pixels(images.Stacked(self.pixels.values, values), np.concatenate([self.pixels.present, present]))
-        return replace(self, news=news, pixels=pixels, manifest=self.manifest | {"tables": digests}, base=self)
+        manifest = self.manifest | {"tables": digests}
+        return replace(self, folder=folder or self.folder, news=news, pixels=pixels, manifest=manifest, base=self)
 
     @property
     def content(self) -> str:

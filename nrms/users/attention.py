@@ -66,4 +66,5 @@ class NRMSUsers(UserEncoder):
         return torch.where(mask.any(1, keepdim=True), user, self.newcomer.to(user.dtype))
 
     def attention(self, history: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(R, L) of the pooling, after self-attention, when each place has seen all clicks: no weight is one click's share of the state."""
         return self.pool.weights(history + self.attend(history, mask), mask)

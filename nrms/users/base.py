@@ -51,7 +51,10 @@ class UserEncoder(nn.Module):
         return states, items
 
     def attention(self, history: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
-        """How much the state looks at each click, (R, L) with a sum of 1 in each row; None where no such weights are."""
+        """The weight of each click's place in the last pooling, (R, L) with a sum of 1 in each row; None where no such weights are.
+
+        What was looked at, not what it did: a place may have seen other clicks before it is weighed.
+        """
         return None
 
     def views(self, states: torch.Tensor) -> dict[str, torch.Tensor]:
