@@ -139,12 +139,8 @@ def found_by_rank(run: Run, items: int) -> Figure:
     ax.step(ranks, np.arange(1, len(ranks) + 1) / len(ranks), where="post", color=BLUE, label="this model")
     rank = np.geomspace(1, items, 200)
     ax.plot(rank, [np.minimum(r / among, 1).mean() for r in rank], color=GREY, ls=":", label="random order")
-    ax.set(
-        xscale="log",
-        xlabel=f"rank among {items:,} items" if np.ndim(left_out) == 0 else f"rank among {items:,} items, without those of the user's history",
-        ylabel="right items found so far",
-        ylim=(0, 1.02),
-    )
+    what = f"rank among {items:,} items" + (", without those of the user's history" if np.ndim(left_out) else "")
+    ax.set(xscale="log", xlabel=what, ylabel="right items found so far", ylim=(0, 1.02))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.legend(fontsize=9)
     return figure

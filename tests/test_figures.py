@@ -17,6 +17,7 @@ from nrms import answers, contrast, figures, portrait
 from nrms.config import Experiment
 from nrms.data.tables import Impressions, Ragged
 from nrms.diagnostics import flat_map
+from nrms.files import write_json
 from nrms.runtime import Run, run_folder
 
 SLATES = {"offsets": np.array([0, 2, 4, 6]), "scores": np.zeros(6), "clicked": np.array([1, 0, 0, 1, 0, 0], bool)}
@@ -76,14 +77,16 @@ def test_calibration_of_a_run(home):
 
 
 def test_right_items_found_by_rank(home):
-    """Ranks 1, 2 and 100: a third of them is found at once, two thirds by rank 2."""
+    """Ranks 1, 2 and 100: a third of them is found at once, two thirds by rank 2; by chance, among 150 items for one user and 100 for another."""
     folder = run_folder("made-up", "exp4", 0)
     folder.mkdir(parents=True)
-    pq.write_table(pa.table({"ranks": pa.array([[100.0], [1.0, 2.0]])}), folder / "rows.parquet")
+    pq.write_table(pa.table({"ranks": pa.array([[100.0], [1.0, 2.0]]), "history": [50, 100]}), folder / "rows.parquet")
+    write_json(folder / "run.json", {"config": {"data": {"rank_seen": False}}})
     figure = portrait.found_by_rank(Run(folder), 200)
     drawn(figure)
     x, y = figure.axes[0].lines[0].get_data()
     assert list(x) == [1, 2, 100] and y == pytest.approx([1 / 3, 2 / 3, 1])
+    assert figure.axes[0].lines[1].get_ydata()[[0, -1]] == pytest.approx([(1 / 150 + 1 / 100) / 2, 1])
 
 
 def history(run, lines=4, **extra):

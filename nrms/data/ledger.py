@@ -72,10 +72,10 @@ class Ledger:
         """Raises NrmsError when more than the share `most` of all rows is bad."""
         if self.bad > most * self.rows_in:
             share, first = self.bad / self.rows_in, "\n  ".join(self.examples)
+            enough = f"max_bad: {max(0.01, round(1.5 * share, 2)):g}"
             raise NrmsError(
                 f"{self.file}: {self.bad} of {self.rows_in} rows ({share:.2%}) are bad, more than the {most:.2%} that `max_bad` allows. "
-                f"Mend the file, or write `max_bad: {max(0.01, round(1.5 * share, 2)):g}`, a share, into the data set's file in params/data. The first "
-                f"ones:\n  {first}"
+                f"Mend the file, or write `{enough}`, a share, into the data set's file in params/data. The first ones:\n  {first}"
             )
 
     def summary(self) -> dict:
