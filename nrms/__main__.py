@@ -148,15 +148,13 @@ def download(args: argparse.Namespace, given: Given) -> None:
 
 
 def prepare(args: argparse.Namespace, given: Given) -> None:
-    if args.like:
-        from nrms.data.prepare import new_dataset
-
-        new_dataset(args.dataset, args.like)
-    data = load_dataset(args.dataset, **given)
-    from nrms.data.prepare import prepare
+    data = load_dataset(args.like or args.dataset, **given)  # before anything heavy is imported
+    from nrms.data.prepare import prepare, with_settings_of
     from nrms.runtime import data_folder, home
 
-    manifest = prepare(args.dataset, data, args.source, args.images, are_cards=args.cards, ids=args.ids)
+    with with_settings_of(args.dataset, args.like):
+        data = load_dataset(args.dataset, **given)
+        manifest = prepare(args.dataset, data, args.source, args.images, are_cards=args.cards, ids=args.ids)
     show_data_report(manifest)
     if "interactions" in manifest:
         short = manifest["short"]
@@ -165,6 +163,10 @@ def prepare(args: argparse.Namespace, given: Given) -> None:
     if "images" in manifest:
         show_pictures(manifest["images"])
     print(f"wrote {data_folder(args.dataset).relative_to(home())}")
+    from nrms.report import entries
+
+    if stale := sum(len(entry.runs) for entry in entries(args.dataset) if entry.status == "stale" and entry.kind == "model"):
+        print(f"{stale} finished runs were on what was there before: `python -m nrms doctor` says how they are made anew")
 
 
 def evaluate(args: argparse.Namespace, given: Given) -> None:

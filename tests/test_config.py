@@ -188,6 +188,23 @@ def test_values_of_a_command_line_are_typed():
         parse_value("[a")
 
 
+def test_a_settings_file_for_nothing_goes(tmp_path, monkeypatch):
+    """If what it was made for fails, the new settings file is removed; one that was there stays."""
+    shutil.copytree(PARAMS / "data", tmp_path / "data")
+    for module in (config, prepare):
+        monkeypatch.setattr(module, "PARAMS", tmp_path)
+    for _ in range(2):
+        with pytest.raises(NrmsError, match="no FOLDER"), prepare.with_settings_of("mine", "movies"):
+            assert (tmp_path / "data" / "mine.yaml").exists()
+            raise NrmsError("no FOLDER")
+        assert not (tmp_path / "data" / "mine.yaml").exists()
+    with prepare.with_settings_of("mine", "movies"):
+        pass
+    with pytest.raises(NrmsError), prepare.with_settings_of("mine", None):
+        raise NrmsError("later")
+    assert (tmp_path / "data" / "mine.yaml").exists()
+
+
 @pytest.mark.parametrize("like", ["movies", "mind-small"])
 def test_data_of_my_own_begin_as_a_copy(like, tmp_path, monkeypatch):
     """`prepare mine --like movies` writes a file with the settings of `movies`, without its addresses and hashes, and does not touch it again."""

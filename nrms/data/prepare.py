@@ -3,8 +3,10 @@
 A data set is a folder of parquet tables whose manifest.json was written last, and which took its place by one rename: there is no half data set.
 """
 
+import contextlib
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -77,6 +79,22 @@ class Tables:
     def taken(self) -> str | None:
         """Changes when the interactions of a log do; None for impressions."""
         return self.manifest["tables"].get("interactions.parquet")
+
+
+@contextlib.contextmanager
+def with_settings_of(dataset: str, like: str | None) -> Iterator[None]:
+    """What happens in the block has a settings file for `dataset`, made by `new_dataset` if it is to be `like` another one; if the block fails, a
+    file that was made for it goes."""
+    path = PARAMS / "data" / f"{dataset}.yaml"
+    was_there = path.exists()
+    if like:
+        new_dataset(dataset, like)
+    try:
+        yield
+    except BaseException:
+        if like and not was_there:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def new_dataset(dataset: str, like: str) -> Path:
