@@ -20,7 +20,7 @@ from nrms.config import Config, resolve
 from nrms.files import locked, read_json
 from nrms.metrics import PROTOCOLS
 from nrms.render import render
-from nrms.runtime import Run, home, run_folder
+from nrms.runtime import Run, home, run_folder, run_folders
 from nrms.troubles import meaning
 
 
@@ -145,13 +145,18 @@ def best_pair(dataset: str, given: dict[str, Any]) -> dict[str, Any]:
     Nothing where there is none, or none that opens in reasonable time.
     """
     scores = {}
-    for path in (home() / "reports" / dataset).glob("*/seed*/metrics.json"):
-        record = Run(path.parent).record
-        ours = record.get("kind") == "model" and record["config"].get("given") == given and not record["config"].get("checkpoint", True)
+    for folder in run_folders(dataset):
+        record = Run(folder).record
+        ours = (
+            (folder / "metrics.json").exists()
+            and record.get("kind") == "model"
+            and record["config"].get("given") == given
+            and not record["config"].get("checkpoint", True)
+        )
         if ours and record.get("evaluation_minutes", OPENING) < OPENING:
             config = resolve(record["config"]["exp"], dataset, record["config"]["seed"], **given)
-            if run_folder(dataset, config.name, config.seed) == path.parent and is_current(config):
-                scores[config.exp, config.seed] = read_json(path)["all"][PROTOCOLS[config.data.protocol].main]["mean"]
+            if run_folder(dataset, config.name, config.seed) == folder and is_current(config):
+                scores[config.exp, config.seed] = read_json(folder / "metrics.json")["all"][PROTOCOLS[config.data.protocol].main]["mean"]
     order = sorted(scores, key=lambda key: scores[key], reverse=True)
     if not order:
         return {}
