@@ -272,7 +272,7 @@ def beyond(dataset: str) -> Figure:
     handles = [plt.Line2D([], [], marker="o", ls="", color=color, label=kind) for kind, color in COLORS.items() if (board["kind"] == kind).any()]
     handles += [plt.Line2D([], [], color=GREY, ls=":", label="random")] if (board["exp"] == "random").any() else []
     several = names and any(" " in seeds for seeds in board["seeds"])
-    says = f"{protocol.label}: 95 % interval; the others: mean over seeds of their 95 % intervals" if several else "95 % interval"
+    says = f"{protocol.label}: 95 % interval;\nthe others: mean over\nseeds of their 95 % intervals" if several else "95 % interval"
     handles += [plt.Line2D([], [], color=GREY, lw=3, alpha=0.5, label=says)] if len(board) else []
     if not names:
         axes[0].set_xlabel("No finished row has numbers beyond accuracy.")

@@ -322,7 +322,7 @@ def test_means_over_seeds(home):
     figure = figures.beyond("made-up")
     assert [ax.get_title() for ax in figure.axes] == ["AUC", "diversity", "coverage"]
     named = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert "AUC: 95 % interval; the others: mean over seeds of their 95 % intervals" in named  # the ends' mean is no interval of the mean
+    assert "AUC: 95 % interval;\nthe others: mean over\nseeds of their 95 % intervals" in named  # the ends' mean is no interval of the mean
 
 
 def test_without_runs(home):
