@@ -14,7 +14,9 @@ recommend --run RUN --dataset D (--user U | --history N1 N2 ...) [-k 10] [--show
                                        what a finished run recommends to one reader, and why
 bench                                  the same work done the plain way and ours, timed in one run; into reports/benchmark
 report                                 rebuilds reports/leaderboard.csv and reports/index.html
-publish DATASET --to FOLDER            its finished results as a folder to be passed on: pages and small files, no data, no weights
+publish DATASET --to FOLDER [--no-pages]
+                                       its finished results as a folder to be passed on: no data set, no weights, no scores; pages quote some titles,
+                                       pictures and lines of the data: --no-pages leaves them out where these may not be passed on
 doctor                                 checks the installation, the data and the runs, and says what to do about what is wrong
 """
 
@@ -93,7 +95,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     commands.add_parser("report", help="rebuild all tables and pages")
     publish = commands.add_parser("publish", help="results as a folder to be passed on")
     publish.add_argument("dataset", help="whose runs are there")
-    publish.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="is made anew")
+    publish.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="is made anew; what else it may hold is refused")
+    publish.add_argument("--no-pages", action="store_true", help="index.html alone: the other pages quote titles, pictures and lines of the data")
     publish.add_argument("--readme", type=Path, nargs="+", default=[], help="files between whose marks the table is written")
     commands.add_parser("doctor", help="check the installation, the data and the runs")
     return parser.parse_args(arguments)
@@ -239,14 +242,14 @@ def report(args: argparse.Namespace, given: Given) -> None:
     from nrms import page
     from nrms.runtime import home
 
-    for path in page.write():
+    for path in page.write(anew=True):
         print(f"wrote {path.relative_to(home())}")
 
 
 def publish(args: argparse.Namespace, given: Given) -> None:
     from nrms.publish import publish, put_results
 
-    folder = publish(args.dataset, args.to)
+    folder = publish(args.dataset, args.to, pages=not args.no_pages)
     for readme in args.readme:
         put_results(readme, folder)
     print(f"wrote {folder}")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from nrms.metrics import PROTOCOLS, compare, compare_each, holm
 from nrms.original import PUBLISHED
-from nrms.report import Entry, align, entries, p_value, protocol_of, with_interval
+from nrms.report import Entry, align, comparable, p_value, protocol_of, with_interval
 from nrms.report import leaderboard as make_leaderboard
 
 FROZEN, TUNING, IMAGES = (
@@ -165,9 +165,9 @@ class Difference:
 
 
 def finished(dataset: str, found: list[Entry] | None = None) -> dict[str, Entry]:
-    """Finished entries by name, `best baseline` among them. Where a name has several (other values, other data), that with the most seeds."""
-    known = entries(dataset) if found is None else found
-    done = sorted((e for e in known if e.status == "done"), key=lambda e: len(e.seeds))
+    """Finished entries of one protocol by name, `best baseline` among them. Where a name has several (other values, other data), that with the
+    most seeds."""
+    done = sorted(comparable(dataset, found), key=lambda e: len(e.seeds))
     found = {e.exp: e for e in done}
     baselines = [e for e in done if e.kind == "baseline"]
     if baselines:

@@ -3,6 +3,7 @@
 All of it is computed here, from files, and stands in the page; its script only shows the pair that is chosen.
 """
 
+import hashlib
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from nrms.disagree import Rankings, Shown, example, most_apart, sizes
 from nrms.metrics import compare_all
-from nrms.report import KINDS, Entry
+from nrms.report import KINDS, Entry, comparable, protocol_of
 from nrms.shell import document, embedded, links_of
 
 LENGTH = 110  # characters of a title
@@ -107,21 +108,39 @@ before it was looked at, and corrected, stands in the analysis and on the page o
 difference, and of equal ones those with most candidates: they show what can happen, not what happens often.</li></ul>"""
 
 
+def made_of(dataset: str, entries: Sequence[Entry], reports: Path) -> str:
+    """A digest that changes when a finished run of the data set does, or what its page links to."""
+    done = [(e.exp, e.seeds, e.records, [(run.folder / "rows.parquet").stat().st_mtime_ns for run in e.runs]) for e in entries if e.status == "done"]
+    return hashlib.sha256(repr([done, links_of(reports / dataset / "compare.html", reports)]).encode()).hexdigest()
+
+
+def left_out(dataset: str, entries: Sequence[Entry], rows: Sequence[Entry]) -> str:
+    """A computed sentence that names the finished rows that are not compared, with how they were judged; nothing where there are none."""
+    others = [e for e in entries if e.status == "done" and e not in rows]
+    names = ", ".join(f"{name} ({e.record.get('protocol', 'impressions')})" for name, e in zip(labels(others), others, strict=True))
+    label = protocol_of(dataset, list(entries)).label
+    return f"<p>Left out, being judged in another way than most runs on {escape(dataset)} (by {label}): {escape(names)}.</p>" if others else ""
+
+
 def comparisons(dataset: str, entries: Sequence[Entry], reports: Path) -> str:
-    """compare.html of a data set, in the folder of reports: any two rows by slice, examples both ways, and all differences in one table."""
-    rows = [e for e in entries if e.status == "done"]
+    """compare.html of a data set, in the folder of reports: any two rows by slice, examples both ways, and all differences in one table.
+
+    Only rows that were judged in the same way are compared; the page names the others.
+    """
+    rows = comparable(dataset, list(entries))
     links, at = links_of(reports / dataset / "compare.html", reports)
-    title = f"How do two runs on {dataset} differ?"
+    title, of = f"How do two runs on {dataset} differ?", made_of(dataset, entries, reports)
+    others = left_out(dataset, entries, rows)
     if len(rows) < 2:
-        body = f"<h1>{escape(title)}</h1><p>Two finished runs can be compared; there are {len(rows)}.</p>"
-        return document(title, body, links, at=at, kind="text")
+        body = f"<h1>{escape(title)}</h1><p>Two finished runs can be compared; there are {len(rows)}.</p>{others}"
+        return document(title, body, links, at=at, kind="text", of=of)
     known = facts(dataset, rows)
     choice = "".join(
         f'<optgroup label="{kind}s">{"".join(options)}</optgroup>'
         for kind in KINDS
         if (options := [f'<option value="{i}">{escape(known["rows"][i])}</option>' for i, e in enumerate(rows) if e.kind == kind])
     )
-    body = f"""<h1>{escape(title)}</h1>
+    body = f"""<h1>{escape(title)}</h1>{others}
 <form class="controls" id="pair" hidden><label>first<select name="a">{choice}</select></label><label>second<select name="b">{choice}</select></label>
 <button type="button">swap</button></form>
 <noscript><p>To choose two runs this page needs its script; the table of all differences does not.</p></noscript>
@@ -133,4 +152,4 @@ it lies below.</p>
 <h2>What the numbers mean</h2>
 {MEANING.format(label=escape(known["label"]), unit=known["unit"], pairs=len(known["pairs"]))}
 {embedded(known)}"""
-    return document(title, body, links, at=at, script="compare.js")
+    return document(title, body, links, at=at, script="compare.js", of=of)

@@ -23,7 +23,7 @@ from nrms.config import PARAMS, default_name, load_dataset, reads_a_log, resolve
 from nrms.files import process_started, read_json
 from nrms.parameters import Dataset
 from nrms.report import status as status_of
-from nrms.runtime import Run, home
+from nrms.runtime import Run, home, run_folders
 
 HASHED = 200 << 20  # bytes; larger files are not read whole
 ROOM = 2 << 30  # bytes; less is little
@@ -320,7 +320,7 @@ def runs() -> Iterator[Finding]:
     """Every run can be read; what did not end well is counted, with the command that goes on."""
     count: dict[str, int] = {}
     groups: dict[tuple[str, str, str], list[tuple[int, dict[str, Any]]]] = {}
-    for path in sorted((home() / "reports").glob("*/*/seed*/run.json")):
+    for path in (folder / "run.json" for folder in run_folders()):
         run, (dataset, name, seed) = Run(path.parent), path.parts[-4:-1]
         try:
             record, status = run.record, status_of(run, dataset)

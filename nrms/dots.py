@@ -63,7 +63,10 @@ def bar(row: pd.Series, rows: pd.DataFrame, protocol: Protocol) -> str:
 
 
 def panel(rows: pd.DataFrame, protocol: Protocol) -> str:
-    """All finished rows of one data set, best first: dots with intervals, lines for ceilings and the best baseline."""
+    """All finished rows of one data set that have a value, best first: dots with intervals, lines for ceilings and the best baseline."""
+    rows = rows.dropna(subset=[protocol.main])
+    if rows.empty:
+        return f"<p>No finished run has a value of {escape(protocol.label)}.</p>"
     at, main = scale(rows, protocol, NAMES, WIDTH - 8), protocol.main
     height = ROW * len(rows) + 4
     drawn = ""

@@ -41,7 +41,7 @@ def ranking(dataset: str, only: Run | None = None) -> Figure:
     """Every finished row of a data set by its main metric, with its interval: models (or this run alone), baselines, and ceilings."""
     board, protocol = leaderboard(dataset, only), protocol_of(dataset)
     metric = protocol.main
-    board = board[board["status"] == "done"].sort_values(metric)
+    board = board[board["status"] == "done"].dropna(subset=[metric]).sort_values(metric)
     figure, (ax,) = canvas(1, (9, 0.4 * len(board) + 1.2))
     for i, (_, row) in enumerate(board.iterrows()):
         color = COLORS[row.kind]
@@ -53,7 +53,8 @@ def ranking(dataset: str, only: Run | None = None) -> Figure:
         if (board["kind"] == kind).any():
             ax.plot([], [], "o", color=color, label=kind)
     ax.set(yticks=range(len(board)), yticklabels=board["exp"], xlabel=f"{protocol.label} with 95 % interval", title=dataset)
-    ax.legend(loc="lower right")
+    if len(board):
+        ax.legend(loc="lower right")
     return figure
 
 
@@ -84,7 +85,8 @@ def apart(values: np.ndarray, gap: float) -> np.ndarray:
 def cost(dataset: str) -> Figure:
     """Main metric of every finished experiment over its minutes of training and over what it trained; ceilings and the best baseline as lines.
 
-    Names stand at the right of each panel, at the height of their point as far as they do not collide, and a line leads to it.
+    An experiment whose weights came from elsewhere has no minutes, and is left out of that panel. Names stand at the right
+    of each panel, at the height of their point as far as they do not collide, and a line leads to it.
     """
     board, protocol = leaderboard(dataset), protocol_of(dataset)
     done = board[board["status"] == "done"].dropna(subset=[protocol.main])
@@ -92,26 +94,33 @@ def cost(dataset: str) -> Figure:
     height = max(4.0, 0.21 * (len(models) + len(lines)) + 1.2)
     figure, axes = canvas(2, (15, height), sharey=True)
     values = np.r_[models[protocol.main].to_numpy(float), [value for value, _ in lines.values()]]
-    low, high = values.min(), values.max()
+    low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
     margin = 0.06 * max(high - low, 0.01)
     place = apart(values, 0.21 / (height - 1.2) * (high - low + 2 * margin))
-    low, high = min(low, place.min()) - margin, max(high, place.max()) + margin
+    low, high = place.min(initial=low) - margin, place.max(initial=high) + margin
     for ax, column, label in zip(axes, ("minutes", "trainable"), ("minutes of training", "parameters that are trained"), strict=True):
         x = models[column].to_numpy(float)
-        x = np.maximum(x, x[x > 0].min(initial=1.0))  # a logarithmic scale has no zero
+        x = np.maximum(x, x[x > 0].min(initial=1.0))  # a logarithmic scale has no zero; what is not known stays so
+        known = x[~np.isnan(x)]
         ax.scatter(x, models[protocol.main], color=BLUE, zorder=3)
         for value, color in lines.values():
             ax.axhline(value, color=color, ls=":", zorder=1)
         ends = [*zip(x, models[protocol.main], strict=True), *((None, value) for value, _ in lines.values())]
         for (at, value), y, name in zip(ends, place, [*models["exp"], *lines], strict=True):
+            if at is not None and np.isnan(at):
+                continue
             color = lines[name][1] if at is None else "black"
             start = (1.0, value) if at is None else (at, value)
             system = ax.get_yaxis_transform() if at is None else ax.transData
             arrow = {"arrowstyle": "-", "color": GREY, "lw": 0.5, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
             text = {"xytext": (1.02, y), "textcoords": ax.get_yaxis_transform(), "va": "center", "fontsize": 9, "color": color}
             ax.annotate(name, start, xycoords=system, arrowprops=arrow, parse_math=False, annotation_clip=False, **text)
-        ax.set(xlabel=label, xscale="log", ylim=(low, high))
-        wide = len(x) and x.max() > 100 * x.min()
+        ax.set(xlabel=label, ylim=(low, high))
+        if not len(known):
+            ax.set(xticks=[], xlabel=f"{label}: not known of any experiment")
+            continue
+        ax.set(xscale="log")
+        wide = known.max() > 100 * known.min()
         ax.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}".replace(",000,000", " million")))
         ax.xaxis.set_minor_formatter(NullFormatter())
@@ -246,11 +255,12 @@ def probe(table: pd.DataFrame) -> Figure:
 def beyond(dataset: str) -> Figure:
     """Every finished row of a data set, best first: its main metric, and beside it what its lists are like, dotted where random lists lie.
 
-    Points are means over seeds; lines their 95 % intervals over impressions or lists. A number that no row has gets no
-    panel, nor does popularity, whose shift says the same.
+    Points are means over seeds; lines are the 95 % interval of that mean for the main metric, and for the others, where there are several seeds,
+    the mean over seeds of their 95 % intervals. A number that no row has gets no panel, nor does popularity, whose shift says the same.
     """
     board, protocol = leaderboard(dataset), protocol_of(dataset)
-    board = board[board["status"] == "done"].sort_values(protocol.main, ascending=False).reset_index(drop=True) if len(board) else board
+    board = board[board["status"] == "done"].dropna(subset=[protocol.main]) if len(board) else board
+    board = board.sort_values(protocol.main, ascending=False).reset_index(drop=True) if len(board) else board
     found = {(e.exp, " ".join(map(str, e.seeds))): means_beyond(e) for e in entries(dataset) if e.status == "done"}
     means = [found[exp, seeds] for exp, seeds in zip(board["exp"], board["seeds"], strict=True)]
     names = [name for name in BEYOND if name != "popularity" and any(pd.notna(m.get(name, {}).get("mean")) for m in means)]
@@ -268,6 +278,9 @@ def beyond(dataset: str) -> Figure:
     axes[0].invert_yaxis()
     handles = [plt.Line2D([], [], marker="o", ls="", color=color, label=kind) for kind, color in COLORS.items() if (board["kind"] == kind).any()]
     handles += [plt.Line2D([], [], color=GREY, ls=":", label="random")] if (board["exp"] == "random").any() else []
+    several = names and any(" " in seeds for seeds in board["seeds"])
+    says = f"{protocol.label}: 95 % interval;\nthe others: mean over\nseeds of their 95 % intervals" if several else "95 % interval"
+    handles += [plt.Line2D([], [], color=GREY, lw=3, alpha=0.5, label=says)] if len(board) else []
     if not names:
         axes[0].set_xlabel("No finished row has numbers beyond accuracy.")
     if handles:

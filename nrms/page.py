@@ -1,5 +1,6 @@
 """How do people see what came out? leaderboard.csv, comparisons.csv, index.html and the pages of comparisons, rebuilt from run folders."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -9,13 +10,14 @@ import pandas as pd
 
 from nrms import dots
 from nrms.answers import differences, questions_of, summary, table_of
-from nrms.compare import comparisons
+from nrms.compare import comparisons, made_of
 from nrms.files import atomic
 from nrms.metrics import PROTOCOLS
-from nrms.report import KINDS, Entry, definitions, entries, leaderboard, number, p_value, sentence, thousands
+from nrms.report import KINDS, Entry, definitions, entries, leaderboard, number, p_value, protocol_of, sentence, thousands
 from nrms.runtime import home
-from nrms.shell import OF_A_DATA_SET, document, plain
+from nrms.shell import OF_A_DATA_SET, document, is_made_of, plain
 
+TRIES = 5  # to read what other processes may be writing anew
 EMPTY = "<p>No runs yet: <code>python -m nrms demo</code> makes the first.</p>"
 
 
@@ -64,7 +66,7 @@ def links_of(row: pd.Series, folder: Path) -> str:
 
 
 def cells(row: pd.Series, rows: pd.DataFrame, folder: Path) -> dict[str, Cell]:
-    """The cells of one row by column. rows: the finished rows of its data set, which share a scale."""
+    """The cells of one row by column. rows: the finished rows of its data set and protocol, which share a scale."""
     protocol, is_model = PROTOCOLS[row.protocol], row.kind == "model"
     found = {
         "dataset": Cell(escape(row.dataset), by=row.dataset),
@@ -99,9 +101,9 @@ def table(board: pd.DataFrame, folder: Path) -> str:
     places = {value: i for i, value in enumerate([*board["dataset"].unique(), *KINDS])}
     board = board.assign(main=-main, first=board["dataset"].map(places), then=board["kind"].map(places)).sort_values(["first", "then", "main"])
     columns, lines = columns_of(board), []
-    finished = {name: rows[rows["status"] == "done"] for name, rows in board.groupby("dataset")}
+    finished = {key: rows[rows["status"] == "done"] for key, rows in board.groupby(["dataset", "protocol"])}
     for _, row in board.iterrows():
-        found = cells(row, finished[row.dataset], folder)
+        found = cells(row, finished[row.dataset, row.protocol], folder)
         inside = "".join(found.get(c.name, Cell()).html(c.css) for c in columns)
         facts = "".join(f' data-{key}="{escape(str(row[key]))}"' for key in ("dataset", "kind", "status"))
         lines.append(f'<tr class="{escape(f"{row.kind} {row.status}")}"{facts}>{inside}</tr>')
@@ -126,8 +128,8 @@ def controls(board: pd.DataFrame) -> str:
 
 def section(dataset: str, rows: pd.DataFrame, found: Sequence[Entry], folder: Path) -> str:
     """What one data set says: questions with their answers, all results at a glance, links to its pages."""
-    protocol = PROTOCOLS[rows["protocol"].iloc[0]]
-    done = rows[rows["status"] == "done"]
+    protocol, done = protocol_of(dataset, list(found)), rows[rows["status"] == "done"]
+    drawn = done[[PROTOCOLS[name] is protocol for name in done["protocol"]]]
     pages = [name for name in OF_A_DATA_SET if (folder / dataset / f"{name}.html").exists()]
     links = " · ".join(f'<a href="{escape(dataset)}/{name}.html">{name}</a>' for name in pages)
     made = differences(dataset, found)
@@ -137,7 +139,7 @@ def section(dataset: str, rows: pd.DataFrame, found: Sequence[Entry], folder: Pa
     lines = "".join(f"<li>{plain(sentence(row))}</li>" for _, row in done[done["kind"] == "model"].iterrows())
     says += f"<details><summary>Experiment by experiment</summary><ul>{lines}</ul></details>" if lines else ""
     caption = "Dots are means over the test part, bars their intervals; blue: models, grey: baselines, the best dashed, orange: ceilings."
-    figure = f"<figure>{dots.panel(done, protocol)}<figcaption>{caption}</figcaption></figure>" if len(done) else ""
+    figure = f"<figure>{dots.panel(drawn, protocol)}<figcaption>{caption}</figcaption></figure>" if len(drawn) else ""
     return f'<section><h2>{escape(dataset)} <small>{links}</small></h2><div class="two"><div>{says}</div>{figure}</div></section>'
 
 
@@ -172,16 +174,28 @@ def write_tables(folder: Path, board: pd.DataFrame, found: Mapping[str, Sequence
     return folder / "leaderboard.csv", folder / "index.html"
 
 
-def write() -> tuple[Path, Path]:
+def write(*, anew: bool = False) -> tuple[Path, Path]:
     """Rebuilds leaderboard.csv, comparisons.csv, index.html and every <dataset>/compare.html of reports/ from the run folders.
 
-    Returns the paths of the first and of the page that links to the others.
+    anew: also a compare.html that was made of the same runs. A run that another process begins anew while it is read is not finished any more: then
+    all are read once more. Returns the paths of the first and of the page that links to the others.
     """
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return write_once(anew)
+    return write_once(anew)
+
+
+def write_once(anew: bool) -> tuple[Path, Path]:
+    """The work of `write`. Raises FileNotFoundError where files of a run are gone since the run was found to be done."""
     folder = home() / "reports"
     everything = entries()
     board = leaderboard(found=everything)
     found = {name: [e for e in everything if e.dataset == name] for name in board["dataset"].unique()}
-    for path, text in {folder / name / "compare.html": comparisons(name, own, folder) for name, own in found.items()}.items():
-        with atomic(path) as part:
-            part.write_text(text)
+    for name, own in found.items():
+        path = folder / name / "compare.html"
+        if anew or not is_made_of(path, made_of(name, own, folder)):
+            text = comparisons(name, own, folder)
+            with atomic(path) as part:
+                part.write_text(text)
     return write_tables(folder, board, found)

@@ -1,6 +1,10 @@
-"""How are results passed on? As a folder of pages and of the small files behind their numbers: no data, no weights, no scores."""
+"""How are results passed on? As a folder of pages and of the small files behind their numbers: no data set, no weights, no scores.
+
+Pages quote some titles, pictures and lines of the data; `--no-pages` leaves all but index.html out where these may not be passed on.
+"""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -9,22 +13,25 @@ from nrms import NrmsError, figures, page
 from nrms.answers import from_table, summary
 from nrms.files import atomic, atomic_folder, read_json, write_json
 from nrms.metrics import PROTOCOLS, Protocol
-from nrms.report import KINDS, entries, leaderboard, number, with_interval
+from nrms.report import KINDS, entries, leaderboard, most_common, name_only, number, with_interval
 from nrms.runtime import home
 from nrms.shell import OF_A_DATA_SET, OF_A_RUN
 
-PRIVATE = ("host", "pid", "process_started")  # facts of run.json that say where, and nothing of what
+PRIVATE = ("host", "pid", "process_started", "error")  # facts of run.json that say where, and nothing of what
 FILES = ("metrics.json", "diagnostics.json", "beyond.json", "history.jsonl")
+TABLES = ("index.html", "leaderboard.csv", "comparisons.csv", "ranking.svg")  # a folder with these was written here before
 BEGIN, END = "<!-- results: written by `python -m nrms publish`, checked by tests/test_published.py -->\n", "<!-- end of results -->"
 
 
-def publish(dataset: str, target: Path) -> Path:
+def publish(dataset: str, target: Path, *, pages: bool = True) -> Path:
     """Makes the folder `target` anew from the finished runs of a data set: index.html, leaderboard.csv, comparisons.csv, ranking.svg, of each run its
-    record, metrics and history, and all pages that are there.
+    record, metrics and history, and, if `pages`, all pages that are there.
 
-    Raises NrmsError where nothing is finished.
+    Raises NrmsError where nothing is finished, and where `target` may not be replaced.
     """
-    page.write()
+    target = target.resolve()
+    check_target(target)
+    page.write(anew=True)
     found = [e for e in entries(dataset) if e.status == "done"]
     if not any(e.kind == "model" for e in found):
         raise NrmsError(f"No run on {dataset} is finished, so there is nothing to pass on: `python -m nrms run EXP --dataset {dataset}` makes one.")
@@ -32,12 +39,28 @@ def publish(dataset: str, target: Path) -> Path:
     with atomic_folder(target) as folder:
         for entry in found:
             for run in entry.runs:
-                copy_run(run.folder, folder / run.folder.relative_to(reports))
-        copy(reports / dataset, folder / dataset, [f"{name}.html" for name in OF_A_DATA_SET])
+                copy_run(run.folder, folder / run.folder.relative_to(reports), OF_A_RUN if pages else ())
+        copy(reports / dataset, folder / dataset, [f"{name}.html" for name in OF_A_DATA_SET if pages])
         board = leaderboard(dataset, found=found)
         page.write_tables(folder, board, {dataset: found})
         figures.ranking(dataset).savefig(folder / "ranking.svg", metadata={"Date": None})
     return target
+
+
+def check_target(target: Path) -> None:
+    """Raises NrmsError where a folder is not to take the place of `target`: it holds what `publish` did not write, or is a place of data or runs."""
+    data, reports = (home() / "data").resolve(), (home() / "reports").resolve()
+    if data.is_relative_to(target) or target.is_relative_to(data) or reports.is_relative_to(target):
+        raise NrmsError(f"{target} is, holds or lies in the place of data or of runs ({data}, {reports}): give `--to` another folder.")
+    if target.exists() and not target.is_dir():
+        raise NrmsError(f"{target} is a file: give `--to` a folder that is not there yet.")
+    held = {path.name for path in target.iterdir()} if target.exists() else set()
+    others = sorted(held - set(TABLES))  # the runs of one data set
+    if held and (not held.issuperset(TABLES) or len(others) > 1 or any(name.startswith(".") for name in others)):
+        strange = ", ".join(others[:3] or sorted(held))
+        raise NrmsError(
+            f"{target} would be made anew, but holds what was not written by `publish` ({strange}): give `--to` a folder that is empty or not there."
+        )
 
 
 def copy(source: Path, target: Path, names: list[str]) -> None:
@@ -48,10 +71,11 @@ def copy(source: Path, target: Path, names: list[str]) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def copy_run(source: Path, target: Path) -> None:
-    """The record of a run, what its numbers are made of, and its pages."""
-    copy(source, target, [*FILES, *(f"{name}.html" for name in OF_A_RUN)])
-    write_json(target / "run.json", {key: value for key, value in read_json(source / "run.json").items() if key not in PRIVATE})
+def copy_run(source: Path, target: Path, pages: Sequence[str]) -> None:
+    """The record of a run, of whose paths only the last names are kept, what its numbers are made of, and these pages."""
+    copy(source, target, [*FILES, *(f"{name}.html" for name in pages)])
+    record = {key: value for key, value in read_json(source / "run.json").items() if key not in PRIVATE}
+    write_json(target / "run.json", name_only(record))
 
 
 def results(folder: Path) -> str:
@@ -59,13 +83,17 @@ def results(folder: Path) -> str:
     board, made = (pd.read_csv(folder / name, dtype={"seeds": str}) for name in ("leaderboard.csv", "comparisons.csv"))
     found = from_table(made)
     says = "".join(f"- **{question}** {summary(question, [d for d in found if d.question == question])}\n" for question in made["question"].unique())
-    protocol = PROTOCOLS[board["protocol"].iloc[0]]
-    board["place"] = board["kind"].map(KINDS.index)
-    lines = [line(row, protocol) for _, row in board.sort_values(["place", protocol.main], ascending=[True, False]).iterrows()]
+    board = board[board["protocol"] == most_common(board["protocol"])].fillna({"inputs": ""})
+    protocol, seeds = PROTOCOLS[board["protocol"].iloc[0]], board.loc[board["kind"] == "model", "seeds"].unique()
+    board = board.assign(place=board["kind"].map(KINDS.index)).sort_values(["place", protocol.main], ascending=[True, False])
+    lines = [line(row, protocol) for _, row in board.iterrows()]
     head = ["", "reads", *(protocol.metrics[name][0] for name in protocol.shown), "against the best baseline", "minutes"]
+    if len(seeds) > 1:
+        head = [*head, "seeds"]
+        lines = [[*cells, own] for cells, own in zip(lines, board["seeds"].where(board["kind"] == "model", ""), strict=True)]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
-    seeds = board.loc[board["kind"] == "model", "seeds"].iloc[0]
-    about = f"{board['dataset'].iloc[0]}, {board['n'].max():,.0f} test {protocol.unit}s, mean over seeds {seeds}; in brackets the 95 % interval."
+    mean = f"mean over {'seeds' if len(seeds) != 1 else f'seeds {seeds[0]}'}"
+    about = f"{board['dataset'].iloc[0]}, {board['n'].max():,.0f} test {protocol.unit}s, {mean}; in brackets the 95 % interval."
     return f"{says}\n{about[0].upper()}{about[1:]}\n\n{table}\n"
 
 

@@ -49,8 +49,8 @@ def render(notebook: Path, page: Path) -> None:
     exporter = HTMLExporter(raw_template=template, exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
     content = nbformat.read(notebook, as_version=4)
     question = question_of(content)
+    name_figures(content)  # by the headings that they had, before they change places
     answer_first(content)
-    name_figures(content)
     links, at = links_of(page, home() / "reports")
     body, _ = exporter.from_notebook_node(content)
     with atomic(page) as part:

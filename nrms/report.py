@@ -3,8 +3,12 @@
 Seeds of one experiment are averaged impression by impression before anything else, so an interval is over impressions and a comparison is paired.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +16,7 @@ import pyarrow.parquet as pq
 
 from nrms.files import read_json
 from nrms.metrics import BEYOND, DIAGNOSTICS, PROTOCOLS, Protocol, compare_each, holm, intervals
-from nrms.runtime import Run, home
+from nrms.runtime import Run, home, run_folders
 
 KINDS = ("model", "baseline", "ceiling")
 FIRST = [
@@ -40,13 +44,14 @@ class Entry:
 
     dataset: str
     exp: str
-    status: str  # that of Run, or `stale`: done, but on data that have been prepared anew since
+    status: str  # see `status`
     seeds: list[int]
     runs: list[Run]
+    records: list[dict]  # the run.json of each, as they were when this row was made of them
 
     @property
     def record(self) -> dict:
-        return self.runs[0].record
+        return self.records[0]
 
     @property
     def kind(self) -> str:
@@ -71,21 +76,23 @@ class Entry:
         return self.rows[self.protocol.main]
 
     def main_of_seed(self) -> dict[int, float]:
-        """The mean of the main metric by seed."""
-        found = zip(self.seeds, self.runs, strict=True)
-        return {seed: read_json(run.folder / "metrics.json")["all"][self.protocol.main]["mean"] for seed, run in found}
+        """The mean of the main metric by seed; NaN where there is none."""
+        found = {seed: read_json(run.folder / "metrics.json")["all"] for seed, run in zip(self.seeds, self.runs, strict=True)}
+        return {seed: np.nan if (mean := means[self.protocol.main]["mean"]) is None else mean for seed, means in found.items()}
 
     def mean(self, key: str) -> float:
         """Mean over seeds of a number in run.json; NaN where no run has it."""
-        values = [run.record[key] for run in self.runs if run.record.get(key) is not None]
+        values = [record[key] for record in self.records if record.get(key) is not None]
         return float(np.mean(values)) if values else float("nan")
 
 
 def status(run: Run, dataset: str) -> str:
-    """The status of a run, `stale` where it is done on other data than are there now."""
-    manifest = home() / "data" / dataset / "manifest.json"
-    stale = run.status == "done" and manifest.exists() and run.record.get("data") not in (None, read_json(manifest)["tables"])
-    return "stale" if stale else run.status
+    """The status of a run; where it is done, `incomplete` without the files of its numbers, and `stale` on other data than are there now."""
+    said, manifest = run.status, home() / "data" / dataset / "manifest.json"
+    if said == "done" and not all((run.folder / name).exists() for name in ("metrics.json", "rows.parquet")):
+        return "incomplete"
+    stale = said == "done" and manifest.exists() and run.record.get("data") not in (None, read_json(manifest)["tables"])
+    return "stale" if stale else said
 
 
 def entries(dataset: str | None = None, only: Run | None = None) -> list[Entry]:
@@ -93,26 +100,49 @@ def entries(dataset: str | None = None, only: Run | None = None) -> list[Entry]:
 
     only: of all the models, this run alone.
     """
-    found: dict[tuple, list[tuple[int, Run]]] = {}
-    for path in sorted((home() / "reports").glob(f"{dataset or '*'}/*/seed*/run.json")):
-        run, seed = Run(path.parent), int(path.parent.name.removeprefix("seed"))
-        if only is None or run.folder == only.folder or run.record.get("kind") != "model":
-            key = path.parts[-4], path.parts[-3], status(run, path.parts[-4])
-            found.setdefault((*key, run.record.get("family"), str(run.record.get("data"))), []).append((seed, run))
-    rows = []
-    for key, runs in found.items():
-        runs.sort(key=lambda x: x[0])
-        rows.append(Entry(*key[:3], [seed for seed, _ in runs], [run for _, run in runs]))
-    return sorted(rows, key=lambda e: (e.dataset, KINDS.index(e.kind)))
+    rows: dict[tuple, Entry] = {}
+    for folder in run_folders(dataset or "*"):
+        run, (name, exp) = Run(folder), folder.parts[-3:-1]
+        record = run.record
+        if only is None or folder == only.folder or record.get("kind") != "model":
+            says = status(run, name)
+            row = rows.setdefault((name, exp, says, record.get("family"), str(record.get("data"))), Entry(name, exp, says, [], [], []))
+            row.seeds.append(int(folder.name[4:]))
+            row.runs.append(run)
+            row.records.append(record)
+    return sorted(rows.values(), key=lambda e: (e.dataset, KINDS.index(e.kind)))
+
+
+def most_common(protocols: Iterable[str]) -> str:
+    """The most frequent of some names of protocols, of equals the first; `impressions` where there are none."""
+    return next((name for name, _ in Counter(protocols).most_common(1)), "impressions")
 
 
 def protocol_of(dataset: str, found: list[Entry] | None = None) -> Protocol:
-    """How the models of a data set are judged; that of impressions where nothing has been run yet. found: its `entries`, if read already."""
+    """How a data set is judged: as most of its finished rows are, or most of all where none is; only rows of one protocol are ever compared.
+
+    That of impressions where nothing has been run yet. found: its `entries`, if read already.
+    """
     found = entries(dataset) if found is None else found
-    return found[0].protocol if found else PROTOCOLS["impressions"]
+    return PROTOCOLS[most_common(e.record.get("protocol", "impressions") for e in [e for e in found if e.status == "done"] or found)]
+
+
+def comparable(dataset: str, found: list[Entry] | None = None) -> list[Entry]:
+    """The finished rows of a data set that were judged in the same way: by its `protocol_of`. found: its `entries`, if read already."""
+    found = entries(dataset) if found is None else found
+    return [e for e in found if e.status == "done" and e.protocol is protocol_of(dataset, found)]
 
 
 DIFFERENCES = ["difference", "difference_low", "difference_high", "p", "earned", "baseline"]
+
+
+def name_only(value: Any) -> Any:
+    """A value as it may be passed on: of absolute paths, at any depth of lists and dicts, the last name."""
+    if isinstance(value, dict):
+        return {key: name_only(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [name_only(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def inputs(config: dict) -> str:
@@ -120,9 +150,12 @@ def inputs(config: dict) -> str:
     joint = bool(config.get("joint"))
     read = ["title"] * (joint or bool(config.get("text"))) + ["image"] * (joint or bool(config.get("image"))) + ["id"] * bool(config.get("ids"))
     how = ["joint"] * joint + [config.get("fusion", ""), config.get("tuning", "")]
-    return ", ".join(
-        [" + ".join(read), *(word for word in how if word not in ("", "single", "full")), *(f"{k} {v}" for k, v in config.get("given", {}).items())]
-    )
+    parts = [
+        " + ".join(read),
+        *(word for word in how if word not in ("single", "full")),
+        *(f"{k} {name_only(v)}" for k, v in config.get("given", {}).items()),
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 BOARDS: dict[tuple, pd.DataFrame] = {}  # the last leaderboards by the files they were made of: a notebook asks for the same one many times
@@ -169,13 +202,14 @@ def tabulate(everything: list[Entry]) -> pd.DataFrame:
     extra = dict.fromkeys(c for line in lines for c in line if c not in FIRST)
     board = pd.DataFrame(lines).reindex(columns=[*FIRST, *extra, *DIFFERENCES])
     board["baseline"] = ""
-    parts = [add_differences(part.copy(), [e for e in everything if e.dataset == name]) for name, part in board.groupby("dataset", sort=False)]
+    own = {name: comparable(name, [e for e in everything if e.dataset == name]) for name in board["dataset"].unique()}
+    parts = [add_differences(part.copy(), own[name]) for name, part in board.groupby("dataset", sort=False)]
     return pd.concat(parts) if parts else board
 
 
 def add_differences(board: pd.DataFrame, rows: list[Entry]) -> pd.DataFrame:
-    """The leaderboard of one data set with its columns DIFFERENCES filled in."""
-    baselines, models, ceilings = ([e for e in rows if e.status == "done" and e.kind == kind] for kind in ("baseline", "model", "ceiling"))
+    """The leaderboard of one data set with its columns DIFFERENCES filled in. rows: those that are `comparable`."""
+    baselines, models, ceilings = ([e for e in rows if e.kind == kind] for kind in ("baseline", "model", "ceiling"))
     if baselines and models:
         best = max(baselines, key=lambda e: e.main.mean())
         results = compare_each([align(e, best) for e in models])
@@ -276,7 +310,10 @@ def meanings() -> str:
 
 
 def means_beyond(entry: Entry) -> dict[str, dict[str, float]]:
-    """{name: {mean, low, high, n}} of BEYOND over all lists, means over seeds, and {mean} of what is of all lists; {} where a seed has none of it."""
+    """{name: {mean, low, high, n}} of BEYOND over all lists, and {mean} of what is of all lists; {} where a seed has none of it.
+
+    All are means over seeds: low and high, of the ends of the seeds' intervals, which is no interval of the mean.
+    """
     paths = [run.folder / "beyond.json" for run in entry.runs]
     if entry.status != "done" or not all(path.exists() for path in paths):
         return {}
@@ -359,6 +396,7 @@ def definitions(*names: str) -> str:
         "- **clicks seen**: training rows, repeats by epoch counted; **encoded**: items that went through a pre-trained model while training, each "
         "once where it is frozen.",
         "- **minutes**: training, without evaluation; **peak MB**: most memory the process held.",
-        "- **dead**: a run whose process is gone; **stale**: done, but on data that have been prepared anew since.",
+        "- **dead**: a run whose process is gone; **stale**: done, but on data that have been prepared anew since; **incomplete**: said to be done, "
+        "but the files of its numbers are not there: `python -m nrms run EXP --force` writes them.",
     ]
     return "\n".join(lines)

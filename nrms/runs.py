@@ -15,14 +15,12 @@ from nrms.data.prepare import Tables, load
 from nrms.evaluate import check_fits, check_users, load_weights
 from nrms.files import read_state
 from nrms.recommender import Recommender, build
-from nrms.runtime import Run, home
+from nrms.runtime import Run, run_folders
 
 
 def runs_of(dataset: str) -> dict[str, Run]:
     """{`exp3/seed0`: run} of every folder with a run.json under reports/<dataset>, by name, then by seed."""
-    folders = [path.parent for path in (home() / "reports" / dataset).glob("*/seed*/run.json") if path.parent.name[4:].isdigit()]
-    folders.sort(key=lambda folder: (folder.parent.name, int(folder.name[4:])))
-    return {f"{folder.parent.name}/{folder.name}": Run(folder) for folder in folders}
+    return {f"{folder.parent.name}/{folder.name}": Run(folder) for folder in run_folders(dataset)}
 
 
 def holds_model(run: Run) -> bool:

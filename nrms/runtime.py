@@ -37,6 +37,12 @@ def run_folder(dataset: str, name: str, seed: int) -> Path:
     return home() / "reports" / dataset / name / f"seed{seed}"
 
 
+def run_folders(dataset: str = "*") -> list[Path]:
+    """Every folder <dataset>/<experiment>/seed<number> of reports/ with a run.json, by data set (or of one alone), experiment and seed."""
+    found = [path.parent for path in (home() / "reports").glob(f"{dataset}/*/seed*/run.json") if path.parent.name[4:].isdecimal()]
+    return sorted(found, key=lambda folder: (folder.parent, int(folder.name[4:])))
+
+
 # randomness and hardware ---------------------------------------------------------------------------------------------
 
 
@@ -173,8 +179,8 @@ class Asked(threading.Event):
     @contextlib.contextmanager
     def at_once(self, allowed: bool = True) -> Iterator[None]:
         """What is in the block may be broken off: to be told to end raises Interrupted in it, if `allowed`."""
-        self.urgent = allowed
         try:
+            self.urgent = allowed
             if allowed and self.is_set():
                 raise Interrupted
             yield

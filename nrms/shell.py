@@ -15,6 +15,7 @@ PAGES = Path(__file__).parent / "pages"  # style, scripts and the template of no
 
 OF_A_DATA_SET = ("data_prep", "analysis", "compare", "browse")  # pages
 OF_A_RUN = ("train", "eval")
+MADE_OF = '<meta name="made-of" content="{}">'
 
 
 def links_of(page: Path, reports: Path) -> tuple[dict[str, str], str]:
@@ -28,14 +29,16 @@ def links_of(page: Path, reports: Path) -> tuple[dict[str, str], str]:
     return {name: "" if path == page else os.path.relpath(path, page.parent) for name, path in around}, " / ".join(folders)
 
 
-def document(title: str, body: str, links: Mapping[str, str], *, at: str = "", script: str = "", kind: str = "") -> str:
+def document(title: str, body: str, links: Mapping[str, str], *, at: str = "", script: str = "", kind: str = "", of: str = "") -> str:
     """A whole page. body: HTML. links: {name: relative address}, an empty one for the page itself. at: where in the reports this is.
+
+    of: a digest of what the page was made of, which `is_made_of` reads in its head.
 
     script: the name of a file in nrms/pages; no other script runs, whatever stands in `body`: the policy in the head names it by its hash.
     """
     code = (PAGES / script).read_text() if script else ""
     allowed = f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'" if script else "'none'"
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}; form-action 'none'; base-uri 'none'"
     where = "".join(
         f'<a href="{escape(address)}">{escape(name)}</a>' if address else f'<a aria-current="page">{escape(name)}</a>'
         for name, address in links.items()
@@ -44,11 +47,20 @@ def document(title: str, body: str, links: Mapping[str, str], *, at: str = "", s
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f"{MADE_OF.format(of) if of else ''}"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title>\n<style>\n{(PAGES / 'style.css').read_text()}</style></head>\n"
         f'<body><nav aria-label="pages">{where}</nav>\n<main class="{kind}">\n{body}\n</main>\n'
         f"{f'<script>{code}</script>' if script else ''}</body></html>\n"
     )
+
+
+def is_made_of(page: Path, of: str) -> bool:
+    """Whether a page is there, and was made of what has this digest. Reads its head only."""
+    if not page.exists():
+        return False
+    with page.open(errors="replace") as file:
+        return MADE_OF.format(of) in file.read(1000)
 
 
 def embedded(value: Any) -> str:

@@ -319,7 +319,10 @@ def test_means_over_seeds(home):
     assert table.loc["exp2"].tolist() == ["model", "", "", ""] and table.loc["random", "diversity"] == "0.900"
     assert list(report.beyond("made-up", Run(run_folder("made-up", "exp1", 0))).index) == ["exp1", "random"]
     assert report.beyond_slices(Run(run_folder("made-up", "exp1", 0))).loc["all"].tolist() == ["7", "0.400 [0.300, 0.500]", "0.250"]
-    assert [ax.get_title() for ax in figures.beyond("made-up").axes] == ["AUC", "diversity", "coverage"]
+    figure = figures.beyond("made-up")
+    assert [ax.get_title() for ax in figure.axes] == ["AUC", "diversity", "coverage"]
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "AUC: 95 % interval;\nthe others: mean over\nseeds of their 95 % intervals" in named  # the ends' mean is no interval of the mean
 
 
 def test_without_runs(home):

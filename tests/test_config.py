@@ -207,7 +207,10 @@ def test_a_settings_file_for_nothing_goes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("like", ["movies", "mind-small"])
 def test_data_of_my_own_begin_as_a_copy(like, tmp_path, monkeypatch):
-    """`prepare mine --like movies` writes a file with the settings of `movies`, without its addresses and hashes, and does not touch it again."""
+    """`prepare mine --like movies` writes a file with the settings of `movies`, without its addresses and hashes, and does not touch it again.
+
+    To ask for another's settings then is refused, as it is of a file that was not made so.
+    """
     shutil.copytree(PARAMS / "data", tmp_path / "data")
     monkeypatch.setattr(config, "ROOT", tmp_path)
     for module in (config, prepare):
@@ -215,8 +218,11 @@ def test_data_of_my_own_begin_as_a_copy(like, tmp_path, monkeypatch):
     path = new_dataset("mine", like)
     mine, theirs = load_dataset("mine").model_dump(), load_dataset(like).model_dump()
     assert {k for k in mine if mine[k] != theirs[k]} <= {"about", "download"} and mine["download"] is None
-    path.write_text("about: changed\nsource: mind\n")
+    path.write_text(path.read_text().splitlines()[0] + "\nabout: changed\nsource: mind\n")
     assert new_dataset("mine", like) == path and load_dataset("mine").about == "changed"
+    for name, other in (("mine", "newsroom"), ("movies", "newsroom")):
+        with pytest.raises(NrmsError, match=rf"params/data/{name}.yaml is there already, .* leave out `--like`, or delete it\."):
+            new_dataset(name, other)
     with pytest.raises(NrmsError, match="use 1 to 40 lower-case letters"):
         new_dataset("../mine", like)
     with pytest.raises(NrmsError, match="movies"):

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from matplotlib.font_manager import get_font_names
 from test_report import fake
 
-from nrms import answers, contrast, figures, portrait
+from nrms import answers, contrast, dots, figures, portrait
 from nrms.config import Experiment
 from nrms.data.tables import Impressions, Ragged
 from nrms.diagnostics import flat_map
 from nrms.files import write_json
+from nrms.metrics import PROTOCOLS
 from nrms.runtime import Run, run_folder
 
 SLATES = {"offsets": np.array([0, 2, 4, 6]), "scores": np.zeros(6), "clicked": np.array([1, 0, 0, 1, 0, 0], bool)}
@@ -199,6 +200,30 @@ def test_cost_and_ranking_of_any_number_of_experiments(home, count):
     ranking = figures.ranking("made-up")
     drawn(ranking)
     assert [label.get_text() for label in ranking.axes[0].get_yticklabels()][-1] == "ceiling"
+
+
+def test_cost_of_weights_from_elsewhere(home):
+    """Who has no minutes is in no panel that needs them; a panel that nobody is in says so."""
+    base = np.random.default_rng(0).random(30) * 0.3
+    for exp, value in (("exp1", 0.1), ("exp2", 0.2)):
+        fake(exp, 0, base + value, n=30)
+        Run(run_folder("made-up", exp, 0)).update(minutes=None, trainable=None)
+    figure = figures.cost("made-up")
+    assert drawn(figure) == [] and figure.axes[0].get_xlabel() == "minutes of training: not known of any experiment"
+    Run(run_folder("made-up", "exp1", 0)).update(minutes=3.0)
+    figure = figures.cost("made-up")
+    assert drawn(figure) == ["exp1"] and not figure.axes[1].texts
+
+
+def test_rows_without_a_value_are_not_drawn(home):
+    """Where nothing can be judged there is a sentence in the place of dots; beside others such a row is left out."""
+    fake("exp1", 0, np.full(30, np.nan), n=30)
+    protocol = PROTOCOLS["impressions"]
+    assert dots.panel(figures.leaderboard("made-up"), protocol) == "<p>No finished run has a value of AUC.</p>"
+    drawn(figures.cost("made-up"))
+    drawn(figures.ranking("made-up"))
+    fake("exp2", 0, np.linspace(0, 1, 30), n=30)
+    assert dots.panel(figures.leaderboard("made-up"), protocol).count("<circle") == 1
 
 
 def test_contrasts_name_every_setting_that_differs(home):

@@ -22,7 +22,7 @@ from nrms.metrics import PROTOCOLS, compare, rank_metrics
 from nrms.render import render
 from nrms.report import entries
 from nrms.runtime import Run, run_folder
-from nrms.shell import plain
+from nrms.shell import document, plain
 
 SCRIPT = "<script>window.hacked = 1</script>"
 EVIL = f"{SCRIPT}<img src=x onerror='window.hacked = 1'>"
@@ -373,6 +373,23 @@ def test_a_notebook_opens_with_its_answer(site, visit):
     assert not tab.get_by_text("work = 1").is_visible()
     tab.locator("summary").nth(2).click()
     assert tab.get_by_text("work = 1").is_visible() and site.run.stat().st_size < 60_000
+
+
+def test_lifted_figures_keep_their_names(tmp_path):
+    """What a figure is called comes from the heading above it in the notebook, not from where the page shows it."""
+    cells = [
+        nb.new_markdown_cell("# How good is it?"),
+        nb.new_markdown_cell("## Curves"),
+        nb.new_code_cell("figure()", metadata={"tags": ["answer"]}, outputs=[nb.new_output("display_data", {"image/svg+xml": SVG})]),
+    ]
+    nbformat.write(nb.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    render(tmp_path / "a.ipynb", tmp_path / "a.html")
+    assert 'alt="Figure: Curves"' in (tmp_path / "a.html").read_text()
+
+
+def test_pages_send_nothing_anywhere():
+    """No form of a page leads away, and no text in it can say where its links begin."""
+    assert "form-action 'none'; base-uri 'none'" in document("a", "", {})
 
 
 def test_markdown_of_computed_sentences():

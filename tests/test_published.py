@@ -3,14 +3,18 @@
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from test_report import fake
 
 from nrms import ROOT, NrmsError
 from nrms.config import resolve
 from nrms.evaluate import evaluate, evaluate_references
 from nrms.publish import BEGIN, END, publish, put_results, results
+from nrms.runtime import Run, run_folder
 from nrms.train import train
 
 EXAMPLES = ROOT / "reports" / "examples"
@@ -111,6 +115,62 @@ def test_nothing_finished_is_nothing_to_pass_on(home):
     with pytest.raises(NrmsError, match="nothing to pass on: `python -m nrms run EXP --dataset newsroom-tiny`"):
         publish("newsroom-tiny", home / "out")
     assert not (home / "out").exists()
+
+
+@pytest.fixture
+def judged(home):
+    """A home with a model and a baseline of a made-up data set."""
+    for exp, kind, more in (("exp4", "model", 0.1), ("content", "baseline", 0)):
+        fake(exp, 0, np.linspace(0, 0.5, 50) + more, kind, n=50)
+    Run(run_folder("made-up", "exp4", 0)).update(config={"checkpoint": "/home/me/best.safetensors"}, error="in /home/me")
+    (run_folder("made-up", "exp4", 0) / "eval.html").write_text("a title")
+    return home
+
+
+def test_what_is_there_is_not_deleted(judged, monkeypatch):
+    """A folder that holds anything else, a file, and the places of data and runs are refused with a sentence; what publish wrote is made anew."""
+    (judged / "mine").mkdir()
+    (judged / "mine" / "thesis.tex").write_text("years")
+    (judged / "data").mkdir()
+    monkeypatch.chdir(judged / "mine")
+    for target in ("mine", "mine/thesis.tex", "data", "data/new", "reports", "reports/made-up", ".", "/"):
+        with pytest.raises(NrmsError, match=r"would be made anew|is a file|in the place of data"):
+            publish("made-up", Path(target) if target in "./" else judged / target)
+    assert (judged / "mine" / "thesis.tex").exists() and run_folder("made-up", "exp4", 0).exists()
+    (judged / "empty").mkdir()
+    for target in (judged / "empty", judged / "reports" / "examples", judged / "reports" / "examples"):
+        assert (publish("made-up", target) / "index.html").exists()
+    (target / "notes.txt").write_text("mine")
+    (target / "more").mkdir()
+    with pytest.raises(NrmsError, match="more, notes.txt"):
+        publish("made-up", target)
+
+
+def test_pages_can_be_left_out(judged):
+    """Without them nothing of the data is passed on but names; index.html links to what is there."""
+    with_pages, without = publish("made-up", judged / "a"), publish("made-up", judged / "b", pages=False)
+    assert {p.name for p in with_pages.rglob("*.html")} == {"index.html", "compare.html", "eval.html"}
+    assert [p.name for p in without.rglob("*.html")] == ["index.html"] and ".html" not in (without / "index.html").read_text().split("</style>")[1]
+
+
+def test_records_that_are_passed_on_say_no_place(judged):
+    """Of paths the last name is kept; an error, which may quote one, is not."""
+    record = json.loads((publish("made-up", judged / "a") / "made-up" / "exp4" / "seed0" / "run.json").read_text())
+    assert record["config"] == {"checkpoint": "best.safetensors"} and "error" not in record
+
+
+def test_seeds_of_each_model_are_said(judged):
+    """In the sentence where all have the same, else in a column; rows that were judged otherwise are not in the table."""
+    fake("exp3", 0, np.linspace(0, 0.5, 50), n=50)
+    assert "mean over seeds 0; in brackets" in results(publish("made-up", judged / "a"))
+    fake("exp4", 1, np.linspace(0, 0.5, 50), n=50)
+    for exp in ("exp4", "exp3"):
+        Run(run_folder("made-up", exp, 0)).update(config={})
+    fake("strange", 0, np.linspace(0, 0.5, 50), n=50, protocol="sets")
+    text = results(publish("made-up", judged / "a"))
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert "mean over seeds; in brackets" in text and rows[0][-1] == "seeds |" and len({len(row) for row in rows}) == 1
+    assert {row[0]: row[-1] for row in rows[2:]} == {"| `exp4`": "0 1 |", "| `exp3`": "0 |", "| *content*": " |"}
 
 
 def test_what_is_passed_on(place):

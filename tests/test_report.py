@@ -1,8 +1,10 @@
 """Reports: every run is a row, also the failed and the dead; numbers are those of the files; what is done is not done again."""
 
 import json
+import shutil
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nrms import ROOT, page, pipeline, report
+from nrms import ROOT, answers, compare, figures, page, pipeline, report
 from nrms.files import process_started, write_json
 from nrms.metrics import METRICS, PROTOCOLS
 from nrms.runtime import Run, run_folder
@@ -27,7 +29,8 @@ def fake(exp, seed, auc, kind="model", n=200, dataset="made-up", family="a", pro
     rows = {"impression": pa.array([str(i) for i in order])} | {name: pa.array(np.asarray(auc, float)[order]) for name in metrics}
     rows |= {f"in: {name}": pa.array(where[order]) for name, where in (slices or {}).items()}
     pq.write_table(pa.table(rows), run.folder / "rows.parquet")
-    write_json(run.folder / "metrics.json", {"all": {name: {"mean": float(np.mean(auc)), "n": n} for name in metrics}})
+    mean = None if np.isnan(auc).all() else float(np.nanmean(auc))
+    write_json(run.folder / "metrics.json", {"all": {name: {"mean": mean, "n": n} for name in metrics}})
     run.update(status="done")
 
 
@@ -141,6 +144,73 @@ def test_pipeline_runs_skips_and_reports(home):
     page.write()
     board = pd.read_csv(home / "reports" / "leaderboard.csv")
     assert board.set_index("exp").status["broken"] == "failed" and board.set_index("exp").status["exp4-epochs1"] == "done"
+
+
+def index_row(home, exp):
+    """The status of an experiment in the leaderboard that `page.write` makes."""
+    return pd.read_csv(page.write()[0]).set_index("exp").status[exp]
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "metrics.json"])
+def test_a_run_without_its_numbers_is_incomplete(name, runs, home):
+    """It is a row with that status, and takes nothing else down."""
+    fake("exp9", 0, runs)
+    (run_folder("made-up", "exp9", 0) / name).unlink()
+    assert index_row(home, "exp9") == "incomplete" and index_row(home, "content") == "done" and "**incomplete**" in report.definitions()
+
+
+def test_a_run_that_is_begun_anew_meanwhile_is_running(runs, home, monkeypatch):
+    """Where its files go between the look at it and the reading of them, all is read once more."""
+    fake("exp9", 0, runs)
+    entries, left = page.entries, [1]
+
+    def beaten(*names):
+        found = entries(*names)
+        if left and left.pop():
+            Run(run_folder("made-up", "exp9", 0)).begin(kind="model")
+        return found
+
+    monkeypatch.setattr(page, "entries", beaten)
+    assert index_row(home, "exp9") == "running"
+
+
+def test_folders_of_other_names_are_no_runs(runs, home):
+    """`seed0-old`, a copy somebody made, is passed over."""
+    shutil.copytree(run_folder("made-up", "exp4", 0), run_folder("made-up", "exp4", 0).with_name("seed0-old"))
+    assert len(report.leaderboard("made-up")) == 6
+
+
+def test_rows_of_different_protocols_are_not_compared(runs, home):
+    """Most rows decide: the others are shown, without a difference, and are in no figure, planned comparison or pair; the page names them."""
+    fake("exp3", 0, runs + 0.2, protocol="sets")
+    board, index = page.write()
+    row = pd.read_csv(board).set_index("exp").loc["exp3"]
+    assert row.status == "done" and row.recall20 == pytest.approx(runs.mean() + 0.2, abs=1e-5) and np.isnan(row.difference)
+    text = (home / "reports" / "made-up" / "compare.html").read_text()
+    assert "Left out, being judged in another way than most runs on made-up (by AUC): exp3 (sets)." in text
+    assert report.protocol_of("made-up") is PROTOCOLS["impressions"] and "exp3" not in answers.finished("made-up")
+    labels = [label.get_text() for label in figures.ranking("made-up").axes[0].get_yticklabels()]
+    assert "exp4" in labels and "exp3" not in labels and "exp3" in index.read_text()
+
+
+def test_pages_of_the_same_runs_are_not_made_again(runs, home, monkeypatch):
+    """compare.html is kept until a run of its data set changes; `anew` makes it all the same."""
+    path = home / "reports" / "made-up" / "compare.html"
+    page.write()
+    monkeypatch.setattr(compare, "facts", Mock(wraps=compare.facts))
+    page.write()
+    assert not compare.facts.called
+    page.write(anew=True)
+    assert compare.facts.call_count == 1
+    fake("exp9", 0, runs)
+    page.write()
+    assert compare.facts.call_count == 2 and "exp9" in path.read_text()
+
+
+def test_inputs_of_an_ensemble():
+    """What a row read and was given, without empty parts; of a path its last name."""
+    assert report.inputs({"given": {"of": "a + b"}}) == "of a + b"
+    assert report.inputs({"text": "bert", "tuning": "full", "given": {"bert": "/home/me/small"}}) == "title, bert small"
 
 
 def test_report_command(runs, home):

@@ -308,6 +308,21 @@ def test_a_second_interrupt_does_not_wait(heard):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_urgency_ends_with_its_block():
+    """However early in it this process is told to end: what comes after the block is not broken off."""
+
+    class Early(runtime.Asked):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name == "urgent" and value:
+                raise runtime.Interrupted
+
+    asked = Early()
+    with pytest.raises(runtime.Interrupted), asked.at_once():
+        pass
+    assert not asked.urgent
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_is_like_ctrl_c(name, capsys):
     """Each ends a command in the same sentence, with the status of what can go on."""

@@ -98,21 +98,22 @@ def with_settings_of(dataset: str, like: str | None) -> Iterator[None]:
 
 
 def new_dataset(dataset: str, like: str) -> Path:
-    """Writes params/data/<dataset>.yaml, for data of one's own, with the settings of the data set `like`; what is there already is kept as it is.
+    """Writes params/data/<dataset>.yaml, for data of one's own, with the settings of the data set `like`; what was made from it before is kept.
 
-    Raises NrmsError for a name that is none, or not known.
+    Raises NrmsError for a name that is none, or not known, and where there is a file that was not made from `like`.
     """
     path = PARAMS / "data" / f"{check_name(dataset, 'data set name')}.yaml"
     load_dataset(like)
+    made = f"# Made from params/data/{like}.yaml: "
+    if path.exists() and not path.read_text().startswith(made):
+        raise NrmsError(f"params/data/{dataset}.yaml is there already, and was not made from {like}: leave out `--like`, or delete it.")
     if not path.exists():
         text = (PARAMS / "data" / f"{like}.yaml").read_text()
         text = re.sub(r"^#.*\n", "", text, flags=re.M)
         text = re.sub(r"^download:\n(?:[ \n].*\n|\n)*", "", text, flags=re.M)  # addresses and hashes are of those files
         text = re.sub(r"^about: .*$", f"about: data of my own, with the settings of {like}", text, flags=re.M)
         with atomic(path) as part:
-            part.write_text(
-                f"# Made from params/data/{like}.yaml: `python -m nrms prepare {dataset} --from FOLDER`. Any line may be changed.\n{text}"
-            )
+            part.write_text(f"{made}`python -m nrms prepare {dataset} --from FOLDER`. Any line may be changed.\n{text}")
     return path
 
 
