@@ -13,7 +13,7 @@ import numpy as np
 from nrms.disagree import Rankings, Shown, example, most_apart, sizes
 from nrms.metrics import compare_all
 from nrms.report import KINDS, Entry, comparable, protocol_of
-from nrms.shell import document, embedded, links_of
+from nrms.shell import PAGES, document, embedded, links_of
 
 LENGTH = 110  # characters of a title
 
@@ -109,9 +109,10 @@ difference, and of equal ones those with most candidates: they show what can hap
 
 
 def made_of(dataset: str, entries: Sequence[Entry], reports: Path) -> str:
-    """A digest that changes when a finished run of the data set does, or what its page links to."""
+    """A digest that changes when a finished run of the data set does, or what its page links to and looks like."""
     done = [(e.exp, e.seeds, e.records, [(run.folder / "rows.parquet").stat().st_mtime_ns for run in e.runs]) for e in entries if e.status == "done"]
-    return hashlib.sha256(repr([done, links_of(reports / dataset / "compare.html", reports)]).encode()).hexdigest()
+    looks = [(PAGES / name).read_text() for name in ("style.css", "compare.js")]
+    return hashlib.sha256(repr([done, links_of(reports / dataset / "compare.html", reports), looks]).encode()).hexdigest()
 
 
 def left_out(dataset: str, entries: Sequence[Entry], rows: Sequence[Entry]) -> str:

@@ -136,6 +136,9 @@ def section(dataset: str, rows: pd.DataFrame, found: Sequence[Entry], folder: Pa
     asked = {question: [d for d in made if d.question == question] for question in questions_of(dataset, found)}
     says = "".join(f"<p><b>{escape(question)}</b> {escape(summary(question, own))}</p>" for question, own in asked.items() if own)
     says = says or "<p>No planned comparison has both its experiments finished.</p>"
+    models = drawn[(drawn["kind"] == "model") & drawn[protocol.main].notna()] if protocol.main in drawn else drawn[:0]
+    if len(models):  # how far the best is above what learns nothing, or not
+        says = f"<p>Best of the models: {plain(sentence(models.loc[models[protocol.main].idxmax()]))}</p>{says}"
     lines = "".join(f"<li>{plain(sentence(row))}</li>" for _, row in done[done["kind"] == "model"].iterrows())
     says += f"<details><summary>Experiment by experiment</summary><ul>{lines}</ul></details>" if lines else ""
     caption = "Dots are means over the test part, bars their intervals; blue: models, grey: baselines, the best dashed, orange: ceilings."
