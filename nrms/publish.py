@@ -13,19 +13,19 @@ from nrms import NrmsError, figures, page
 from nrms.answers import from_table, summary
 from nrms.files import atomic, atomic_folder, read_json, write_json
 from nrms.metrics import PROTOCOLS, Protocol
-from nrms.report import KINDS, entries, leaderboard, most_common, name_only, number, with_interval
+from nrms.report import KINDS, entries, leaderboard, most_common, name_only, number, thousands, with_interval
 from nrms.runtime import home
 from nrms.shell import OF_A_DATA_SET, OF_A_RUN
 
 PRIVATE = ("host", "pid", "process_started", "error")  # facts of run.json that say where, and nothing of what
-FILES = ("metrics.json", "diagnostics.json", "beyond.json", "history.jsonl")
+FILES = ("metrics.json", "diagnostics.json", "beyond.json")
 TABLES = ("index.html", "leaderboard.csv", "comparisons.csv", "ranking.svg")  # a folder with these was written here before
 BEGIN, END = "<!-- results: written by `python -m nrms publish`, checked by tests/test_published.py -->\n", "<!-- end of results -->"
 
 
 def publish(dataset: str, target: Path, *, pages: bool = True) -> Path:
     """Makes the folder `target` anew from the finished runs of a data set: index.html, leaderboard.csv, comparisons.csv, ranking.svg, of each run its
-    record, metrics and history, and, if `pages`, all pages that are there.
+    record and metrics, and, if `pages`, all pages that are there.
 
     Raises NrmsError where nothing is finished, and where `target` may not be replaced.
     """
@@ -87,7 +87,7 @@ def results(folder: Path) -> str:
     protocol, seeds = PROTOCOLS[board["protocol"].iloc[0]], board.loc[board["kind"] == "model", "seeds"].unique()
     board = board.assign(place=board["kind"].map(KINDS.index)).sort_values(["place", protocol.main], ascending=[True, False])
     lines = [line(row, protocol) for _, row in board.iterrows()]
-    head = ["", "reads", *(protocol.metrics[name][0] for name in protocol.shown), "against the best baseline", "minutes"]
+    head = ["", "reads", *(protocol.metrics[name][0] for name in protocol.shown), "against the best baseline", "weights that learn"]
     if len(seeds) > 1:
         head = [*head, "seeds"]
         lines = [[*cells, own] for cells, own in zip(lines, board["seeds"].where(board["kind"] == "model", ""), strict=True)]
@@ -103,7 +103,7 @@ def line(row: pd.Series, protocol: Protocol) -> list[str]:
     name = f"`{row['exp']}`" if is_model else f"*{row['exp']}*"
     shown = [with_interval(row, protocol.main), *(number(row[name]) for name in protocol.shown if name != protocol.main)]
     gain = f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]" if pd.notna(row["difference"]) else ""
-    return [name, row["inputs"] if is_model else row["kind"], *shown, gain, number(row["minutes"], 1)]
+    return [name, row["inputs"] if is_model else row["kind"], *shown, gain, thousands(row["trainable"])]
 
 
 def put_results(readme: Path, folder: Path) -> None:

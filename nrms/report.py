@@ -149,7 +149,11 @@ def inputs(config: dict) -> str:
     """What a model read, and the values that were given by hand."""
     joint = bool(config.get("joint"))
     read = ["title"] * (joint or bool(config.get("text"))) + ["image"] * (joint or bool(config.get("image"))) + ["id"] * bool(config.get("ids"))
-    how = ["joint"] * joint + [config.get("fusion", ""), config.get("tuning", "")]
+    how = (
+        ["joint"] * joint
+        + ["pictures that changed places"] * bool(config.get("shuffle_images"))
+        + [config.get("fusion", ""), config.get("tuning", "")]
+    )
     parts = [
         " + ".join(read),
         *(word for word in how if word not in ("single", "full")),
