@@ -4,7 +4,6 @@ The page is an output of its own, which the pickers replace: a notebook that was
 last, and never a picker without a kernel behind it.
 """
 
-import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -16,19 +15,13 @@ from IPython.display import HTML, display
 from nrms import NrmsError, troubles
 from nrms.data.examples import typical
 from nrms.listing import compare
+from nrms.progress import is_live
 from nrms.runs import models_of
 from nrms.runtime import Run
 from nrms.serve import Ranking, Served, open_run
 
 MOST = 5000  # users that the picker offers; any other can be typed
 AMONG = {"what they were shown": True, "the whole catalogue": False}
-
-
-def is_live() -> bool:
-    """Whether somebody looks on: JupyterLab, and what is made of it, says which cell it executes; papermill, nbconvert and nbval do not."""
-    shell = sys.modules["IPython"].get_ipython()
-    kernel = getattr(shell, "kernel", None)
-    return kernel is not None and "cellId" in (kernel.get_parent("shell") or {}).get("metadata", {})
 
 
 class Browser:

@@ -18,11 +18,25 @@ def in_notebook() -> bool:
     return bool(shell) and hasattr(shell, "kernel")
 
 
+def is_live() -> bool:
+    """Whether somebody looks on: JupyterLab, and what is made of it, says which cell it executes; papermill, nbconvert and nbval do not."""
+    kernel = getattr(sys.modules["IPython"].get_ipython(), "kernel", None) if "IPython" in sys.modules else None
+    return kernel is not None and "cellId" in (kernel.get_parent("shell") or {}).get("metadata", {})
+
+
+EVERY = 10  # seconds between lines in a log, at least; a twentieth of the time that has passed, where that is more
+
+
 class Bar(tqdm):
     """tqdm that shows as one line updated in place: on a terminal as usual, in a notebook as one output, and in the file named by
-    NRMS_PROGRESS for whoever executes the notebook. Nothing is shown in the first second."""
+    NRMS_PROGRESS for whoever executes the notebook. Nothing is shown in the first second.
+
+    Updates of an output never reach the log of a papermill that was started by hand. There the line is printed again now and then, each time over
+    the one before, so that a saved notebook shows the last.
+    """
 
     handle = None
+    printed, due = False, 0.0  # seconds after the start
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         text = msg if msg is not None else str(self)
@@ -31,6 +45,8 @@ class Bar(tqdm):
                 Path(file).write_text(text)
         if not in_notebook():
             super().display(msg, pos)
+        elif text and not (is_live() or file):
+            self.print_over(text)
         elif text:
             from IPython.display import display
 
@@ -39,6 +55,19 @@ class Bar(tqdm):
                 self.handle = display(line, raw=True, display_id=True)
             else:
                 self.handle.update(line, raw=True)
+
+    def print_over(self, text: str) -> None:
+        passed = self.format_dict["elapsed"]
+        if passed >= self.due:
+            self.printed, self.due = True, passed + max(EVERY, passed / 20)
+            print(f"\r{text}", end="", flush=True)
+
+    def close(self) -> None:
+        self.due = 0.0  # how it ended is shown
+        super().close()
+        if self.printed:
+            self.printed = False
+            print(flush=True)
 
 
 def progress(iterable=None, what: str = "", **options) -> Bar:

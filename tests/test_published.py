@@ -103,10 +103,32 @@ def test_other_results_in_a_readme_stand_in_reports(path, known):
     assert not {n for n in found if n not in known | log | versions}
 
 
+class Links(HTMLParser):
+    """What a page links to or shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        self.found += [value for name, value in attributes if name in ("href", "src") and value]
+
+
+def test_links_of_the_example_reports_resolve():
+    """Every link and every picture of every page is there, in the folder or in the page itself; nothing is asked of the network."""
+    pages = list(EXAMPLES.rglob("*.html"))
+    for page in pages:
+        links = Links()
+        links.feed(page.read_text())
+        files = [link.partition("#")[0] for link in links.found if not link.startswith(("#", "data:"))]
+        assert files and all((page.parent / file).is_file() for file in files if file), page
+    assert len(pages) >= 8
+
+
 def test_example_reports_are_small():
     """Under 5 MB in all, and no file of them names a machine."""
     files = [path for path in EXAMPLES.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 5e6 and not list(EXAMPLES.rglob("*.parquet"))
+    assert len(files) > 50 and sum(path.stat().st_size for path in files) < 5e6 and not list(EXAMPLES.rglob("*.parquet"))
     assert not any(key in json.loads(path.read_text()) for path in EXAMPLES.rglob("run.json") for key in ("host", "pid"))
 
 
