@@ -328,11 +328,10 @@ def runs() -> Iterator[Finding]:
             yield wrong(f"{path.relative_to(home())} cannot be read ({type(error).__name__}: {error}): delete {path.parent} and run it again")
             continue
         count[status] = count.get(status, 0) + 1
-        if status == "done" and not (path.parent / "metrics.json").exists():
-            yield wrong(
-                f"{path.parent.relative_to(home())} is said to be done, but has no metrics.json: `{again(dataset, record, [seed[4:]])} --force`"
-            )
-        if status in ("dead", "failed", "stopped", "stale"):
+        if status == "incomplete":
+            lacks = " and ".join(name for name in ("metrics.json", "rows.parquet") if not (path.parent / name).exists())
+            yield wrong(f"{path.parent.relative_to(home())} is said to be done, but has no {lacks}: `{again(dataset, record, [seed[4:]])} --force`")
+        if status in ("dead", "failed", "stopped") or (status == "stale" and record.get("kind") == "model"):  # others are made anew unasked
             groups.setdefault((dataset, name, status), []).append((int(seed[4:]), record))
     for (dataset, name, status), members in groups.items():
         seeds, first = sorted(seed for seed, _ in members), members[0][1]

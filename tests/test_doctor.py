@@ -30,6 +30,7 @@ def place(tiny, home):
     run = Run(run_folder("newsroom-tiny", "exp4", 0))
     run.begin(kind="model", protocol="impressions", config=resolve(4, "newsroom-tiny").model_dump(), family="a")
     write_json(run.folder / "metrics.json", {"all": {}})
+    (run.folder / "rows.parquet").touch()
     run.update(status="done")
     write_json(home / "reports" / "index.html", {})
     return home
@@ -267,7 +268,11 @@ def test_runs_that_did_not_end_well(place):
     (run.folder / "run.json").write_text("{")
     assert "cannot be read" in lines(doctor.runs, "wrong")[0] and f"delete {run.folder}" in lines(doctor.runs, "wrong")[0]
     shutil.rmtree(run.folder)
-    (run_folder("newsroom-tiny", "exp4", 0) / "metrics.json").unlink()
+    other = Run(run_folder("newsroom-tiny", "exp4", 0))
+    other.update(data={"news.parquet": "of other news"})
+    (stale,) = [line for line in lines(doctor.runs, "note") if "stale" in line]
+    assert "exp4 is stale, seeds 0: `python -m nrms run exp4 --dataset newsroom-tiny --seeds 0` makes it anew" in stale
+    (other.folder / "metrics.json").unlink()
     assert "`python -m nrms run exp4 --dataset newsroom-tiny --seeds 0 --force`" in lines(doctor.runs, "wrong")[0]
 
 
