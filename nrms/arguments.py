@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -73,6 +74,9 @@ def command(main: Callable[[], int | None]) -> None:
     except (Stopped, KeyboardInterrupt) as error:
         print(f"nrms: {error}" if isinstance(error, Stopped) else "nrms: stopped; the same command goes on where it was.", file=sys.stderr)
         sys.exit(STOPPED)
+    except BrokenPipeError:  # whoever read what we print has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except NrmsError as error:
         sys.exit(printable(f"nrms: {error}"))
     except Exception as error:

@@ -207,7 +207,7 @@ class Served:
         return self.table(self.rank(self.reader(history, user), k, wanted))
 
     def table(self, ranking: Ranking, *, why: bool = False) -> pd.DataFrame:
-        """A ranking, ready to print; with a column of reasons if `why`."""
+        """A ranking, ready to print; with leads and a column of reasons if `why`."""
         news, reader = self.tables.news, ranking.reader
         at = ranking.items
         table = pd.DataFrame({"id": news.id[at], "title": news.title[at], "category": news.category[at], "score": ranking.scores.round(3)})
@@ -215,6 +215,7 @@ class Served:
         if reader.user is not None:
             table[self.verb] = np.where(np.isin(at, reader.chosen), "yes", np.where(np.isin(at, reader.shown), "no", ""))
         if why:
+            table["lead"] = ranking.leads.round(2)
             table["why"] = [self.reason(ranking, i) for i in range(len(at))]
         return table
 
@@ -244,6 +245,8 @@ def describe(served: Served, ranking: Ranking) -> str:
     """
     news, reader = served.tables.news, ranking.reader
     who = f"user {reader.user}" if reader.user is not None else "this history"
+    if reader.user is not None and served.config.data.protocol != "impressions":
+        who += ", as the test part finds them: what it asks for is yet to come"
     lines = [f"{served.name} on {served.config.dataset}, for {who}: first {len(ranking.items)} of {ranking.among:,} candidates", ""]
     lines.append(f"history, oldest first{f' (and {len(reader.earlier):,} earlier, not read)' if len(reader.earlier) else ''}:")
     of_clicks = {"weight": ranking.weights, "attention": ranking.attention}
