@@ -6,7 +6,6 @@ saved, so a killed run that is started again ends with the same numbers. Under t
 
 import hashlib
 import json
-import random
 import time
 from pathlib import Path
 
@@ -22,8 +21,7 @@ from nrms.data.batches import Batch, ClickSampler, ahead
 from nrms.data.prepare import Tables, load
 from nrms.data.sequences import PairSampler, SequenceSampler
 from nrms.data.tables import Impressions, Split
-from nrms.files import load_checkpoint, save_checkpoint
-from nrms.gradients import backward, chance_of, random_state, set_random_state
+from nrms.gradients import backward, chance_of
 from nrms.guards import Movement, check_loss, check_movement, check_terms
 from nrms.items.reuse import Reuse
 from nrms.launch import launch
@@ -31,6 +29,7 @@ from nrms.metrics import PROTOCOLS
 from nrms.progress import progress
 from nrms.ranking import judge_model
 from nrms.recommender import USERS, Recommender, build
+from nrms.resume import random_states, resume, save
 from nrms.runtime import Bystander, Run, now, peak_mb, run_folder, seed_everything, told_to_end
 
 LOGS = 60  # lines of history.jsonl per run, about
@@ -78,53 +77,6 @@ def log_line(state: dict, loss: dict[str, float], norm: float, moved: dict[str, 
     groups = {g["name"]: {"lr": g["lr"], **moved[g["name"]]} for g in optimizer.param_groups}
     rate = state["samples"] / state["seconds"]
     return {**counts, "loss": loss, "gradient_norm": norm, "groups": groups, "samples_per_second": rate}
-
-
-def random_states() -> dict[str, torch.Tensor]:
-    """The random states of torch, and of Python and numpy, which nothing here draws from, but a library may."""
-    numpy_state = np.random.get_state(legacy=False)["state"]
-    others = {"python": random.getstate()[1], "numpy": [*numpy_state["key"].tolist(), numpy_state["pos"]]}
-    return random_state() | {name: torch.tensor(state, dtype=torch.int64) for name, state in others.items()}
-
-
-def set_random_states(states: dict[str, torch.Tensor]) -> None:
-    set_random_state(states)
-    random.setstate((3, tuple(states["python"].tolist()), None))
-    *key, place = states["numpy"].tolist()
-    np.random.set_state(("MT19937", np.array(key, np.uint32), place))
-
-
-def pack(model: torch.nn.Module, optimizer: torch.optim.Optimizer, drawn: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Weights, optimizer state and the random states `drawn` of all processes as tensors by name."""
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    for i, states in enumerate(drawn):
-        tensors |= {f"random.{i}.{k}": v for k, v in states.items()}
-    return tensors
-
-
-def unpack(tensors: dict[str, torch.Tensor], model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    states: dict[int, dict] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, i, key = name.split(".", 2)
-            states.setdefault(int(i), {})[key] = value
-    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    own = f"random.{processes.index()}."
-    if states := {k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)}:  # else it is a process more than there were
-        set_random_states(states)
-
-
-def save(run: Run, model: Recommender, optimizer: torch.optim.Optimizer, state: dict, facts: dict, drawn: list, best: bool = False) -> None:
-    """Writes checkpoint/last.safetensors, to go on from; before it, of the `best` step so far, checkpoint/best.safetensors with `facts`."""
-    if processes.index():
-        return
-    tensors = pack(model, optimizer, drawn)
-    if best:
-        save_checkpoint(run.folder / "checkpoint" / "best.safetensors", model.state_dict(), facts | state)
-    save_checkpoint(run.folder / "checkpoint" / "last.safetensors", tensors, state)
 
 
 def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.optim.Optimizer, Accelerator]:
@@ -213,116 +165,131 @@ def train(config: Config, *, force: bool = False) -> Run:
     return run
 
 
-def take_step(
-    model: Recommender,
-    batch: Batch,
-    config: Config,
-    accelerator: Accelerator,
-    optimizer: torch.optim.Optimizer,
-    reuse: Reuse | None,
-    state: dict,
-    logged: bool,
-) -> tuple[dict[str, torch.Tensor], float, Movement | None]:
-    """Moves the weights by one batch and counts it in `state`. Returns loss by part, norm of the gradient and, if `logged`, what measures the move.
+class Training:
+    """A run while it learns. state: its counts, the best step so far, and what else a process that goes on must know."""
 
-    Raises NrmsError when a loss is no number, or the first one is not that of equal scores.
-    """
-    model.train()
-    optimizer.zero_grad()
-    parts, encoded = backward(model, batch, config, accelerator, reuse)
-    if "chance" not in state:
-        state["chance"] = chance_of(config, batch)
-    spread = 1 / config.temperature if USERS[config.users].scores_cosines else 0.0  # their scale is given; untrained, what was seen is near
-    check_loss(parts[config.objective].item(), state["chance"], state["step"], knows=bool(config.start), spread=spread)
-    check_terms(parts, state["step"])
-    norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
-    movement = Movement({g["name"]: g["params"] for g in optimizer.param_groups}) if logged else None
-    optimizer.step()
-    encodes = any(e.encodes for e in model.items.encoders.values())
-    state |= {"step": state["step"] + 1, "encoded": state["encoded"] + encoded * encodes, "samples": state["samples"] + len(batch)}
-    return parts, float(norm), movement
+    def __init__(self, config: Config, tables: Tables, run: Run):
+        self.config, self.run, self.split = config, run, tables.split(config.data)
+        self.model, self.optimizer, self.accelerator = start(config, tables, run)
+        self.sampler = sampler_of(config, self.split, len(tables.news))
+        length = len(self.sampler)  # steps of an epoch
+        if not length:
+            raise NrmsError("There is nothing to train on: no train impression has a click.")
+        self.steps, self.rising = config.epochs * length, round(config.warmup * config.epochs * length)
+        self.stops = {round(length * i / config.validations) for i in range(1, config.validations + 1)}  # steps of an epoch after which to validate
+        self.reuse = (
+            Reuse(self.model.items, items=len(tables.news), steps=config.reuse_steps, patience=self.steps / 20) if config.reuse_steps else None
+        )
+        new = {"objective": config.objective, "step": 0, "best_valid": -1.0, "best_step": 0, "encoded": 0, "samples": 0, "seconds": 0.0}
+        self.state = resume(run, self.model, self.optimizer) or new
+        run.rewind(self.state["step"])
+        self.facts = {"config": config.model_dump(), "content": tables.content, "log": tables.taken}
+        self.checked = False  # whether the weights have been seen to move as they should
+        self.clock, self.saved = time.perf_counter() - self.state["seconds"], time.perf_counter()
+        self.bar = progress(what=f"training {config.name}", total=self.steps, initial=self.state["step"], unit=" steps")
+
+    def learn(self) -> None:
+        """All epochs that are left, or until patience has run out. Raises Stopped, with everything saved, when this process is told to end."""
+        with told_to_end() as self.asked:
+            if line := self.state.pop("unjudged", None):
+                self.judge(line)
+            while self.state["step"] < self.steps:
+                epoch, begin = divmod(self.state["step"], len(self.sampler))
+                if not begin and self.config.patience and self.state["step"] - self.state["best_step"] >= self.config.patience * len(self.sampler):
+                    break
+                self.learn_epoch(epoch, begin)
+        self.bar.close()
+
+    def learn_epoch(self, epoch: int, begin: int) -> None:
+        """One epoch from its step `begin` on: a step for each batch, now and then a line of history, a validation, a checkpoint."""
+        self.model.on_epoch_start([self.config.seed, epoch], resumed=begin > 0)
+        batches = ahead(self.sampler.epoch(epoch, begin), pin=self.accelerator.device.type == "cuda")
+        for i, batch in enumerate(batches, begin + 1):
+            judged = i in self.stops
+            line = self.step(batch.to(self.accelerator.device), judged or (self.state["step"] + 1) % max(1, self.steps // LOGS) == 0)
+            if judged:
+                self.judge(line)
+            elif line:
+                self.log(line)
+            end = processes.any_of(self.asked.is_set())
+            if processes.any_of(time.perf_counter() - self.saved > 60 * self.config.save_minutes) or (end and not judged):
+                self.save(self.state, processes.every(random_states()))
+            if end:
+                raise self.ended()
+
+    def step(self, batch: Batch, logged: bool) -> dict | None:
+        """Moves the weights by one batch and counts it in `state`. Returns, if `logged`, a line of history.
+
+        Raises NrmsError when a loss is no number, the first one is not that of equal scores, or a group of weights does not move as it should.
+        """
+        config, state = self.config, self.state
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * learning_rate(state["step"], self.steps, config.warmup, config.decay)
+        self.model.train()
+        self.optimizer.zero_grad()
+        parts, encoded = backward(self.model, batch, config, self.accelerator, self.reuse)
+        if "chance" not in state:
+            state["chance"] = chance_of(config, batch)
+        spread = 1 / config.temperature if USERS[config.users].scores_cosines else 0.0  # their scale is given; untrained, what was seen is near
+        check_loss(parts[config.objective].item(), state["chance"], state["step"], knows=bool(config.start), spread=spread)
+        check_terms(parts, state["step"])
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
+        movement = Movement({g["name"]: g["params"] for g in self.optimizer.param_groups}) if logged else None
+        self.optimizer.step()
+        encodes = any(e.encodes for e in self.model.items.encoders.values())
+        state |= {"step": state["step"] + 1, "encoded": state["encoded"] + encoded * encodes, "samples": state["samples"] + len(batch)}
+        state["seconds"] = time.perf_counter() - self.clock
+        self.bar.update()
+        if not movement:
+            return None
+        moved = movement.measure()
+        if not self.checked and state["step"] > min(self.rising, self.steps - 1):
+            check_movement(moved, self.optimizer)
+            self.checked = True
+        line = log_line(state, {name: part.item() for name, part in parts.items()}, float(norm), moved, self.optimizer)
+        return line | ({"drift": self.reuse.drift} if self.reuse else {})
+
+    def judge(self, line: dict) -> None:
+        """Validates, logs and saves; asked to end meanwhile, it leaves judging the weights as they are to the process that goes on."""
+        state, drawn = self.state, processes.every(random_states())
+        try:
+            with self.asked.at_once(not processes.index()):  # the others wait for process 0, or find that it has ended
+                valid = validate(self.model, self.split.valid, self.config)
+        except BaseException:
+            if not self.asked.is_set():
+                raise
+            self.save(state | {"unjudged": line}, drawn)
+            raise self.ended() from None
+        state.update({"best_valid": valid, "best_step": state["step"]} if valid > state["best_valid"] else {})
+        judged_by = PROTOCOLS[self.config.data.protocol].label
+        self.bar.set_postfix_str(f"loss {line['loss'][self.config.objective]:.3f}, valid {judged_by} {valid:.3f}")
+        self.log(line, valid=valid)
+        state["seconds"] = time.perf_counter() - self.clock
+        self.save(state, drawn, best=self.facts if state["best_step"] == state["step"] else None)
+
+    def log(self, line: dict, **more: float) -> None:
+        self.run.log(epoch=self.state["step"] / len(self.sampler), **line, **more)
+
+    def save(self, state: dict, drawn: list, best: dict | None = None) -> None:
+        save(self.run, self.model, self.optimizer, state, drawn, best)
+        self.saved = time.perf_counter()
+
+    def ended(self) -> Stopped:
+        step = self.state["step"]
+        return Stopped(f"Training was asked to end and saved step {step} of {self.steps}; the same command goes on from there.")
 
 
 def fit(config: Config, tables: Tables, run: Run) -> None:
-    """The loop."""
-    split = tables.split(config.data)
-    model, optimizer, accelerator = start(config, tables, run)
-    sampler, judged_by = sampler_of(config, split, len(tables.news)), PROTOCOLS[config.data.protocol].label
-    if not len(sampler):
-        raise NrmsError("There is nothing to train on: no train impression has a click.")
-    steps, rising = config.epochs * len(sampler), round(config.warmup * config.epochs * len(sampler))
-    stops = {round(len(sampler) * i / config.validations) for i in range(1, config.validations + 1)}  # steps of an epoch after which to validate
-    reuse = Reuse(model.items, items=len(tables.news), steps=config.reuse_steps, patience=steps / 20) if config.reuse_steps else None
-    state = {"objective": config.objective, "step": 0, "best_valid": -1.0, "best_step": 0, "encoded": 0, "samples": 0, "seconds": 0.0}
-    last = run.folder / "checkpoint" / "last.safetensors"
-    if last.exists():
-        tensors, state = load_checkpoint(last)
-        unpack(tensors, model, optimizer)
-    run.rewind(state["step"])
-    facts = {"config": config.model_dump(), "content": tables.content, "log": tables.taken}
-    clock, saved, checked = time.perf_counter() - state["seconds"], time.perf_counter(), False
-
-    bar = progress(what=f"training {config.name}", total=steps, initial=state["step"], unit=" steps")
-    ended = "Training was asked to end and saved step {} of {}; the same command goes on from there."
-
-    def judge(line: dict) -> None:
-        """Validates, logs and saves; asked to end meanwhile, it leaves judging the weights as they are to the process that goes on."""
-        drawn = processes.every(random_states())
-        try:
-            with asked.at_once(not processes.index()):  # the others wait for process 0, or find that it has ended
-                valid = validate(model, split.valid, config)
-        except BaseException:
-            if not asked.is_set():
-                raise
-            save(run, model, optimizer, state | {"unjudged": line}, facts, drawn)
-            raise Stopped(ended.format(state["step"], steps)) from None
-        state.update({"best_valid": valid, "best_step": state["step"]} if valid > state["best_valid"] else {})
-        bar.set_postfix_str(f"loss {line['loss'][config.objective]:.3f}, valid {judged_by} {valid:.3f}")
-        run.log(epoch=state["step"] / len(sampler), **line, valid=valid)
-        state["seconds"] = time.perf_counter() - clock
-        save(run, model, optimizer, state, facts, drawn, best=state["best_step"] == state["step"])
-
-    with told_to_end() as asked:
-        if line := state.pop("unjudged", None):
-            judge(line)
-        while state["step"] < steps:
-            epoch, begin = divmod(state["step"], len(sampler))
-            if not begin and config.patience and state["step"] - state["best_step"] >= config.patience * len(sampler):
-                break
-            model.on_epoch_start([config.seed, epoch], resumed=begin > 0)
-            for i, batch in enumerate(ahead(sampler.epoch(epoch, begin), pin=accelerator.device.type == "cuda"), begin + 1):
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak"] * learning_rate(state["step"], steps, config.warmup, config.decay)
-                logged = (state["step"] + 1) % max(1, steps // LOGS) == 0 or i in stops
-                parts, norm, movement = take_step(model, batch.to(accelerator.device), config, accelerator, optimizer, reuse, state, logged)
-                state["seconds"] = time.perf_counter() - clock
-                bar.update()
-                if movement:
-                    moved = movement.measure()
-                    if not checked and state["step"] > min(rising, steps - 1):
-                        check_movement(moved, optimizer)
-                        checked = True
-                    line = log_line(state, {name: part.item() for name, part in parts.items()}, norm, moved, optimizer)
-                    line |= {"drift": reuse.drift} if reuse else {}
-                    if i in stops:
-                        judge(line)
-                        saved = time.perf_counter()
-                    else:
-                        run.log(epoch=state["step"] / len(sampler), **line)
-                end = processes.any_of(asked.is_set())
-                if processes.any_of(time.perf_counter() - saved > 60 * config.save_minutes) or (end and i not in stops):
-                    state["seconds"] = time.perf_counter() - clock
-                    save(run, model, optimizer, state, facts, processes.every(random_states()))
-                    saved = time.perf_counter()
-                if end:
-                    raise Stopped(ended.format(state["step"], steps))
-    bar.close()
+    """Trains, and says so in run.json."""
+    training = Training(config, tables, run)
+    training.learn()
+    state = training.state
     result = {k: state[k] for k in ("best_valid", "best_step", "chance", "samples")}
     result["encoded"] = state["encoded"] or (len(tables.news) - 1) * (config.modalities != ["ids"])  # frozen: each once, in whatever run came first
     run.update(status="trained", error=None, trained=now(), steps=state["step"], minutes=state["seconds"] / 60, peak_mb=peak_mb(), **result)
     processes.wait()
     if not processes.index():
-        last.unlink()
+        (run.folder / "checkpoint" / "last.safetensors").unlink()
 
 
 def main(arguments: list[str] | None = None) -> None:

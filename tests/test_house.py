@@ -30,6 +30,7 @@ LAYER |= {
     "explain": 2,
     "byhand": 2,
     "train": 3,
+    "resume": 3,
     "guards": 3,
     "processes": 0,
     "launch": 1,
@@ -55,7 +56,7 @@ FAMILY |= {"disagree": "compare"}
 FAMILY |= {"parameters": "config", "troubles": "runtime", "files": "runtime", "progress": "runtime"}
 FAMILY |= {"measure": "bench", "plain": "bench", "growth": "bench"}
 FAMILY |= {"listing": "browse"}
-FAMILY |= {"guards": "train", "gradients": "recommender", "ranking": "recommender", "references": "recommender"}
+FAMILY |= {"guards": "train", "resume": "train", "gradients": "recommender", "ranking": "recommender", "references": "recommender"}
 FAMILY |= dict.fromkeys(("ensemble", "runs", "submit", "serve"), "evaluate")
 FAMILY |= dict.fromkeys(("transfer", "diagnostics", "beyond", "probe", "explain", "byhand"), "recommender")
 DATA = {False: "newsroom-tiny", True: "movies"}  # a data set of impressions, one of interactions

@@ -77,7 +77,7 @@ def test_a_full_disk_ends_training_in_a_sentence(place, monkeypatch):
             full_disk(path)
         real(path, *rest)
 
-    monkeypatch.setattr("nrms.train.save_checkpoint", second_is_too_much)
+    monkeypatch.setattr("nrms.resume.save_checkpoint", second_is_too_much)
     text = at_the_command_line(lambda: train(small(name="full", validations=4)))
     assert text.startswith("nrms: The disk with") and "is full" in text and "NRMS_HOME" in text
     assert run.status == "failed" and files.load_checkpoint(run.folder / "checkpoint" / "best.safetensors")[0]

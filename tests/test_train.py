@@ -10,7 +10,6 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from nrms import NrmsError, ranking
-from nrms import train as training
 from nrms.config import resolve
 from nrms.data.batches import ClickSampler
 from nrms.data.prepare import load
@@ -49,11 +48,11 @@ def test_resume_equals_no_interruption(place, monkeypatch):
         if saves.count("last") in (1, 3) and path.stem == "last":
             raise Killed
 
-    monkeypatch.setattr(training, "save_checkpoint", save_and_die)
+    monkeypatch.setattr("nrms.resume.save_checkpoint", save_and_die)
     for _ in range(2):
         with pytest.raises(Killed):
             train(small(name="parts", validations=4))
-    monkeypatch.setattr(training, "save_checkpoint", real)
+    monkeypatch.setattr("nrms.resume.save_checkpoint", real)
     parts = train(small(name="parts", validations=4))
     assert weights(whole).keys() == weights(parts).keys() and all(torch.equal(v, weights(parts)[k]) for k, v in weights(whole).items())
     logs = [[json.loads(line) for line in (run.folder / "history.jsonl").open()] for run in (whole, parts)]
