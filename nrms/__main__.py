@@ -166,7 +166,7 @@ def prepare(args: argparse.Namespace, given: Given) -> None:
     if "images" in manifest:
         show_pictures(manifest["images"])
     print(f"wrote {data_folder(args.dataset).relative_to(home())}")
-    from nrms.report import entries
+    from nrms.entries import entries
 
     if stale := sum(len(entry.runs) for entry in entries(args.dataset) if entry.status == "stale" and entry.kind == "model"):
         print(f"{stale} finished runs were on what was there before: `python -m nrms doctor` says how they are made anew")

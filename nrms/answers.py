@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 import pandas as pd
 
+from nrms.entries import Entry, align, comparable, protocol_of
 from nrms.metrics import PROTOCOLS, compare, compare_each, holm
 from nrms.original import PUBLISHED
-from nrms.report import Entry, align, comparable, p_value, protocol_of, with_interval
 from nrms.report import leaderboard as make_leaderboard
+from nrms.report import p_value, with_interval
 
 FROZEN, TUNING, IMAGES = (
     "Can a frozen pre-trained model serve as a news encoder?",

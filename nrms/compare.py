@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from nrms.disagree import Rankings, Shown, example, most_apart, sizes
+from nrms.entries import KINDS, Entry, comparable, protocol_of
 from nrms.metrics import compare_all
-from nrms.report import KINDS, Entry, comparable, protocol_of
 from nrms.shell import PAGES, document, embedded, links_of
 
 LENGTH = 110  # characters of a title

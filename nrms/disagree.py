@@ -8,8 +8,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from nrms.data.tables import Impressions, News, Ragged, ragged, read_impressions, read_interactions, read_news
+from nrms.entries import Entry
 from nrms.metrics import PROTOCOLS, Protocol
-from nrms.report import Entry
 from nrms.runtime import home
 
 EXAMPLES = 3  # each way, of every pair

@@ -20,9 +20,9 @@ import numpy as np
 
 from nrms import ROOT, NrmsError
 from nrms.config import PARAMS, default_name, load_dataset, reads_a_log, resolve
+from nrms.entries import status as status_of
 from nrms.files import process_started, read_json
 from nrms.parameters import Dataset
-from nrms.report import status as status_of
 from nrms.runtime import Run, home, run_folders
 
 HASHED = 200 << 20  # bytes; larger files are not read whole

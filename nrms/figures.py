@@ -15,8 +15,9 @@ from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from nrms.answers import Difference
+from nrms.entries import entries, protocol_of
 from nrms.metrics import BEYOND
-from nrms.report import entries, leaderboard, means_beyond, protocol_of
+from nrms.report import leaderboard, means_beyond
 from nrms.runtime import Run
 
 BLUE, ORANGE, GREY, GREEN = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[1], "#888888", sns.color_palette("colorblind")[2]

@@ -11,9 +11,10 @@ import pandas as pd
 from nrms import dots
 from nrms.answers import differences, questions_of, summary, table_of
 from nrms.compare import comparisons, made_of
+from nrms.entries import KINDS, Entry, entries, protocol_of
 from nrms.files import atomic
 from nrms.metrics import PROTOCOLS
-from nrms.report import KINDS, Entry, definitions, entries, leaderboard, number, p_value, protocol_of, sentence, thousands
+from nrms.report import definitions, leaderboard, number, p_value, sentence, thousands
 from nrms.runtime import home
 from nrms.shell import OF_A_DATA_SET, document, is_made_of, plain
 

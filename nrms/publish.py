@@ -11,9 +11,10 @@ import pandas as pd
 
 from nrms import NrmsError, figures, page
 from nrms.answers import from_table, summary
+from nrms.entries import KINDS, entries, most_common
 from nrms.files import atomic, atomic_folder, read_json, write_json
 from nrms.metrics import PROTOCOLS, Protocol
-from nrms.report import KINDS, entries, leaderboard, most_common, name_only, number, thousands, with_interval
+from nrms.report import leaderboard, name_only, number, thousands, with_interval
 from nrms.runtime import home
 from nrms.shell import OF_A_DATA_SET, OF_A_RUN
 

@@ -1,24 +1,16 @@
-"""What came out? Run folders -> tables and sentences. Reads files only: no model, no GPU.
+"""What came out? Entries -> tables and sentences. Reads files only: no model, no GPU."""
 
-Seeds of one experiment are averaged impression by impression before anything else, so an interval is over impressions and a comparison is paired.
-"""
-
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
+from nrms.entries import Entry, align, comparable, entries, protocol_of
 from nrms.files import read_json
-from nrms.metrics import BEYOND, DIAGNOSTICS, PROTOCOLS, Protocol, compare_each, holm, intervals
-from nrms.runtime import Run, home, run_folders
+from nrms.metrics import BEYOND, DIAGNOSTICS, PROTOCOLS, compare_each, holm, intervals
+from nrms.runtime import Run
 
-KINDS = ("model", "baseline", "ceiling")
 FIRST = [
     "dataset",
     "exp",
@@ -36,101 +28,6 @@ FIRST = [
     "minutes",
     "peak_mb",
 ]
-
-
-@dataclass
-class Entry:
-    """All seeds of one experiment, baseline or ceiling that have the same values, data and status: one row of every table."""
-
-    dataset: str
-    exp: str
-    status: str  # see `status`
-    seeds: list[int]
-    runs: list[Run]
-    records: list[dict]  # the run.json of each, as they were when this row was made of them
-
-    @property
-    def record(self) -> dict:
-        return self.records[0]
-
-    @property
-    def kind(self) -> str:
-        return self.record.get("kind", "model")
-
-    @property
-    def protocol(self) -> Protocol:
-        """How it was judged."""
-        return PROTOCOLS[self.record.get("protocol", "impressions")]
-
-    @cached_property
-    def rows(self) -> pd.DataFrame:
-        """Metrics by impression, mean over seeds, and the columns `in: <slice>` and `auc: <slice>`; index: impression id."""
-        paths = [run.folder / "rows.parquet" for run in self.runs]
-        columns = [c for c in pq.read_schema(paths[0]).names if c in ("impression", *self.protocol.metrics) or ": " in c]
-        tables = [pq.read_table(path, columns=columns).to_pandas().set_index("impression").astype(float) for path in paths]
-        return sum(table.reindex(tables[0].index) for table in tables) / len(tables)
-
-    @property
-    def main(self) -> pd.Series:
-        """The main metric by impression."""
-        return self.rows[self.protocol.main]
-
-    def main_of_seed(self) -> dict[int, float]:
-        """The mean of the main metric by seed; NaN where there is none."""
-        found = {seed: read_json(run.folder / "metrics.json")["all"] for seed, run in zip(self.seeds, self.runs, strict=True)}
-        return {seed: np.nan if (mean := means[self.protocol.main]["mean"]) is None else mean for seed, means in found.items()}
-
-    def mean(self, key: str) -> float:
-        """Mean over seeds of a number in run.json; NaN where no run has it."""
-        values = [record[key] for record in self.records if record.get(key) is not None]
-        return float(np.mean(values)) if values else float("nan")
-
-
-def status(run: Run, dataset: str) -> str:
-    """The status of a run; where it is done, `incomplete` without the files of its numbers, and `stale` on other data than are there now."""
-    said, manifest = run.status, home() / "data" / dataset / "manifest.json"
-    if said == "done" and not all((run.folder / name).exists() for name in ("metrics.json", "rows.parquet")):
-        return "incomplete"
-    stale = said == "done" and manifest.exists() and run.record.get("data") not in (None, read_json(manifest)["tables"])
-    return "stale" if stale else said
-
-
-def entries(dataset: str | None = None, only: Run | None = None) -> list[Entry]:
-    """All rows there are, of one data set or of all: data sets by name, models before baselines before ceilings.
-
-    only: of all the models, this run alone.
-    """
-    rows: dict[tuple, Entry] = {}
-    for folder in run_folders(dataset or "*"):
-        run, (name, exp) = Run(folder), folder.parts[-3:-1]
-        record = run.record
-        if only is None or folder == only.folder or record.get("kind") != "model":
-            says = status(run, name)
-            row = rows.setdefault((name, exp, says, record.get("family"), str(record.get("data"))), Entry(name, exp, says, [], [], []))
-            row.seeds.append(int(folder.name[4:]))
-            row.runs.append(run)
-            row.records.append(record)
-    return sorted(rows.values(), key=lambda e: (e.dataset, KINDS.index(e.kind)))
-
-
-def most_common(protocols: Iterable[str]) -> str:
-    """The most frequent of some names of protocols, of equals the first; `impressions` where there are none."""
-    return next((name for name, _ in Counter(protocols).most_common(1)), "impressions")
-
-
-def protocol_of(dataset: str, found: list[Entry] | None = None) -> Protocol:
-    """How a data set is judged: as most of its finished rows are, or most of all where none is; only rows of one protocol are ever compared.
-
-    That of impressions where nothing has been run yet. found: its `entries`, if read already.
-    """
-    found = entries(dataset) if found is None else found
-    return PROTOCOLS[most_common(e.record.get("protocol", "impressions") for e in [e for e in found if e.status == "done"] or found)]
-
-
-def comparable(dataset: str, found: list[Entry] | None = None) -> list[Entry]:
-    """The finished rows of a data set that were judged in the same way: by its `protocol_of`. found: its `entries`, if read already."""
-    found = entries(dataset) if found is None else found
-    return [e for e in found if e.status == "done" and e.protocol is protocol_of(dataset, found)]
 
 
 DIFFERENCES = ["difference", "difference_low", "difference_high", "p", "earned", "baseline"]
@@ -225,12 +122,6 @@ def add_differences(board: pd.DataFrame, rows: list[Entry]) -> pd.DataFrame:
         if e.exp == "ceiling_text":
             board["earned"] = (board["auc"] - 0.5) / (e.main.mean() - 0.5)
     return board
-
-
-def align(a: Entry, b: Entry) -> tuple[np.ndarray, np.ndarray]:
-    """The main metric of two entries for the same impressions, in the same order."""
-    both = a.main.to_frame("a").join(b.main.to_frame("b"), how="inner")
-    return both["a"].to_numpy(), both["b"].to_numpy()
 
 
 # words and numbers ---------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from nrms.runtime import data_folder
 
 LAYER = dict.fromkeys(("parameters", "config", "runtime", "files", "progress", "metrics", "objectives", "terms", "dropout", "troubles"), 0)
 LAYER |= dict.fromkeys(("arguments", "data", "items", "users", "report", "figures", "portrait", "contrast", "show", "original", "answers"), 1)
-LAYER |= dict.fromkeys(("shell", "dots", "render"), 1)
+LAYER |= dict.fromkeys(("shell", "dots", "render", "entries"), 1)
 LAYER |= {
     "disagree": 2,
     "compare": 2,
@@ -51,7 +51,7 @@ LAYER |= {
     "doctor": 4,
     "__main__": 5,
 }
-FAMILY = dict.fromkeys(("figures", "portrait", "contrast", "show", "original", "answers", "shell", "dots", "render"), "report")
+FAMILY = dict.fromkeys(("figures", "portrait", "contrast", "show", "original", "answers", "shell", "dots", "render", "entries"), "report")
 FAMILY |= {"disagree": "compare"}
 FAMILY |= {"parameters": "config", "troubles": "runtime", "files": "runtime", "progress": "runtime"}
 FAMILY |= {"measure": "bench", "plain": "bench", "growth": "bench"}

@@ -17,10 +17,10 @@ from nrms import page, pipeline
 from nrms.compare import by_slice
 from nrms.data.tables import IMPRESSIONS_SCHEMA, NEWS_SCHEMA, Ragged
 from nrms.disagree import Shown, most_apart
+from nrms.entries import entries
 from nrms.files import write_json
 from nrms.metrics import PROTOCOLS, compare, rank_metrics
 from nrms.render import render
-from nrms.report import entries
 from nrms.runtime import Run, run_folder
 from nrms.shell import document, plain
 
