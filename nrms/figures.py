@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -27,6 +28,7 @@ FAMILY = [
     *(name for name in GLYPHS if name in get_font_names()),
 ]  # behind the first, glyph by glyph; of absent ones matplotlib would warn
 plt.rcParams["font.family"] = FAMILY  # of legends and labels, which are written when the style below is over
+Color = str | tuple[float, ...]
 COLORS = {"model": BLUE, "baseline": GREY, "ceiling": ORANGE}
 
 
@@ -38,6 +40,12 @@ def canvas(columns: int, size: tuple[float, float], **options) -> tuple[Figure, 
     return figure, axes[0]
 
 
+def dot(ax: Axes, place: float, mean: float, low: float, high: float, color: Color, *, hollow: bool = False) -> None:
+    """A mean with its interval, at one place of the vertical axis."""
+    ax.plot([low, high], [place, place], color=color, lw=3, alpha=0.5)
+    ax.plot(mean, place, "o", color=color, mfc="white" if hollow else color)
+
+
 def ranking(dataset: str, only: Run | None = None) -> Figure:
     """Every finished row of a data set by its main metric, with its interval: models (or this run alone), baselines, and ceilings."""
     board, protocol = leaderboard(dataset, only), protocol_of(dataset)
@@ -45,9 +53,7 @@ def ranking(dataset: str, only: Run | None = None) -> Figure:
     board = board[board["status"] == "done"].dropna(subset=[metric]).sort_values(metric)
     figure, (ax,) = canvas(1, (9, 0.4 * len(board) + 1.2))
     for i, (_, row) in enumerate(board.iterrows()):
-        color = COLORS[row.kind]
-        ax.plot([row[f"{metric}_low"], row[f"{metric}_high"]], [i, i], color=color, lw=3, alpha=0.5)
-        ax.plot(row[metric], i, "o", color=color)
+        dot(ax, i, row[metric], row[f"{metric}_low"], row[f"{metric}_high"], COLORS[row.kind])
     for value, color in levels(board, metric).values():
         ax.axvline(value, color=color, ls=":", zorder=0)
     for kind, color in COLORS.items():
@@ -56,6 +62,19 @@ def ranking(dataset: str, only: Run | None = None) -> Figure:
     ax.set(yticks=range(len(board)), yticklabels=board["exp"], xlabel=f"{protocol.label} with 95 % interval", title=dataset)
     if len(board):
         ax.legend(loc="lower right")
+    return figure
+
+
+def beside(both: pd.DataFrame, datasets: Sequence[str], label: str) -> Figure:
+    """What was run on two data sets of one log, in the order of the first: means of the main metric with intervals. both: of beside.side_by_side."""
+    figure, axes = canvas(2, (12, 0.36 * len(both) + 1.2), sharey=True)
+    for ax, dataset, side in zip(axes, datasets, ("here", "there"), strict=True):
+        for i, (_, row) in enumerate(both.iterrows()):
+            dot(ax, i, row[f"{side}"], row[f"{side}_low"], row[f"{side}_high"], COLORS[row["kind"]])
+        best = both[both["kind"] == "baseline"][side].max()
+        ax.axvline(best, color=GREY, ls=":", zorder=0)
+        ax.set(title=dataset, xlabel=f"{label} with 95 % interval", yticks=range(len(both)), yticklabels=both.index)
+    axes[0].invert_yaxis()
     return figure
 
 
@@ -134,8 +153,7 @@ def differences(found: Sequence[Difference]) -> Figure:
     figure, (ax,) = canvas(1, (11, 0.36 * len(found) + 1.4))
     for i, d in enumerate(found):
         color = {"more": BLUE, "less": ORANGE, "unclear": GREY}[d.verdict]
-        ax.plot([d.low, d.high], [i, i], color=color, lw=3, alpha=0.5)
-        ax.plot(d.mean, i, "o", color=color, mfc="white" if d.verdict == "unclear" else color)
+        dot(ax, i, d.mean, d.low, d.high, color, hollow=d.verdict == "unclear")
         ax.plot(d.seeds, [i] * len(d.seeds), "|", color="black", ms=7)
     for label, color in (("better", BLUE), ("worse", ORANGE), ("unclear", GREY)):
         ax.plot([], [], "o", color=color, mfc="white" if label == "unclear" else color, label=label)
@@ -155,8 +173,7 @@ def slice_differences(sliced: Mapping[tuple[str, str], pd.DataFrame], label: str
     for ax, ((exp, other), table) in zip(axes, sliced.items(), strict=True):
         for i, (_, row) in enumerate(table.iterrows()):
             color = BLUE if row["low"] > 0 else ORANGE if row["high"] < 0 else GREY
-            ax.plot([row["low"], row["high"]], [i, i], color=color, lw=3, alpha=0.5)
-            ax.plot(row["mean"], i, "o", color=color)
+            dot(ax, i, row["mean"], row["low"], row["high"], color)
         ax.axvline(0, color="black", lw=0.8)
         names = [f"{name}  (n = {n:,})" for name, n in zip(table.index, table["n"], strict=True)]
         ax.set(yticks=range(len(table)), yticklabels=names, xlabel=f"{label}: {exp} minus {other}, with 95 % interval")
@@ -270,8 +287,7 @@ def beyond(dataset: str) -> Figure:
     figure, axes = canvas(len(columns), (max(2.2 + 1.45 * len(columns), 6), 0.36 * len(board) + 1.8), sharey=True)
     for ax, (label, values) in zip(axes, columns.items(), strict=True):
         for i, (v, kind, exp) in enumerate(zip(values, board["kind"], board["exp"], strict=True)):
-            ax.plot([v.get("low", np.nan), v.get("high", np.nan)], [i, i], color=COLORS[kind], lw=3, alpha=0.5)
-            ax.plot(v.get("mean", np.nan), i, "o", color=COLORS[kind])
+            dot(ax, i, *(v.get(key, np.nan) for key in ("mean", "low", "high")), COLORS[kind])
             if exp == "random" and v:
                 ax.axvline(v["mean"], color=GREY, ls=":", lw=1)
         ax.set(title=label.replace(", ", ",\n").replace(" ", "\n", 1), yticks=range(len(board)), yticklabels=board["exp"])

@@ -87,6 +87,7 @@ class Dataset(Strict):
     max_bad: float = Field(0.001, ge=0, le=1, description="prepare stops above this share of bad rows")
     world: World | None = None
     download: Download | None = Field(None, description="where its files can be had; no part of what an experiment is")
+    beside: str | None = Field(None, description="a data set of the same log, split otherwise: the analysis holds the results of both side by side")
 
     @property
     def protocol(self) -> str:
@@ -133,7 +134,7 @@ LEARNING = (
 
 
 # what changes no result: words, addresses, and how training is spread over processes and time
-SAME: dict[str, Any] = {**dict.fromkeys(("question", "name", "given", "processes", "save_minutes"), True), "data": {"about", "download"}}
+SAME: dict[str, Any] = {**dict.fromkeys(("question", "name", "given", "processes", "save_minutes"), True), "data": {"about", "download", "beside"}}
 
 
 class Experiment(Strict):

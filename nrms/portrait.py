@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from nrms.figures import BLUE, GREEN, GREY, ORANGE, canvas
+from nrms.figures import BLUE, GREEN, GREY, ORANGE, canvas, dot
 from nrms.files import read_json
 from nrms.metrics import PROTOCOLS, interval_of_ratios
 from nrms.runtime import Run
@@ -67,8 +67,7 @@ def by_slice(run: Run) -> Figure:
         for i, values in enumerate(m[name] for m in metrics.values()):
             if values["mean"] is None:  # no impression of the slice has both clicked and passed-over news
                 continue
-            ax.plot([values["low"], values["high"]], [i, i], color=BLUE, lw=3, alpha=0.5)
-            ax.plot(values["mean"], i, "o", color=BLUE)
+            dot(ax, i, values["mean"], values["low"], values["high"], BLUE)
         if metrics["all"][name]["mean"] is not None:
             ax.axvline(metrics["all"][name]["mean"], color=GREY, ls=":")
         names = [f"{s}  (n = {m[name]['n']:,})" for s, m in metrics.items()]

@@ -15,7 +15,7 @@ from nrms.runtime import data_folder
 
 LAYER = dict.fromkeys(("parameters", "config", "runtime", "files", "progress", "metrics", "objectives", "terms", "dropout", "troubles"), 0)
 LAYER |= dict.fromkeys(("arguments", "data", "items", "users", "report", "figures", "portrait", "contrast", "show", "original", "answers"), 1)
-LAYER |= dict.fromkeys(("shell", "dots", "render", "entries"), 1)
+LAYER |= dict.fromkeys(("shell", "dots", "render", "entries", "beside"), 1)
 LAYER |= {
     "disagree": 2,
     "compare": 2,
@@ -51,7 +51,7 @@ LAYER |= {
     "doctor": 4,
     "__main__": 5,
 }
-FAMILY = dict.fromkeys(("figures", "portrait", "contrast", "show", "original", "answers", "shell", "dots", "render", "entries"), "report")
+FAMILY = dict.fromkeys(("figures", "portrait", "contrast", "show", "original", "answers", "shell", "dots", "render", "entries", "beside"), "report")
 FAMILY |= {"disagree": "compare"}
 FAMILY |= {"parameters": "config", "troubles": "runtime", "files": "runtime", "progress": "runtime"}
 FAMILY |= {"measure": "bench", "plain": "bench", "growth": "bench"}
@@ -228,5 +228,7 @@ def test_every_experiment_resolves(path):
 
 @pytest.mark.parametrize("path", sorted((PARAMS / "data").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_data_set_resolves(path):
-    """A data set's file is valid and says what it is about."""
-    assert load_dataset(path.stem).about and path.read_text().startswith("#")
+    """A data set's file is valid and says what it is about; what stands beside it is there, and is of the same form."""
+    data = load_dataset(path.stem)
+    assert data.about and path.read_text().startswith("#")
+    assert data.beside is None or (data.beside != path.stem and load_dataset(data.beside).protocol == data.protocol)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nrms import ROOT, answers, compare, figures, page, pipeline, report
+from nrms import ROOT, answers, beside, compare, figures, page, pipeline, report
 from nrms.files import process_started, write_json
 from nrms.metrics import METRICS, PROTOCOLS
 from nrms.runtime import Run, run_folder
@@ -205,6 +205,34 @@ def test_pages_of_the_same_runs_are_not_made_again(runs, home, monkeypatch):
     fake("exp9", 0, runs)
     page.write()
     assert compare.facts.call_count == 2 and "exp9" in path.read_text()
+
+
+def test_two_splits_side_by_side(home):
+    """What is finished on both is placed on each; orders that turn round have a tau of -1; the best baseline of each side is what counts there."""
+    level = {"ours": (0.6, 0.1), "theirs": (0.5, 0.2), "third": (0.4, 0.3), "here_only": (0.7, None)}
+    noise = np.random.default_rng(0).random(50) * 0.01
+    for exp, values in level.items():
+        for dataset, value in zip(("drawn", "later"), values, strict=True):
+            if value is not None:
+                fake(exp, 0, noise + value, dataset=dataset, protocol="sets", n=50)
+    for exp, values in {"popularity": (0.1, 0.15), "cooccurrence": (0.45, 0.05)}.items():
+        for dataset, value in zip(("drawn", "later"), values, strict=True):
+            fake(exp, 0, noise + value, "baseline", dataset=dataset, protocol="sets", n=50)
+    both = beside.side_by_side("drawn", "later")
+    assert list(both.index) == ["ours", "theirs", "cooccurrence", "third", "popularity"]
+    assert list(both["here_place"]) == [1, 2, 3, 4, 5] and list(both["there_place"]) == [4, 2, 5, 1, 3]
+    says = beside.sentence(both, "drawn", "later")
+    assert says.startswith("**Of 3 models ours is the best on drawn, and number 3 on later.** Kendall's tau of the two orders is -1.00")
+    assert says.endswith("Above the best baseline, cooccurrence and popularity, are 2 on drawn and 2 on later.")
+    assert beside.table(both, "drawn", "later").loc["ours", "drawn"].startswith("0.60")
+    assert len(figures.beside(both, ("drawn", "later"), "Recall@20").axes) == 2
+
+
+def test_splits_that_are_judged_otherwise_do_not_stand_side_by_side(runs, home):
+    """Recall of one data set and AUC of another have no common table, and neither has what was not run."""
+    fake("ours", 0, np.ones(50), dataset="drawn", protocol="sets", n=50)
+    assert beside.side_by_side("drawn", "made-up").empty and beside.side_by_side("drawn", "nothing").empty
+    assert beside.sentence(beside.side_by_side("drawn", "drawn"), "drawn", "drawn") == ""
 
 
 def test_inputs_of_an_ensemble():

@@ -111,6 +111,7 @@ def new_dataset(dataset: str, like: str) -> Path:
         text = (PARAMS / "data" / f"{like}.yaml").read_text()
         text = re.sub(r"^#.*\n", "", text, flags=re.M)
         text = re.sub(r"^download:\n(?:[ \n].*\n|\n)*", "", text, flags=re.M)  # addresses and hashes are of those files
+        text = re.sub(r"^beside: .*\n", "", text, flags=re.M)  # of another log
         text = re.sub(r"^about: .*$", f"about: data of my own, with the settings of {like}", text, flags=re.M)
         with atomic(path) as part:
             part.write_text(f"{made}`python -m nrms prepare {dataset} --from FOLDER`. Any line may be changed.\n{text}")
