@@ -27,7 +27,7 @@ from nrms.runtime import Run, home, run_folders
 
 HASHED = 200 << 20  # bytes; larger files are not read whole
 ROOM = 2 << 30  # bytes; less is little
-LEFT_OVER = re.compile(rf"\.(?P<name>.+)\.{re.escape(socket.gethostname())}\.(?P<pid>\d+)\.(?P<kind>part|old)")  # of this machine; see runtime.beside
+LEFT_OVER = re.compile(rf"\.(?P<name>.+)\.{re.escape(socket.gethostname())}\.(?P<pid>\d+)\.(?P<kind>part|old)")  # of this machine; see files.beside
 INSTALL = "`pip install -r requirements.txt`"
 
 
