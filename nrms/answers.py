@@ -106,6 +106,7 @@ CATALOGUE |= {
             ("no_interests", "clusters, against none"),
             ("few_interests", "one cluster for two vectors, against one for fifty"),
             ("mean_blend", "a learned blend, against the mean"),
+            ("tokens", "modalities of a history's item summed, against a token each"),
             ("no_image", "pictures beside text"),
             ("no_text", "text beside pictures"),
         )),

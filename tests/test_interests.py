@@ -92,13 +92,13 @@ def test_a_cluster_is_the_mean_of_its_tokens():
 # the memory ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def users():
+@pytest.fixture(params=["sum", "separate"])
+def users(request):
     """Ten items, 3 and 7 without a picture, clusters by hand: text of item i is in cluster 1 + i % 3, pictures in cluster 4."""
     present = torch.ones(11, 2, dtype=torch.bool)
     present[0] = False
     present[[3, 7], 1] = False
-    made = interests_of(present, ratio=0.25).eval()
+    made = interests_of(present, ratio=0.25, item_tokens=request.param).eval()
     made.lookup[:, 0] = 1 + torch.arange(11) % 3
     made.lookup[:, 1] = 4
     made.lookup[~present] = 0
@@ -135,6 +135,29 @@ def test_padding_and_others_change_nothing(users):
     wide = users(*history_of(users, rows, width=6))
     assert torch.allclose(wide[:, :8], states[:, :8], atol=1e-5) and torch.isfinite(states).all()
     assert not torch.allclose(users(*history_of(users, [[6, 3]]))[0, :8], states[0, :8], atol=1e-3), "order is read"
+
+
+def test_separate_tokens_are_those_that_are_there():
+    """A token for each modality that an item has: what stands where a picture is missing is not read, and order within an item is not told."""
+    users = interests_of(torch.arange(11)[:, None].repeat(1, 2) > 0, interests="none", item_tokens="separate").eval()
+    history, mask, items = history_of(users, [[3, 6]])
+    state = users(history, mask, items)
+    spoilt, swapped = history.clone(), history.clone()
+    spoilt[0, 0, 8:16] = 99.0  # item 3 has no picture
+    swapped[0, 1, :16] = history[0, 1, :16].roll(8)
+    assert torch.allclose(users(spoilt, mask, items), state, atol=1e-6) and torch.allclose(users(swapped, mask, items), state, atol=1e-5)
+    users.item_tokens = "sum"
+    assert not torch.allclose(users(history, mask, items)[:, :8], state[:, :8], atol=1e-3)
+
+
+def test_an_item_that_shows_nothing_has_a_place():
+    """Neither text nor picture: the item's position is read all the same, with and without separate tokens."""
+    present = torch.zeros(11, 2, dtype=torch.bool)
+    for tokens in ("sum", "separate"):
+        users = interests_of(present, interests="none", item_tokens=tokens).eval()
+        bare = torch.zeros(1, 2, 18)
+        states = [users(bare[:, :n], torch.ones(1, n, dtype=torch.bool), torch.ones(1, n, dtype=torch.int64)) for n in (1, 2)]
+        assert torch.isfinite(states[1]).all() and not torch.allclose(states[0][:, :8], states[1][:, :8], atol=1e-4)
 
 
 def test_without_clusters_memory_is_empty():

@@ -7,7 +7,7 @@
 
 blend 0 is the mean of the cosines, a large one their maximum. A modality that an item lacks has no part in its softmax. With ids the score is
 (cosine with the id + 2 * that) / 3. Items come as the fusion `late` hands them over, or as they are where there is one
-modality; a history's item is the sum of its modalities.
+modality; to the decoder a history's item is the sum of its modalities, or a token for each.
 """
 
 import math
@@ -26,7 +26,8 @@ class Interests(UserEncoder):
     """State (R, 2 * D + 2): the user, a second view of it in training (see `item_drop`), and two measures of the memory.
 
     present (N + 1, M): which modalities an item has, in the order of `modalities`. interests: how clusters are found, or `none`. ratio: clusters
-    per token. item_drop: share of a history's items left out for the second view; 0: there is none. blend_learns: False keeps blend at 0.
+    per token. item_tokens: `sum`, or `separate`, where the user is the mean over the last item's tokens. item_drop: share of a history's items left
+    out for the second view; 0: there is none. blend_learns: False keeps blend at 0.
     """
 
     reads_items = True
@@ -36,10 +37,10 @@ class Interests(UserEncoder):
 
     def __init__(
         self, *, dim: int, heads: int, layers: int, wide: int, dropout: float, history: int, modalities: Sequence[str], present: torch.Tensor,
-        interests: str, ratio: float, item_drop: float = 0.0, blend_learns: bool = True,
+        interests: str, ratio: float, item_tokens: str = "sum", item_drop: float = 0.0, blend_learns: bool = True,
     ):  # fmt: skip
         super().__init__()
-        self.dim, self.modalities, self.item_drop, self.interests = dim, list(modalities), item_drop, interests
+        self.dim, self.modalities, self.interests, self.item_tokens, self.item_drop = dim, list(modalities), interests, item_tokens, item_drop
         self.content = [i for i, m in enumerate(self.modalities) if m != "ids"]
         self.norm, self.dropout = nn.LayerNorm(dim, eps=1e-12), Dropout(dropout)
         self.position = nn.Embedding(history, dim)
@@ -93,12 +94,19 @@ class Interests(UserEncoder):
     def read(self, history: torch.Tensor, mask: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """User (R, D), memory (R, K, D) and which of it is there (R, K)."""
         vectors, has = self.split(history)
-        x = torch.where((has & mask[..., None])[..., None], vectors, 0).sum(2)
+        has = has & mask[..., None]
+        x = torch.where(has[..., None], vectors, 0)
+        if self.item_tokens == "sum":
+            x, has = x.sum(2, keepdim=True), has.any(2, keepdim=True)
         mask = mask | (torch.arange(mask.shape[1], device=mask.device) == 0)  # without any history the first position stands alone
-        x = self.dropout(self.norm(x + self.position.weight[: x.shape[1]]))
+        first = torch.arange(has.shape[2], device=mask.device) == 0
+        has = has | ((mask & ~has.any(2))[..., None] & first)  # an item that shows nothing still has its place
+        x = self.dropout(self.norm(x + self.position.weight[: x.shape[1], None]))
         memory, seen = self.remember(items)
-        y = self.decoder(x, memory, tgt_key_padding_mask=~mask, memory_key_padding_mask=~seen)
-        return y[torch.arange(len(y), device=y.device), mask.sum(1) - 1], memory, seen
+        y = self.decoder(x.flatten(1, 2), memory, tgt_key_padding_mask=~has.flatten(1), memory_key_padding_mask=~seen).unflatten(1, has.shape[1:])
+        row, last = torch.arange(len(y), device=y.device), mask.sum(1) - 1
+        own, weight = y[row, last], has[row, last][..., None]
+        return (own * weight).sum(1) / weight.sum(1), memory, seen
 
     def remember(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The different interests that items (R, L) touch, encoded (R, K, D), and which places hold one; a zero vector where there is none."""
