@@ -282,7 +282,7 @@ def build_users(config: Config, tables: Tables, encoders: dict[str, nn.Module], 
     kind, names = USERS[config.users], ["dim", "dropout"]
     if kind.whole:
         train = tables.split(config.data).train
-        content = {name: e.table.detach().cpu().clone() for name, e in encoders.items() if isinstance(e, Frozen)}
+        content = {name: (e.table.detach() * e.present[:, None]).cpu() for name, e in encoders.items() if isinstance(e, Frozen)}
         facts = (train.items.rows, train.items.values.astype(np.int64))
         links = Links(*map(torch.from_numpy, facts), users=len(train), size=len(tables.news), content=content)
         options = {"links": links, "modalities": list(encoders), "width": width, "item_layers": config.item_steps}

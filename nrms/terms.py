@@ -57,6 +57,11 @@ def info_nce(a: torch.Tensor, b: torch.Tensor, temperature: float = TEMPERATURE)
     return F.cross_entropy(near, torch.arange(len(a), device=a.device))
 
 
+def shown(view: torch.Tensor) -> torch.Tensor:
+    """Which rows (n,) of a view (n, D) hold anything: what shows no content is a row of zeros, and is held against nothing."""
+    return view.detach().any(-1)
+
+
 def l2(views: Views, rows: Rows) -> torch.Tensor:
     """Half the squared length of a row's own vectors, before any propagation: user, clicked item, and the mean of the others; mean over rows."""
     own = views["ego"]
@@ -66,8 +71,13 @@ def l2(views: Views, rows: Rows) -> torch.Tensor:
 
 
 def cca(views: Views, rows: Rows) -> torch.Tensor:
-    """AlignRec's content-category alignment: InfoNCE of content and graph view, over the different items and over the different users of a batch."""
-    return sum(info_nce(views["content"][own], views["graph"][own]) for own in (rows.clicked.unique(), rows.user.unique()))
+    """AlignRec's content-category alignment: InfoNCE of content and graph view, over the different items and over the different users of a batch.
+
+    Those without content, and users who took nothing else, are left out.
+    """
+    content, graph = views["content"], views["graph"]
+    different = [own[shown(content[own])] for own in (rows.clicked.unique(), rows.user.unique())]
+    return sum((info_nce(content[own], graph[own]) for own in different if len(own)), start=graph.new_zeros(()))
 
 
 def uia(views: Views, rows: Rows) -> torch.Tensor:
@@ -81,22 +91,24 @@ def uniform(views: Views, rows: Rows) -> torch.Tensor:
 
 
 def similarity(views: Views, rows: Rows) -> torch.Tensor:
-    """AlignRec's regulariser: how far the cosines of content views are from those of raw content, over a batch's n different clicked items.
+    """AlignRec's regulariser: how far the cosines of content views are from those of raw content, over a batch's n different clicked items with any.
 
     Frobenius norm of the difference over n. Both sides are of unit vectors, other than in the released code, whose scales do not match.
     """
     own = rows.clicked.unique()
+    own = own[shown(views["raw"][own])]
     view, raw = F.normalize(views["content"][own], dim=-1), views["raw"][own]
-    return (view @ view.T - raw @ raw.T).norm() / len(own)
+    return (view @ view.T - raw @ raw.T).norm() / max(len(own), 1)
 
 
 def content_bpr(views: Views, rows: Rows) -> torch.Tensor:
-    """FREEDOM's second loss: BPR with an item's projected content in the place of its vector, summed over modalities."""
+    """FREEDOM's second loss: BPR with an item's projected content in the place of its vector, summed over modalities, of pairs that both have it."""
     user, total = views["final"][rows.user], views["final"].new_zeros(())
     for modality in content_of(views):
         clicked, others = views[modality][rows.clicked], views[modality][rows.others]
+        both = rows.mask & shown(others) & shown(clicked)[:, None]
         gap = torch.einsum("bd,bkd->bk", user, others) - (user * clicked).sum(-1, keepdim=True)
-        total = total + F.softplus(gap).masked_fill(~rows.mask, 0).sum() / rows.mask.sum().clamp_min(1)
+        total = total + F.softplus(gap).masked_fill(~both, 0).sum() / both.sum().clamp_min(1)
     return total
 
 
@@ -107,11 +119,16 @@ def bootstrap(views: Views, rows: Rows) -> torch.Tensor:
 
 
 def bootstrap_content(views: Views, rows: Rows) -> torch.Tensor:
-    """BM3's alignments: each modality's predicted view against the item's target, and against its own; 1 - cosine each, summed over modalities."""
-    own, total = rows.clicked, views["online"].new_zeros(())
+    """BM3's alignments: each modality's predicted view against the item's target, and against its own; 1 - cosine each, summed over modalities.
+
+    Each is over the rows whose item has the modality.
+    """
+    total = views["online"].new_zeros(())
     for modality in content_of(views):
-        online = views[f"online {modality}"][own]
-        total = total + 2 - cosine(online, views["target"][own]) - cosine(online, views[f"target {modality}"][own])
+        own = rows.clicked[shown(views[modality][rows.clicked])]
+        if len(own):
+            online = views[f"online {modality}"][own]
+            total = total + 2 - cosine(online, views["target"][own]) - cosine(online, views[f"target {modality}"][own])
     return total
 
 

@@ -198,6 +198,38 @@ def test_the_item_graph_is_a_mean():
     assert torch.allclose(near[3][near[3] > 0], torch.full((3,), 1 / 3)), "an item without a picture"
 
 
+def test_an_item_is_its_own_neighbour_among_equals():
+    """Five items of one vector, k = 2: each has itself and one other."""
+    content = torch.cat([torch.zeros(1, 3), torch.ones(5, 3)])
+    row, column = nearest(content, 2)
+    assert all(i in column[row == i].tolist() and (row == i).sum() == 2 for i in range(1, 6))
+
+
+@pytest.mark.parametrize("image_share", [0.0, 0.3, 1.0])
+def test_shares_at_their_ends(image_share):
+    """By hand, k = 1, so an item's only neighbour is itself: every row with content adds up to 1, whatever the share and what is missing."""
+    content = {"text": torch.eye(5, 4), "image": torch.eye(5, 3)}
+    content["text"][0] = content["image"][0] = 0
+    content["text"][1] = 0  # a picture alone
+    content["image"][2] = 0  # text alone
+    for some in (content, {"text": content["text"]}, {"image": content["image"]}):
+        near = item_graph(some, {"text": 1 - image_share, "image": image_share}, 1).to_dense()
+        has = torch.stack([t.any(1) for t in some.values()]).any(0).float()
+        assert torch.allclose(near, torch.diag(has)), image_share
+
+
+def test_what_has_no_picture_is_nobodys_neighbour_by_picture(movies):
+    """The blank picture that stands in features for a missing one is not content: such items have rows of zeros, and so has padding."""
+    config, tables = movies("freedom", image_share=1.0)
+    model, without = build(config, tables), ~torch.from_numpy(tables.pixels.present)
+    content = model.users.links.content
+    assert without.sum() > 2 and not content["image"][without].any() and content["image"][~without].any(1).all()
+    assert not content["text"][0].any() and content["text"][1:].any(1).all()
+    near = model.users.near.to_dense()
+    assert not near[0].any() and not near[:, 0].any()
+    assert not near[~without][:, without].any(), "an item with a picture has neighbours by picture alone here"
+
+
 def content_of(size=6):
     content = {"text": torch.randn(size, 7), "image": torch.randn(size, 5)}
     for table in content.values():
@@ -357,6 +389,26 @@ def test_info_nce_is_a_slow_loop():
         cosines = [F.cosine_similarity(a[i], b[j], dim=0).item() / 0.2 for j in range(4)]
         total -= cosines[i] - math.log(sum(map(math.exp, cosines)))
     assert info_nce(a, b).item() == pytest.approx(total / 4, abs=1e-5)
+
+
+def test_what_is_missing_is_held_against_nothing():
+    """Item 2 has no text: terms are those of the rows, and of the pairs, that have it; where nobody has it they are 0, not NaN."""
+    views = {"final": torch.randn(6, 3), "text": torch.randn(6, 3), "online": torch.randn(6, 3), "target": torch.randn(6, 3)}
+    views |= {"online text": torch.randn(6, 3), "target text": torch.randn(6, 3)}
+    views["text"][2] = 0
+    gap = {j: views["final"][4] @ (views["text"][j] - views["text"][1]) for j in (3,)}  # rows 0 and 2: user 4, item 1; of the others item 3 has text
+    assert terms.content_bpr(views, ROWS).item() == pytest.approx(F.softplus(gap[3]).item(), abs=1e-5)
+    some = Rows(ROWS.user[:1], ROWS.clicked[:1], ROWS.others[:1], ROWS.mask[:1])
+    assert terms.bootstrap_content(views, ROWS).item() == pytest.approx(terms.bootstrap_content(views, some).item(), abs=1e-5)
+    nothing = views | {"text": torch.zeros(6, 3)}
+    assert terms.content_bpr(nothing, ROWS) == 0 and terms.bootstrap_content(nothing, ROWS) == 0
+    views = {"content": torch.randn(6, 3), "graph": torch.randn(6, 3), "raw": F.normalize(torch.randn(6, 3), dim=1)}
+    views["content"][2] = views["raw"][2] = 0
+    assert terms.similarity(views, ROWS).item() == pytest.approx(0, abs=1e-6), "one item's cosine with itself"
+    users = info_nce(views["content"][[4, 5]], views["graph"][[4, 5]]).item()
+    assert terms.cca(views, ROWS).item() == pytest.approx(users, abs=1e-5)
+    empty = {name: torch.zeros(6, 3) for name in views}
+    assert terms.cca(empty, ROWS) == 0 and terms.similarity(empty, ROWS) == 0
 
 
 def test_terms_have_their_least_value_where_they_should():

@@ -3,7 +3,7 @@
     views(items (N + 1, W)) -> {name: (N + 1 + R, ·)}     all items, then all R users of the training log; `final` is what is scored
 
     user-item graph   an edge for each pair of the training part, weighed 1 / sqrt(degree of user * degree of item)
-    item graph        an item's k nearest by cosine of frozen content, itself among them, in equal shares
+    item graph        an item itself and its k - 1 nearest by cosine of frozen content, in equal shares
 
 Matrix factorisation (VBPR, for one) is LightGCN without layers. All others differ in what they add to it, and in the terms of their loss (terms.py).
 An item that training does not have comes with the vector its encoder gives it; a user without training items is the mean of the others.
@@ -58,30 +58,31 @@ def adjacency(owner: torch.Tensor, item: torch.Tensor, users: int, size: int) ->
 
 @torch.no_grad()
 def nearest(content: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(row, column) of the k nearest items of every item by cosine, itself among them; (N + 1, W), rows of zeros have none and are nobody's.
+    """(row, column) of every item itself and the k - 1 others nearest by cosine; (N + 1, W), rows of zeros have none and are nobody's.
 
     A block of rows against all items at a time: no (N + 1, N + 1) matrix is made.
     """
     has = content.square().sum(1) > 0
     ids = has.nonzero()[:, 0]
     unit = F.normalize(content[ids].float(), dim=1)
-    k = min(k, len(ids))
-    near = [(rows @ unit.T).topk(k).indices for rows in unit.split(max(1, BLOCK // max(len(ids), 1)))]
+    k, own, near = min(k, len(ids)), torch.arange(len(ids), device=ids.device), []
+    for rows in own.split(max(1, BLOCK // max(len(ids), 1))):
+        cosines = unit[rows] @ unit.T
+        cosines[torch.arange(len(rows), device=ids.device), rows] = torch.inf  # itself, also where others have the same vector
+        near.append(cosines.topk(k).indices)
     return ids.repeat_interleave(k), ids[torch.cat(near).flatten()] if near else ids
 
 
 def item_graph(content: Mapping[str, torch.Tensor], shares: Mapping[str, float], k: int) -> torch.Tensor:
-    """The mean over an item's k nearest, (N + 1, N + 1) sparse; of several modalities in these shares; where one is absent, of the others."""
-    rows, columns, weights = [], [], []
-    size = len(next(iter(content.values())))
-    total = torch.zeros(size, device=next(iter(content.values())).device)
-    for name, table in content.items():
-        row, column = nearest(table, k)
-        rows, columns = [*rows, row], [*columns, column]
-        weights.append(torch.full((len(row),), shares[name], device=row.device))
-        total.index_add_(0, row, weights[-1])
-    row = torch.cat(rows)
-    return csr(row, torch.cat(columns), torch.cat(weights) / total[row], (size, size))
+    """The mean over an item's k nearest, (N + 1, N + 1) sparse; of several modalities in these shares, of those that it has; an item that has
+    only what has no share is the mean over that."""
+    has = torch.stack([table.square().sum(1) > 0 for table in content.values()], 1)  # (N + 1, M)
+    share = torch.tensor([shares[name] for name in content], device=has.device) * has
+    share = torch.where(share.sum(1, keepdim=True) > 0, share, has.float())
+    share = share / share.sum(1, keepdim=True)
+    rows, columns = zip(*(nearest(table, k) for table in content.values()), strict=True)
+    weights = [share[row, m] * has[:, m].sum() / len(row) for m, row in enumerate(rows)]
+    return csr(torch.cat(rows), torch.cat(columns), torch.cat(weights), (len(has), len(has)))
 
 
 class LightGCN(UserEncoder):
@@ -147,9 +148,8 @@ class LightGCN(UserEncoder):
         return products(state, items)
 
     def make_item_graph(self) -> torch.Tensor:
-        content = self.links.content
-        shares = {name: self.image_share if name == "image" and len(content) > 1 else 1 - self.image_share for name in content}
-        return item_graph(content, shares, self.neighbours)
+        shares = {name: self.image_share if name == "image" else 1 - self.image_share for name in self.links.content}
+        return item_graph(self.links.content, shares, self.neighbours)
 
     def smooth(self, items: torch.Tensor) -> torch.Tensor:
         """Vectors (N + 1, D) after `item_layers` steps over the item graph."""
