@@ -162,6 +162,8 @@ def check_together(config: Config) -> None:
         raise NrmsError("joint reads text and image with one encoder: with it, text and image must be null.")
     if not config.modalities:
         raise NrmsError(f"{config.exp} reads nothing of an item: give text, image, joint or ids.")
+    if config.modalities == ["ids"] and config.users in APART:
+        raise NrmsError(f"users {config.users} needs what an item shows, and {config.exp} reads ids alone: give text, image or joint.")
     if (config.fusion == "single") != (len(config.modalities) == 1):
         raise NrmsError(
             f"fusion is {config.fusion}, but {config.exp} reads {' and '.join(config.modalities)}: `single` goes with one of text, image, joint "

@@ -432,6 +432,7 @@ def test_values_that_do_not_go_with_a_graph():
         ("freedom", "movies", {"ids": False}, "give ids true"),
         ("freedom", "movies", {"tuning": "full"}, "give tuning frozen"),
         ("freedom", "movies", {"fusion": "sum"}, "one by one"),
+        ("bm3", "movies", {"image": None, "text": None}, "give text, image or joint"),
         ("idrec_sasrec", "movies", {"layers": 0}, "which only users lightgcn"),
         ("missrec", "movies", {"item_drop": 0.2}, "go together"),
         ("missrec", "movies", {"layers": 3}, "give an even number"),
