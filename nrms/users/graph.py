@@ -75,7 +75,7 @@ def nearest(content: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def item_graph(content: Mapping[str, torch.Tensor], shares: Mapping[str, float], k: int) -> torch.Tensor:
     """The mean over an item's k nearest, (N + 1, N + 1) sparse; of several modalities in these shares, of those that it has; an item that has
-    only what has no share is the mean over that."""
+    only what has no share is the mean over that. Every row has k entries, so equal shares are the symmetric weights of the released codes."""
     has = torch.stack([table.square().sum(1) > 0 for table in content.values()], 1)  # (N + 1, M)
     share = torch.tensor([shares[name] for name in content], device=has.device) * has
     share = torch.where(share.sum(1, keepdim=True) > 0, share, has.float())
