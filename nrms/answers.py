@@ -104,7 +104,10 @@ CATALOGUE |= {
         ("missrec_id", "missrec", "ids added"),
         *(("missrec", f"missrec_{control}", about) for control, about in (
             ("no_interests", "clusters, against none"),
+            ("tenth_interests", "one cluster for two vectors, against one for ten"),
             ("few_interests", "one cluster for two vectors, against one for fifty"),
+            ("dpc", "clusters by k-means, against DPC-KNN"),
+            ("overlap", "a short mean interest, against interests kept apart"),
             ("mean_blend", "a learned blend, against the mean"),
             ("tokens", "modalities of a history's item summed, against a token each"),
             ("no_image", "pictures beside text"),

@@ -221,7 +221,7 @@ def benchmark(results: Mapping) -> Figure:
         lines = lines[lines["way"] == "ours"] if "way" in lines else lines
         cost.plot(lines[per], lines[took], "o-", color=color, label=label)
     growth = pd.DataFrame(results["growth"])
-    for (what, lines), style in zip(growth.groupby("what"), (":", "--", "-.", (0, (1, 3))), strict=False):
+    for (what, lines), style in zip(growth.groupby("what"), (":", "--", "-.", (0, (1, 3)), "-"), strict=False):
         cost.plot(lines["items"], lines["seconds"], marker=".", ls=style, color="black", label=what)
     cost.set(title="cost against size", xlabel="impressions, rows or items", ylabel="seconds", xscale="log", yscale="log")
     share = 100 * table["flops"] / results["gives"]["flops"]

@@ -1,14 +1,17 @@
 """How do clusters and graphs grow with the number of items? Seconds and memory of each, for catalogues of random vectors, one process each.
 
-kmeans, dpc    interests of MISSRec: two tokens an item, one cluster for 50 tokens
+kmeans, dpc    interests of MISSRec: two tokens an item, clusters in this ratio to tokens; at 0.5, that of missrec, up to 10,000 items, for there
+               clusters grow along, until `max_interests` holds them
 item graph     ten nearest by cosine, exact
 propagation    LightGCN, two layers, forward and backward; as many users as items, ten interactions each
 """
 
+import math
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import torch
 
@@ -20,9 +23,9 @@ from nrms.users.graph import LightGCN, Links, item_graph
 WIDTH = 64
 
 
-def interests(how: str, items: int) -> Callable[[], object]:
+def interests(how: str, ratio: float, items: int) -> Callable[[], object]:
     tokens = torch.randn(2 * items, WIDTH)
-    return lambda: CLUSTERS[how](tokens, max(items // 25, 1), torch.Generator().manual_seed(0))
+    return lambda: CLUSTERS[how](tokens, math.ceil(ratio * 2 * items), torch.Generator().manual_seed(0))
 
 
 def nearest_items(items: int) -> Callable[[], object]:
@@ -38,11 +41,13 @@ def propagation(items: int) -> Callable[[], object]:
 
 
 WORK: dict[str, Callable[[int], Callable[[], object]]] = {
-    "kmeans": lambda items: interests("kmeans", items),
-    "dpc": lambda items: interests("dpc", items),
+    "kmeans, ratio 0.02": partial(interests, "kmeans", 0.02),
+    "kmeans, ratio 0.5": partial(interests, "kmeans", 0.5),
+    "dpc, ratio 0.02": partial(interests, "dpc", 0.02),
     "item graph": nearest_items,
     "propagation": propagation,
 }
+MOST = {"kmeans, ratio 0.5": 10_000}  # items, of what would take too long with more
 
 
 def alone(what: str, items: int) -> dict:
@@ -55,9 +60,10 @@ def alone(what: str, items: int) -> dict:
 
 
 def measure_growth(sizes: Sequence[int]) -> list[dict]:
-    """One line for each kind of work and number of items: what, items, seconds, more_mb."""
+    """One line for each kind of work and number of items, up to MOST: what, items, seconds, more_mb."""
     lines, spawn = [], multiprocessing.get_context("spawn")
-    for what, items in progress([(what, items) for what in WORK for items in sizes], "clusters and graphs of growing size"):
+    planned = [(what, items) for what in WORK for items in sizes if items <= MOST.get(what, items)]
+    for what, items in progress(planned, "clusters and graphs of growing size"):
         with ProcessPoolExecutor(1, spawn) as process:  # which says so when the process dies
             lines.append(process.submit(alone, what, items).result())
     return lines

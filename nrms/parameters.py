@@ -200,9 +200,8 @@ class Experiment(Strict):
     wide: int = Field(256, ge=1, description="width of the hidden layer of missrec's feed-forward parts")
     interests: Literal["kmeans", "dpc", "none"] = Field("kmeans", description="how missrec finds clusters, anew every epoch; none: a control")
     interest_ratio: float = Field(0.5, gt=0, le=1, description="clusters over vectors of items' modalities")
-    item_tokens: Literal["sum", "separate"] = Field(
-        "sum", description="a history's item in missrec's decoder: the sum of its modalities, or a token each"
-    )
+    max_interests: int = Field(20_000, ge=1, description="most clusters, whatever the ratio: k-means takes time in proportion to clusters x vectors")
+    item_tokens: Literal["sum", "separate"] = Field("sum", description="an item in missrec's decoder: the sum of its modalities, or a token each")
     blend_learns: bool = Field(True, description="how missrec weighs modalities is learned; False: their mean")
     neighbours: int = Field(10, ge=1, description="nearest items by content, in the item graph of freedom and alignrec, an item itself among them")
     item_steps: int = Field(1, ge=0, description="steps over the item graph")

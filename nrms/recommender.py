@@ -292,7 +292,7 @@ def build_users(config: Config, tables: Tables, encoders: dict[str, nn.Module], 
     if kind is Interests:
         present = torch.stack([e.present.cpu() for e in encoders.values()], 1)
         options = {"modalities": list(encoders), "present": present, "ratio": config.interest_ratio, "layers": config.layers // 2}
-        names += ["wide", "interests", "item_tokens", "item_drop", "blend_learns"]
+        names += ["wide", "interests", "max_interests", "item_tokens", "item_drop", "blend_learns"]
         return kind(**options, **{name: getattr(config, name) for name in names})
     names += ["query_dim", *(["layers"] if kind.by_place else [])]
     make = partial(kind, **{name: getattr(config, name) for name in names})

@@ -53,6 +53,13 @@ def test_plain_ranks_are_ours():
     assert plain.plain_ranks(states, items, right).tolist() == (ours["better"] + 1).tolist() and not ours["tied"].any()
 
 
+def test_what_would_take_too_long_is_left_out(monkeypatch):
+    """k-means with half as many clusters as vectors is measured up to a number of items, the rest at all of them."""
+    monkeypatch.setattr(growth, "MOST", {"kmeans, ratio 0.5": 50})
+    monkeypatch.setattr(growth, "WORK", {name: growth.WORK[name] for name in ("kmeans, ratio 0.5", "propagation")})
+    assert [line["items"] for line in growth.measure_growth((50, 60))] == [50, 50, 60]
+
+
 def test_the_benchmark_runs(home):
     """On the smallest world with a tiny encoder: every measurement is there, ratios are positive, results are kept, the figure is drawn."""
     results = bench.run("newsroom-tiny", layers=1, width=64, sizes=(16,), repeats=2, copies=(1, 3), steps=2, catalogue=(50, 90), growth=(60, 120))
@@ -63,7 +70,8 @@ def test_the_benchmark_runs(home):
         bench.answer(results).startswith(f"**Training step, batch 16: {summary['ratio'].iloc[0]:.1f} times as fast (")
         and bench.answer(results).count(";") == 3
     )
-    assert len(figures.benchmark(results).axes) == 6
+    axes = figures.benchmark(results).axes
+    assert len(axes) == 6 and any(set(growth.WORK) <= set(ax.get_legend_handles_labels()[1]) for ax in axes)
     costs = bench.costs(results)["cost"]
     assert {(line["what"], line["items"]) for line in results["growth"]} == {(what, n) for what in growth.WORK for n in (60, 120)}
     assert "epoch of exp3_side from cached features, batch 64, width 256" in costs and "epoch of exp3, batch 16, by reader" in costs

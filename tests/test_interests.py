@@ -1,13 +1,17 @@
 """Interests: clusters, memory, blended scores, two views, and what is taken along to other data."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from nrms import NrmsError, terms
+from nrms.config import PARAMS, resolve
 from nrms.files import save_checkpoint
 from nrms.items.encoders import Frozen
 from nrms.items.fusion import FUSIONS
@@ -17,7 +21,7 @@ from nrms.terms import Rows
 from nrms.train import sampler_of
 from nrms.transfer import narrow, take
 from nrms.users import clusters
-from nrms.users.clusters import CLUSTERS, dpc_knn, kmeans, peaks
+from nrms.users.clusters import CLUSTERS, distances, dpc_knn, kmeans, peaks
 from nrms.users.interests import Interests, measures
 
 FINE = ["items.encoders.*.project.*", "users.norm.*", "users.blend"]
@@ -42,32 +46,90 @@ def test_as_many_weights_as_the_released_code():
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 308_401
 
 
+def test_no_weights_for_what_is_not_there():
+    """Without clusters there is no encoder and no attention to a memory; every weight that is counted learns from one step."""
+    present = torch.arange(11)[:, None].repeat(1, 2) > 0
+    users, whole = (interests_of(present, interests=how) for how in ("none", "kmeans"))
+    count, wanted = (sum(p.numel() for p in own.parameters()) for own in (users, whole))
+    layer, attention, norm = 4 * 8 * 8 + 4 * 8 + 2 * 8 * 12 + 12 + 8 + 2 * 16, 4 * 8 * 8 + 4 * 8, 16
+    assert wanted - count == layer + norm + attention + norm  # the encoder with its last norm; what reads the memory, with its norm
+    history, mask, items = history_of(users, [[1, 2, 4], [5]])
+    (users.score(users(history, mask, items), history[0]) * torch.randn(2, 3)).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for name, p in users.named_parameters())
+
+
+def test_norms_are_those_of_the_released_code():
+    """Every LayerNorm adds 1e-12 to the variance, the last ones of both stacks too."""
+    norms = [m for m in interests_of(torch.ones(3, 2, dtype=torch.bool)).modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert len(norms) == 1 + 2 + 3 + 2 and {m.eps for m in norms} == {1e-12}
+
+
+def test_no_more_interests_than_a_number():
+    """Half of 20 vectors are ten clusters, unless fewer are allowed."""
+    present = torch.arange(11)[:, None].repeat(1, 2) > 0
+    assert [len(interests_of(present, max_interests=most).prototypes) - 1 for most in (20, 10, 4)] == [10, 10, 4]
+
+
 # clusters ------------------------------------------------------------------------------------------------------------
+
+
+def blobs(scale: float = 1.0, offset: float = 0.0):
+    """300 tokens of three Gaussian blobs far from each other, and the number of each one's own."""
+    own = torch.arange(3).repeat_interleave(100)
+    tokens = torch.randn(300, 5, generator=torch.Generator().manual_seed(1)) * 0.3 + 6 * torch.eye(3, 5)[own]
+    return scale * tokens + offset, own
 
 
 @pytest.mark.parametrize("how", CLUSTERS)
 @pytest.mark.parametrize("exact", [20_000, 120])
-def test_three_blobs_are_found(how, exact, monkeypatch):
-    """Three Gaussian blobs, K = 3: every token is with its own, also where centres come from a sample."""
+@pytest.mark.parametrize(("scale", "offset"), [(1, 0), (1e-3, 0), (60, 0), (1e6, 0), (1, 1000), (1, -1e4), (60, 1e5)])
+def test_three_blobs_are_found(how, exact, scale, offset, monkeypatch):
+    """Three Gaussian blobs, K = 3: every token is with its own, in whatever unit and wherever they lie, also where centres come from a sample."""
     monkeypatch.setattr(clusters, "EXACT", exact)
-    generator = torch.Generator().manual_seed(1)
-    own = torch.arange(3).repeat_interleave(100)
-    tokens = torch.randn(300, 5, generator=generator) * 0.3 + 6 * torch.eye(3, 5)[own]
-    label, centres = (CLUSTERS[how](tokens, 3, torch.Generator().manual_seed(2 if how == "dpc" else seed)) for seed in (4,)).__next__()
+    tokens, own = blobs(scale, offset)
+    label, centres = CLUSTERS[how](tokens, 3, torch.Generator().manual_seed(4))  # from which k-means starts in all three
     for blob in range(3):
         assert len(label[own == blob].unique()) == 1, how
-        assert torch.allclose(centres[label[own == blob][0]], tokens[own == blob].mean(0), atol=1e-5)
+        assert torch.allclose(centres[label[own == blob][0]], tokens[own == blob].mean(0), rtol=1e-5, atol=1e-5 * scale)
+
+
+@settings(deadline=None)
+@given(scale=st.floats(0.01, 100), offset=st.floats(-1000, 1000), seed=st.integers(0, 99))
+def test_distances_do_not_depend_on_where_tokens_lie(scale, offset, seed):
+    """Squared distances are those in 64 bits, to a millionth of the largest, and what the offset takes from the tokens themselves."""
+    tokens = scale * torch.randn(30, 4, generator=torch.Generator().manual_seed(seed)) + offset
+    found = torch.cat([d for _, d in distances(tokens, tokens[:7])])
+    exact = (tokens.double()[:, None] - tokens[:7].double()).square().sum(-1)
+    assert (found - exact).abs().max() < 1e-6 * exact.max() + 2e-6 * abs(offset) * exact.max().sqrt()
+
+
+def test_equal_tokens_are_one_cluster():
+    """Nothing lies apart: all tokens are in one cluster, whose mean is the token, however many were asked for."""
+    for find in (kmeans, dpc_knn):
+        label, centres = find(torch.full((10, 3), 7.0), 4, torch.Generator().manual_seed(0))
+        assert len(label.unique()) == 1 and torch.equal(centres, torch.full((4, 3), 7.0))
+
+
+@pytest.mark.parametrize("count", [40, 100, 130])
+def test_a_sample_bounds_dpc(count, monkeypatch):
+    """Of more tokens than EXACT no more than that are held against each other; clusters that the sample cannot give begin at drawn tokens."""
+    monkeypatch.setattr(clusters, "EXACT", 100)
+    held = []
+    monkeypatch.setattr(clusters, "peaks", lambda tokens, share: held.append(len(tokens)) or peaks(tokens, share))
+    tokens = torch.randn(250, 3)
+    label, centres = dpc_knn(tokens, count, torch.Generator().manual_seed(0))
+    assert held == [100] and centres.shape == (count, 3) and len(label.unique()) == count
 
 
 def test_peaks_are_those_of_the_formula():
-    """Density from the k nearest, itself counted; distance to the nearest denser; both over sqrt(d), token by token in a slow loop."""
+    """Density from the k nearest, itself counted; distance to the nearest denser; both over sqrt(d), token by token; the log of their product."""
     tokens, share = torch.randn(17, 4), 0.2
     d = torch.cdist(tokens, tokens) / 2
     k = math.ceil(share * 17)
     rho = [math.exp(-sum(sorted((d[i] ** 2).tolist())[:k]) / k) for i in range(17)]
     for i, found in enumerate(peaks(tokens, share).tolist()):
         denser = [d[i, j].item() for j in range(17) if rho[j] > rho[i]]
-        assert found == pytest.approx(rho[i] * (min(denser) if denser else d[i].max().item()), abs=1e-4)
+        assert math.exp(found) == pytest.approx(rho[i] * (min(denser) if denser else d[i].max().item()), abs=1e-4)
 
 
 @pytest.mark.parametrize("block", [1, 100])
@@ -161,12 +223,13 @@ def test_an_item_that_shows_nothing_has_a_place():
 
 
 def test_without_clusters_memory_is_empty():
-    """The control `none`: the decoder finds nothing to look at, and the state is finite."""
+    """The control `none`: no clusters are made, the measures of the memory are 0, and the state is finite."""
     present = torch.arange(11)[:, None].repeat(1, 2) > 0
     users = interests_of(present, interests="none").eval()
     users.on_epoch_start(torch.randn(11, 18), [0, 0], resumed=False)
     assert len(users.prototypes) == 1 and not users.lookup.any()
-    assert torch.isfinite(users(*history_of(users, [[1, 2], []]))).all()
+    states = users(*history_of(users, [[1, 2], []]))
+    assert torch.isfinite(states).all() and not states[:, 16:].any()
 
 
 def test_an_epoch_that_goes_on_keeps_its_clusters(movies):
@@ -211,6 +274,18 @@ def test_ids_have_a_third():
     assert torch.allclose(users.score(state, items), (cosines[1] + cosines[0] + cosines[2]) / 3, atol=1e-5)
 
 
+@pytest.mark.parametrize("modalities", [("text",), ("text", "image"), ("ids", "text", "image"), ("text", "ids")])
+def test_what_can_be_compared_makes_up_the_score(modalities):
+    """The product of unit users and `comparable` items is the score where blend is 0: whatever modalities an item has, and if it has none."""
+    count = len(modalities)
+    flags = torch.tensor(list(itertools.product([1.0, 0.0], repeat=count)))  # every set of modalities
+    vectors = torch.randn(len(flags), count, 8) * flags[..., None]
+    items = vectors[:, 0] if count == 1 else torch.cat([vectors.flatten(1), flags], 1)
+    users, state = interests_of(torch.ones(5, count, dtype=torch.bool), modalities), torch.randn(3, 18)
+    unit, made = users.comparable(state, items)
+    assert torch.allclose(unit.norm(dim=1), torch.ones(3)) and torch.allclose(unit @ made.T, users.score(state, items), atol=1e-6)
+
+
 # losses --------------------------------------------------------------------------------------------------------------
 
 
@@ -224,13 +299,37 @@ def test_two_views_in_training_alone(users):
     assert not torch.allclose(states[0, :8], states[0, 8:16], atol=1e-3) and torch.allclose(states[1, :8], states[1, 8:16], atol=1e-5)
 
 
+def test_what_is_left_out_is_not_remembered(users, monkeypatch):
+    """The memory of the second view holds the interests of the items that are kept, and no others; where nothing is there, none."""
+    history, mask, items = history_of(users, [[1, 2, 5, 0], [3, 6, 9, 4], []])
+    kept = torch.tensor([[True, False, False, False], [False, True, True, False], [False] * 4])
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: kept.float())
+    seen, remember = [], users.remember
+    monkeypatch.setattr(users, "remember", lambda items: seen.append(remember(items)) or seen[-1])
+    users.item_drop = 0.5
+    users.train()(history, mask, items)
+    for (memory, there), numbers in zip(seen, (items, torch.tensor([[1, 0], [6, 9], [0, 0]])), strict=True):
+        expected, where = remember(numbers)
+        assert torch.equal(there, where) and torch.allclose(memory, expected, atol=1e-6)
+    assert seen[1][1].sum(1).tolist() == [2, 2, 1] and not seen[1][0][2].any()
+
+
+def test_both_views_are_measured(users):
+    """In training with `item_drop` norm and overlap are sums over the two views, in evaluation those of the one there is."""
+    parts = history_of(users, [[1, 2, 4, 5], [9, 0, 0, 0]])
+    users.item_drop = 0.5
+    one = users(*parts)[:, 16:]
+    two = users.train()(*parts)[:, 16:]
+    assert torch.allclose(two[1], 2 * one[1], atol=1e-6) and (two[0, 0] > one[0, 0]) and one[1, 0] > 0  # of one item, which has to stay
+
+
 def test_measures_by_hand():
     """Interests (1, 0) and (0, 1): overlap 0; (1, 0) and (1, 1): 1/2. The norm is that of the mean, over D, times the share of places."""
     memory = torch.tensor([[[1.0, 0], [0, 1]], [[1, 0], [1, 1]], [[2, 0], [9, 9]]])
     seen = torch.tensor([[True, True], [True, True], [True, False]])
-    norm, overlap = measures(memory, seen, 2)
-    assert overlap[:, 0].tolist() == pytest.approx([0, 0.5, 0], abs=1e-6)
-    assert norm[:, 0].tolist() == pytest.approx([(0.25 + 0.25) / 2, (1 + 0.25) / 2, (4 / 2) * 0.5])
+    norm, overlap = measures(memory, seen, 2).T
+    assert overlap.tolist() == pytest.approx([0, 0.5, 0], abs=1e-6)
+    assert norm.tolist() == pytest.approx([(0.25 + 0.25) / 2, (1 + 0.25) / 2, (4 / 2) * 0.5])
 
 
 def test_rows_with_the_same_target_are_not_held_against_each_other():
@@ -245,6 +344,13 @@ def test_rows_with_the_same_target_are_not_held_against_each_other():
 
 
 # other data ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset", ["scientific-pairs", "movies-random", "movies-period"])
+def test_every_missrec_goes_with_every_log(dataset):
+    """A data set that gives graphs three layers does not keep MISSRec from its two."""
+    names = [path.stem for path in PARAMS.glob("missrec*.yaml") if "finetune" not in path.stem]
+    assert "missrec" in names and {resolve(name, dataset).layers for name in names} == {2}
 
 
 def test_weights_are_taken_and_few_learn(movies, tmp_path):

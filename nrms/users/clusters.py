@@ -5,18 +5,23 @@ Both give every token (T, D) a cluster number (T,) and every cluster the mean of
 
 import torch
 
-BLOCK = 1 << 24  # distances at a time: bounds memory
-EXACT = 20_000  # tokens among which DPC-KNN looks for centres; of more a sample is drawn
+BLOCK = 1 << 22  # distances at a time: bounds memory
+EXACT = 20_000  # tokens among which DPC-KNN looks for centres; of more a sample is drawn, which bounds its time
 ROUNDS = 10  # of k-means, unless nothing moves before
 
 
 def distances(tokens: torch.Tensor, others: torch.Tensor):
-    """(first row, squared distances (b, n) from a block of tokens to all others), block by block."""
+    """(first row, squared distances (b, n) from a block of tokens to all others), block by block.
+
+    Both are seen from the mean of the others: what all vectors have in common would cost precision, not change a distance.
+    """
+    mean = others.mean(0)
+    others = others - mean
     square = others.square().sum(1)
     size = max(1, BLOCK // max(len(others), 1))
     for begin in range(0, len(tokens), size):
-        block = tokens[begin : begin + size]
-        yield begin, (block.square().sum(1, keepdim=True) + square - 2 * block @ others.T).clamp_min(0)
+        block = tokens[begin : begin + size] - mean
+        yield begin, torch.addmm(square, block, others.T, alpha=-2).add_(block.square().sum(1, keepdim=True)).clamp_min_(0)
 
 
 def closest(tokens: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
@@ -43,34 +48,36 @@ def kmeans(tokens: torch.Tensor, count: int, generator: torch.Generator) -> tupl
 
 
 def peaks(tokens: torch.Tensor, share: float) -> torch.Tensor:
-    """How much each token is a centre, (T,): its density times its distance to the nearest token that is denser; Du et al., KBS 2016.
+    """How much each token is a centre, (T,): log of its density times its distance to the nearest token that is denser; Du et al., KBS 2016.
 
     Distances are over sqrt(D). Density: exp of minus the mean squared distance to the nearest tokens, that `share` of all, the token itself counted,
-    as in MISSRec's code; of equals the first is the denser. The densest token takes the largest distance there is.
+    as in MISSRec's code; of equals the first is the denser. The densest token takes the largest distance there is. Minus infinity: another has
+    the token's place.
     """
     k = max(1, round(share * len(tokens) + 0.5 - 1e-9))  # rounded up
     near = torch.cat([d.topk(min(k, len(tokens)), largest=False).values.mean(1) for _, d in distances(tokens, tokens)]) / tokens.shape[1]
-    density = (-near.double()).exp()
-    order = density.argsort(descending=True, stable=True)
+    order = near.argsort(stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
-    apart = torch.empty_like(density)
+    apart = torch.empty_like(near)
     for begin, d in distances(tokens, tokens):
         own = rank[begin : begin + len(d)]
         denser = rank[None] < own[:, None]
-        apart[begin : begin + len(d)] = torch.where(own == 0, d.max(1).values, d.masked_fill(~denser, torch.inf).min(1).values).double()
-    return density * (apart / tokens.shape[1]).sqrt()
+        apart[begin : begin + len(d)] = torch.where(own == 0, d.max(1).values, d.masked_fill(~denser, torch.inf).min(1).values)
+    return (apart / tokens.shape[1]).log() / 2 - near  # the product itself would be 0 where distances are large
 
 
 def dpc_knn(tokens: torch.Tensor, count: int, generator: torch.Generator, share: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
     """Centres are the `count` tokens of highest `peaks`, every token goes to the nearest: labels (T,), means (K, D).
 
-    Exact up to EXACT tokens; of more, centres are found in a sample of that size, or of `count` tokens if that is larger.
+    Distances are over the tokens' standard deviation, for `peaks` depends on their unit: where it is small distance alone decides, where it is
+    large density alone. Exact up to EXACT tokens; of more, centres are found in a sample of that size, and those beyond it are drawn.
     """
-    some = tokens
-    if len(tokens) > EXACT:
-        some = tokens[torch.randperm(len(tokens), generator=generator)[: max(EXACT, count)].to(tokens.device)]
-    centres = some[peaks(some, share).topk(count).indices]
+    order = torch.randperm(len(tokens), generator=generator).to(tokens.device)
+    sample = order[:EXACT].sort().values
+    spread = (tokens - tokens.mean(0)).square().mean().sqrt().clamp_min(torch.finfo(tokens.dtype).tiny)
+    highest = peaks(tokens[sample] / spread, share).topk(min(count, len(sample))).indices
+    centres = tokens[torch.cat([sample[highest], order[EXACT : max(count, EXACT)]])]
     label = closest(tokens, centres)
     return label, means(tokens, label, centres)
 
