@@ -204,6 +204,8 @@ def check_terms(config: Config) -> None:
             raise NrmsError(f"The term {name} looks at what users {config.users} does not have; it goes with users {', '.join(TERMS[name])}.")
     if config.objective == "none" and not config.terms:
         raise NrmsError("objective is none and there are no terms: nothing would be learned.")
+    if config.interests == "none" and (named := [name for name in config.terms if name.startswith("interest_")]):
+        raise NrmsError(f"interests is none, so there is nothing that the term {named[0]} could look at: take it out of `terms`.")
     if ("two_views" in config.terms) != (config.item_drop > 0):
         raise NrmsError("The term two_views and item_drop go together: a second view is the history with items left out.")
     if config.terms and config.encode_at_once:

@@ -249,6 +249,14 @@ def test_an_epoch_that_goes_on_keeps_its_clusters(movies):
     assert not torch.equal(model.users.prototypes, first["users.prototypes"])
 
 
+@pytest.mark.parametrize("term", ["interest_norm", "interest_overlap"])
+def test_nothing_to_look_at_is_a_sentence(term):
+    """A term that looks at interests does not go with `interests: none`; with others it does."""
+    assert resolve("missrec", "movies", terms={term: 0.1}).terms == {term: 0.1}
+    with pytest.raises(NrmsError, match=f"nothing that the term {term} could look at"):
+        resolve("missrec", "movies", terms={term: 0.1}, interests="none")
+
+
 # scores --------------------------------------------------------------------------------------------------------------
 
 

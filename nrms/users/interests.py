@@ -6,9 +6,9 @@
     score                 sum over modalities m of  c_m * softmax_m(blend * c_m),  c_m the cosine of user and candidate
 
 blend 0 is the mean of the cosines, a large one their maximum. A modality that an item lacks has no part in its softmax. With ids the score is
-(cosine with the id + 2 * that) / 3. Items come as the fusion `late` hands them over, or as they are where there is one
-modality; to the decoder a history's item is the sum of its modalities, or a token for each. Without clusters (`none`, a control) there is no
-memory: the sequence is read by a Transformer encoder alone.
+(cosine with the id + 2 * that) / 3. Items come as the fusion `late` hands them over, or as they are where there is one modality; to the decoder a
+history's item is the sum of its modalities, or a token for each. Without clusters (`none`, a control) there is no memory: the sequence is read by
+a Transformer encoder alone.
 """
 
 import math
