@@ -30,7 +30,7 @@ from typing import Any
 try:
     from nrms import NrmsError
     from nrms.arguments import add_values, command, values
-    from nrms.config import check_name, load_dataset, resolve
+    from nrms.config import check_asked, check_name, load_dataset, resolve
 except ModuleNotFoundError as error:
     sys.exit(f"nrms: {error.name} is not installed: `pip install -r requirements.txt`, in the environment of {sys.executable}.")
 
@@ -155,7 +155,8 @@ def prepare(args: argparse.Namespace, given: Given) -> None:
     from nrms.data.prepare import prepare, with_settings_of
     from nrms.runtime import data_folder, home
 
-    with with_settings_of(args.dataset, args.like):
+    with with_settings_of(args.dataset, args.like, **given):
+        check_asked(args.dataset, given)
         data = load_dataset(args.dataset, **given)
         manifest = prepare(args.dataset, data, args.source, args.images, are_cards=args.cards, ids=args.ids)
     show_data_report(manifest)
