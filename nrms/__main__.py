@@ -7,7 +7,8 @@ prepare DATASET [--like D] [--from F] [--images G [--cards] [--ids T]]
                                        cards, into data/DATASET
 run EXP... --dataset D --seeds 0 1     experiments, executed as notebooks into reports/D/EXP/seedK
 evaluate EXP --checkpoint F --dataset D  weights that were trained elsewhere, on the test part of D
-ensemble EXP... --dataset D --seeds 0 1  the mean of what trained runs say, as one more row
+    [--ensemble EXP...]                these too, and, as one more row, the mean of what they say
+ensemble EXP... --dataset D --seeds 0 1  the same mean, of runs that are trained already
 submit --run RUN --dataset D [--part P] [--from F] [--images G]
                                        prediction.zip for MIND's leaderboard: every impression of its test part (or of dev) ranked by a trained run
 recommend --run RUN --dataset D (--user U | --history N1 N2 ...) [-k 10] [--shown]
@@ -30,7 +31,7 @@ from typing import Any
 try:
     from nrms import NrmsError
     from nrms.arguments import add_values, command, values
-    from nrms.config import check_name, load_dataset, resolve
+    from nrms.config import check_asked, load_dataset, resolve
 except ModuleNotFoundError as error:
     sys.exit(f"nrms: {error.name} is not installed: `pip install -r requirements.txt`, in the environment of {sys.executable}.")
 
@@ -55,6 +56,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("exps", nargs="+", metavar="EXP", help="4, exp4, or the name of any file in params")
     run.add_argument("--dataset", default="newsroom")
     run.add_argument("--seeds", type=int, nargs="+", default=[0])
+    run.add_argument("--ensemble", nargs="+", default=[], metavar="EXP", help="these too, and the mean of what they say, as one more row")
     run.add_argument("--force", action="store_true", help="also what is done already")
     judge = commands.add_parser("evaluate", help="evaluate weights that were trained elsewhere")
     judge.add_argument("exp", metavar="EXP", help="the experiment they were trained for")
@@ -65,7 +67,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     both.add_argument("exps", nargs="+", metavar="EXP", help="experiments whose runs are there")
     both.add_argument("--dataset", required=True)
     both.add_argument("--seeds", type=int, nargs="+", default=[0])
-    both.add_argument("--name", default="ensemble", help="of the run folder")
+    both.add_argument("--name", help="of the run folder; else ensemble- and the first experiment")
     hand_in = commands.add_parser("submit", help="a file for MIND's leaderboard")
     hand_in.add_argument("--run", required=True, help="a run's folder, or its name: exp3/seed0, or exp3 for its only seed, else seed 0")
     hand_in.add_argument("--dataset", required=True)
@@ -129,7 +131,7 @@ def demo(args: argparse.Namespace, given: Given) -> int:
 
 
 def run(args: argparse.Namespace, given: Given) -> int:
-    return run_all(args.exps, args.dataset, args.seeds, force=args.force, **given)
+    return run_all(args.exps, args.dataset, args.seeds, force=args.force, together=args.ensemble, **given)
 
 
 def run_all(exps: Sequence[object], dataset: str, seeds: Sequence[int], **options: Any) -> int:
@@ -155,7 +157,8 @@ def prepare(args: argparse.Namespace, given: Given) -> None:
     from nrms.data.prepare import prepare, with_settings_of
     from nrms.runtime import data_folder, home
 
-    with with_settings_of(args.dataset, args.like):
+    with with_settings_of(args.dataset, args.like, **given):
+        check_asked(args.dataset, given)
         data = load_dataset(args.dataset, **given)
         manifest = prepare(args.dataset, data, args.source, args.images, are_cards=args.cards, ids=args.ids)
     show_data_report(manifest)
@@ -185,7 +188,6 @@ def evaluate(args: argparse.Namespace, given: Given) -> None:
 
 def ensemble(args: argparse.Namespace, given: Given) -> None:
     configs = [[resolve(exp, args.dataset, seed, **given) for exp in args.exps] for seed in args.seeds]
-    check_name(args.name, "run name")
     from nrms import page, report
     from nrms.ensemble import ensemble
 

@@ -31,7 +31,7 @@ INTERESTS, GRAPH, MODALITIES = (
     "Ids, text, pictures: which does a graph need?",
 )
 BASELINE = "best baseline"
-Planned = dict[str, list[tuple[str, str, str]]]  # question: experiment, compared with, what differs
+Planned = dict[str, list[tuple[str, str, str]]]  # question: experiment, compared with (an ensemble: by its members), what differs
 NEWS: Planned = {
     FROZEN: [
         ("exp1", BASELINE, "BLIP reading title and picture together"),
@@ -78,6 +78,7 @@ CATALOGUE: Planned = {
         ("idmo_text", "idrec_sasrec", "frozen text beside ids"),
         ("idmo_both", "idrec_sasrec", "frozen text and pictures beside ids"),
         ("morec_ts_both", "morec_ts_sasrec", "frozen pictures beside frozen text"),
+        ("idmo_both", "idrec_sasrec + morec_ts_image + morec_ts_sasrec", "learned together, against the mean of the three apart"),
     ],
     END_TO_END: [
         ("morec_e2e_sasrec", "morec_ts_sasrec", "text, SASRec"),
@@ -129,15 +130,16 @@ SETS: Planned = {
         ("lightgcn_image", "lightgcn", "frozen pictures for ids"),
         ("lightgcn_both", "lightgcn", "frozen text and pictures for ids"),
         ("lightgcn_all", "lightgcn", "frozen text and pictures beside ids"),
-        ("lightgcn_all", "ensemble", "learned together, against the mean of the three apart"),
+        ("lightgcn_all", "lightgcn + lightgcn_image + lightgcn_text", "learned together, against the mean of the three apart"),
     ],
 }
-QUESTIONS = {"impressions": NEWS, "catalogue": CATALOGUE, "sets": SETS}
+QUESTIONS = {"impressions": NEWS, "catalogue": CATALOGUE, "sets": SETS}  # by protocol: what is shown, answered or not
+ASKED_TOO = {"impressions": {}, "catalogue": SETS, "sets": CATALOGUE}  # shown where it is answered: any system can run on any log
 
 
 def questions_of(dataset: str, found: list[Entry] | None = None) -> Planned:
     """What is asked of a data set, by the protocol of its runs. found: its `entries`, if read already."""
-    return next(QUESTIONS[name] for name, protocol in PROTOCOLS.items() if protocol is protocol_of(dataset, found))
+    return next(QUESTIONS[name] | ASKED_TOO[name] for name, protocol in PROTOCOLS.items() if protocol is protocol_of(dataset, found))
 
 
 @dataclass(frozen=True)
@@ -170,10 +172,10 @@ class Difference:
 
 
 def finished(dataset: str, found: list[Entry] | None = None) -> dict[str, Entry]:
-    """Finished entries of one protocol by name, `best baseline` among them. Where a name has several (other values, other data), that with the
-    most seeds."""
+    """Finished entries that are `comparable` by name, an ensemble by what it is of too, `best baseline` among them. Where a name has several (other
+    values), that with the most seeds."""
     done = sorted(comparable(dataset, found), key=lambda e: len(e.seeds))
-    found = {e.exp: e for e in done}
+    found = {e.exp: e for e in done} | {e.members: e for e in done if e.members}
     baselines = [e for e in done if e.kind == "baseline"]
     if baselines:
         found[BASELINE] = max(baselines, key=lambda e: e.main.mean())
@@ -213,6 +215,11 @@ def answer(question: str, found: list[Difference]) -> str:
     return f"**{question}** {summary(question, own)}\n\n{lines}"
 
 
+def answers(found: list[Difference], protocol: str) -> str:
+    """All questions to data that are judged so, each with its `answer`, and those to others that these comparisons answer."""
+    return "\n\n".join(answer(question, found) for question in dict.fromkeys([*QUESTIONS[protocol], *(d.question for d in found)]))
+
+
 def summary(question: str, own: list[Difference]) -> str:
     """One sentence that follows from the verdicts of a question's main comparisons."""
     if question == FROZEN:
@@ -246,7 +253,7 @@ def catalogue_summary(question: str, own: list[Difference]) -> str:
     """The sentence for a question to a log of interactions."""
     what = {
         IDS: "ways of content in the place of ids are better than ids",
-        ADDED: "additions are better than what they were added to",
+        ADDED: "additions are better than what they stand against",
         END_TO_END: "trained or deepened encoders are better than plain frozen vectors",
         ORDER: "other user encoders or losses are better",
         INTERESTS: "additions are better than what they stand against",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from nrms.disagree import Rankings, Shown, example, most_apart, sizes
-from nrms.entries import KINDS, Entry, comparable, protocol_of
+from nrms.entries import KINDS, Entry, comparable, protocol_of, why_apart
 from nrms.metrics import compare_all
 from nrms.shell import PAGES, document, embedded, links_of
 
@@ -118,9 +118,10 @@ def made_of(dataset: str, entries: Sequence[Entry], reports: Path) -> str:
 def left_out(dataset: str, entries: Sequence[Entry], rows: Sequence[Entry]) -> str:
     """A computed sentence that names the finished rows that are not compared, with how they were judged; nothing where there are none."""
     others = [e for e in entries if e.status == "done" and e not in rows]
-    names = ", ".join(f"{name} ({e.record.get('protocol', 'impressions')})" for name, e in zip(labels(others), others, strict=True))
+    names = ", ".join(f"{name} ({why_apart(e, list(rows))})" for name, e in zip(labels(others), others, strict=True))
     label = protocol_of(dataset, list(entries)).label
-    return f"<p>Left out, being judged in another way than most runs on {escape(dataset)} (by {label}): {escape(names)}.</p>" if others else ""
+    how = f"being judged in another way, or asked other questions, than most runs on {escape(dataset)} (by {label})"
+    return f"<p>Left out, {how}: {escape(names)}.</p>" if others else ""
 
 
 def comparisons(dataset: str, entries: Sequence[Entry], reports: Path) -> str:

@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from nrms import ROOT, NrmsError
-from nrms.parameters import APART, GRAPHS, LOGS, ROLES, TERMS, Config, Dataset, Experiment, World, digest
+from nrms.parameters import APART, ASKED, GRAPHS, LOGS, ROLES, TERMS, Config, Dataset, Experiment, World, digest
 
 PARAMS = ROOT / "params"
 LARGEST = 1 << 20  # bytes of a params file
@@ -112,6 +112,16 @@ def load_dataset(dataset: str, **given: Any) -> Dataset:
     return validate(Dataset, values | given, "the given parameters") if given else data
 
 
+def check_asked(dataset: str, given: Mapping[str, Any]) -> None:
+    """Raises NrmsError where a value given by hand asks other questions than the data set's file: no row of its data set could stand beside it."""
+    for key in (key for key in ASKED if key in given):
+        if given[key] != (own := getattr(load_dataset(dataset), key)):
+            raise NrmsError(
+                f"`{key}` decides which questions are asked, so it stands in the data set's file alone: params/data/{dataset}.yaml says {own!r}. "
+                f"For {given[key]!r} make a data set of its own: `python -m nrms prepare NAME --like {dataset} --from FOLDER -p {key} {given[key]}`."
+            )
+
+
 def resolve(
     exp: object = 4, dataset: str = "newsroom-tiny", seed: int = 0, name: str | None = None, checkpoint: str | None = None, **given: Any
 ) -> Config:
@@ -129,6 +139,7 @@ def resolve(
     exp = f"exp{exp}" if str(exp).isdigit() else str(exp)
     validate(Experiment, experiment, f"params/{exp}.yaml")
     data = load_dataset(dataset, **{k: v for k, v in given.items() if k in data_fields})
+    check_asked(dataset, given)
     own = {k: v for k, v in given.items() if k in fields}
     identity = {
         "exp": exp,

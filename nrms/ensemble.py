@@ -11,13 +11,14 @@ import torch
 
 from nrms import NrmsError
 from nrms.beyond import known_items
-from nrms.config import Config
+from nrms.config import PARAMS, REFERENCES, Config, check_name
 from nrms.data.prepare import load
+from nrms.entries import members_of
 from nrms.evaluate import judge, load_weights
 from nrms.parameters import digest
 from nrms.ranking import TOP, Scorer, encode_items, metrics_of, model_scorer, rank_catalogue
 from nrms.recommender import build
-from nrms.runtime import Run, now, run_folder
+from nrms.runtime import Run, now, run_folder, run_folders
 
 
 def together(scorers: Sequence[Scorer]) -> Scorer:
@@ -34,17 +35,42 @@ def together(scorers: Sequence[Scorer]) -> Scorer:
     return scores_of
 
 
-@torch.inference_mode()
-def ensemble(configs: Sequence[Config], name: str = "ensemble") -> Run:
-    """Judges on the test part the mean of runs that are trained already, one of each config, into a run folder `name` of the same seed.
+def named(configs: Sequence[Config], name: str | None = None) -> str:
+    """The name of the run folders of an ensemble: `name`, else `ensemble-` and the name of its first member.
 
-    Raises NrmsError when a run is missing, when there are fewer than two, or when the data are impressions.
+    Raises NrmsError when there are fewer than two members or one of them twice, when the data are impressions, and when the name is that of an
+    experiment, a baseline or a ceiling, or of folders that hold anything but an ensemble of the same members: nothing else is ever replaced.
     """
-    first = configs[0]
-    if len(configs) < 2:
-        raise NrmsError("An ensemble takes two experiments or more.")
-    if first.data.protocol == "impressions":
-        raise NrmsError(f"Ensembles rank a catalogue; {first.dataset} has impressions.")
+    dataset, members = configs[0].dataset, sorted(config.name for config in configs)
+    if len(set(members)) < max(len(members), 2):
+        raise NrmsError(f"An ensemble takes two different experiments or more, each of them once; given were {', '.join(members)}.")
+    if configs[0].data.protocol == "impressions":
+        raise NrmsError(f"Ensembles rank a catalogue; {dataset} has impressions.")
+    name = check_name(name or f"ensemble-{configs[0].name}"[:40], "run name")
+    if name in REFERENCES or (PARAMS / f"{name}.yaml").exists():
+        raise NrmsError(f"The run name `{name}` is that of an experiment, a baseline or a ceiling: give an ensemble another `--name`.")
+    for folder in run_folders(dataset):
+        held = members_of(Run(folder).record)
+        if folder.parent.name == name and held != " + ".join(members):
+            what = f"the ensemble of {held}" if held else "a run that is no ensemble"
+            raise NrmsError(f"{folder} holds {what}: give the ensemble of {' + '.join(members)} another `--name`.")
+    return name
+
+
+def is_current(configs: Sequence[Config], name: str) -> bool:
+    """Whether the ensemble `name` of these runs is done, and none of them was made anew since."""
+    record, *members = (Run(run_folder(c.dataset, c.name, c.seed)).record for c in (configs[0].model_copy(update={"name": name}), *configs))
+    return record.get("status") == "done" and all(member.get("started", now()) <= record["started"] for member in members)
+
+
+@torch.inference_mode()
+def ensemble(configs: Sequence[Config], name: str | None = None) -> Run:
+    """Judges on the test part the mean of runs that are trained already, one of each config, into the run folder of the same seed that is `named` so.
+
+    Raises NrmsError when a run is missing, and as `named` does.
+    """
+    first, name = configs[0], named(configs, name)
+    configs = sorted(configs, key=lambda config: config.name)  # the same ensemble in whatever order it was asked for
     tables = load(first.dataset, first.data)
     split, scorers, families = tables.split(first.data), [], []
     for config in configs:
@@ -59,11 +85,10 @@ def ensemble(configs: Sequence[Config], name: str = "ensemble") -> Run:
         scorers.append(model_scorer(model, encode_items(model), split.test, config.history))
         families.append(run.record["family"])
     run = Run(run_folder(first.dataset, name, first.seed))
-    members = " + ".join(config.name for config in configs)
     run.begin(
         kind="model",
         protocol=first.data.protocol,
-        config={"given": {"of": members}},
+        config={"given": {"of": " + ".join(config.name for config in configs)}, "data": first.data.asked},
         hash=digest({"ensemble": [config.hash for config in configs]}),
         family=digest({"ensemble": families}),
         data=tables.manifest["tables"],

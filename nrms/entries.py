@@ -4,7 +4,7 @@ Reads files only. Seeds are averaged impression by impression before anything el
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from nrms.files import read_json
 from nrms.metrics import PROTOCOLS, Protocol
+from nrms.parameters import ASKED, Dataset
 from nrms.runtime import Run, home, run_folders
 
 KINDS = ("model", "baseline", "ceiling")
@@ -43,6 +44,17 @@ class Entry:
         """How it was judged."""
         return PROTOCOLS[self.record.get("protocol", "impressions")]
 
+    @property
+    def asked(self) -> dict | None:
+        """What of its data set decided which questions were asked; None where a baseline or an ensemble is older than this fact."""
+        data = self.record.get("config", {}).get("data")
+        return data and {name: data.get(name, Dataset.model_fields[name].default) for name in ASKED}
+
+    @property
+    def members(self) -> str:
+        """Of an ensemble what it is of, `a + b`, as `members_of` has it; empty for all others."""
+        return members_of(self.record)
+
     @cached_property
     def rows(self) -> pd.DataFrame:
         """Metrics by impression, mean over seeds, and the columns `in: <slice>` and `auc: <slice>`; index: impression id."""
@@ -65,6 +77,11 @@ class Entry:
         """Mean over seeds of a number in run.json; NaN where no run has it."""
         values = [record[key] for record in self.records if record.get(key) is not None]
         return float(np.mean(values)) if values else float("nan")
+
+
+def members_of(record: dict) -> str:
+    """`a + b`, in the order of the alphabet, of the run.json of an ensemble; empty for that of any other run."""
+    return " + ".join(sorted(record.get("config", {}).get("given", {}).get("of", "").split(" + ")))
 
 
 def status(run: Run, dataset: str) -> str:
@@ -109,9 +126,27 @@ def protocol_of(dataset: str, found: list[Entry] | None = None) -> Protocol:
 
 
 def comparable(dataset: str, found: list[Entry] | None = None) -> list[Entry]:
-    """The finished rows of a data set that were judged in the same way: by its `protocol_of`. found: its `entries`, if read already."""
+    """The finished rows of a data set of which the same was asked: by its `protocol_of`, on the same tables, split in the same way, as most have it.
+
+    found: its `entries`, if read already.
+    """
     found = entries(dataset) if found is None else found
-    return [e for e in found if e.status == "done" and e.protocol is protocol_of(dataset, found)]
+    rows = [e for e in found if e.status == "done" and e.protocol is protocol_of(dataset, found)]
+    return alike(alike(rows, lambda e: e.record.get("data")), lambda e: e.asked)
+
+
+def alike(rows: list[Entry], fact: Callable[[Entry], dict | None]) -> list[Entry]:
+    """Those of the rows of which a fact is what it is of most; one whose record does not say it is taken at its word."""
+    known = most_common(str(fact(e)) for e in rows if fact(e))
+    return [e for e in rows if not fact(e) or str(fact(e)) == known]
+
+
+def why_apart(entry: Entry, rows: list[Entry]) -> str:
+    """In what a finished row differs from those that are `comparable`, in words: its protocol, what it was asked, or its tables."""
+    protocol, other = entry.record.get("protocol", "impressions"), next((e.asked for e in rows if e.asked), {})
+    if rows and entry.protocol is not rows[0].protocol:
+        return protocol
+    return ", ".join(f"{name} {value}" for name, value in (entry.asked or {}).items() if value != other.get(name, value)) or "other data"
 
 
 def align(a: Entry, b: Entry) -> tuple[np.ndarray, np.ndarray]:

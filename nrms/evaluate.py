@@ -137,7 +137,8 @@ def evaluate_references(config: Config) -> list[Run]:
     """Judges every baseline and ceiling of the data set, each in a run folder of its own; what is there already is kept."""
     tables = load(config.dataset, config.data)
     split, protocol = tables.split(config.data), config.data.protocol
-    how = [config.data.valid_share, config.history]
+    history = config.data.training.get("history", Experiment.model_fields["history"].default)  # the data set's, whatever one experiment reads
+    how = [config.data.valid_share, history]
     how += [config.data.split, config.data.test_share, config.data.rank_seen] if protocol != "impressions" else []
     identity = {"hash": "-".join(map(str, how)), "family": "reference", "data": tables.manifest["tables"], "protocol": protocol}
     about = BASELINES if protocol == "impressions" else CATALOGUE_BASELINES
@@ -146,25 +147,25 @@ def evaluate_references(config: Config) -> list[Run]:
     with locked(home() / "reports" / config.dataset / "references"):  # experiments that run side by side share them
         done = {name for name in names if is_judged(reference_run(config, name), identity)}
         maker = judge_references if protocol == "impressions" else judge_catalogue_references
-        scorers = maker(config, tables, split) if len(done) < len(names) else ()
+        scorers = maker(config, tables, split, history) if len(done) < len(names) else ()
         items = known_items(tables, split) if scorers else None
         for name, kind, rows, found in scorers:
             run = reference_run(config, name)
-            run.begin(kind=kind, about=about[name], **identity)
+            run.begin(kind=kind, about=about[name], config={"data": config.data.asked}, **identity)
             judge(run, tables, split, rows, found, items)
             run.update(status="done")
     return [reference_run(config, name) for name in names]
 
 
-def judge_references(config: Config, tables: Tables, split: Split):
+def judge_references(config: Config, tables: Tables, split: Split, history: int):
     """(name, kind, rows, found) of the baselines and ceilings of impressions."""
-    for name, kind, scores in references(tables, split, config.history, seed=0):
+    for name, kind, scores in references(tables, split, history, seed=0):
         yield name, kind, rank_metrics(scores, split.test.clicked, split.test.candidates.offsets), {"scores": scores}
 
 
-def judge_catalogue_references(config: Config, tables: Tables, split: Split):
+def judge_catalogue_references(config: Config, tables: Tables, split: Split, history: int):
     """(name, kind, rows, found) of the baselines of a catalogue."""
-    for name, scorer in catalogue_references(tables, split, config.history, seed=0):
+    for name, scorer in catalogue_references(tables, split, history, seed=0):
         found = rank_catalogue(scorer, split.test, len(tables.news), seen=config.data.rank_seen, top=TOP)
         yield name, "baseline", metrics_of(found, split.test, config.data), found
 

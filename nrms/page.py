@@ -84,7 +84,8 @@ def cells(row: pd.Series, rows: pd.DataFrame, folder: Path) -> dict[str, Cell]:
     }
     if pd.notna(row.get(protocol.main)):
         found |= {m: Cell(number(row[m]), span(row, m, ""), row[m]) for m in protocol.shown}
-        value = f"{escape(protocol.label)} <b>{number(row[protocol.main])}</b>{dots.bar(row, rows, protocol)}"
+        bar = dots.bar(row, rows, protocol) if row.status == "done" else ""  # what stands apart has no place on their scale
+        value = f"{escape(protocol.label)} <b>{number(row[protocol.main])}</b>{bar}"
         found["main"] = Cell(value, span(row, protocol.main, ""), row[protocol.main])
     if pd.notna(row.difference):
         small = f"{span(row, 'difference', '+')}<br>vs {escape(row.baseline)}, p {escape(p_value(row.p))}"
@@ -130,20 +131,19 @@ def controls(board: pd.DataFrame) -> str:
 def section(dataset: str, rows: pd.DataFrame, found: Sequence[Entry], folder: Path) -> str:
     """What one data set says: questions with their answers, all results at a glance, links to its pages."""
     protocol, done = protocol_of(dataset, list(found)), rows[rows["status"] == "done"]
-    drawn = done[[PROTOCOLS[name] is protocol for name in done["protocol"]]]
     pages = [name for name in OF_A_DATA_SET if (folder / dataset / f"{name}.html").exists()]
     links = " · ".join(f'<a href="{escape(dataset)}/{name}.html">{name}</a>' for name in pages)
     made = differences(dataset, found)
     asked = {question: [d for d in made if d.question == question] for question in questions_of(dataset, found)}
     says = "".join(f"<p><b>{escape(question)}</b> {escape(summary(question, own))}</p>" for question, own in asked.items() if own)
     says = says or "<p>No planned comparison has both its experiments finished.</p>"
-    models = drawn[(drawn["kind"] == "model") & drawn[protocol.main].notna()] if protocol.main in drawn else drawn[:0]
+    models = done[(done["kind"] == "model") & done[protocol.main].notna()] if protocol.main in done else done[:0]
     if len(models):  # how far the best is above what learns nothing, or not
         says = f"<p>Best of the models: {plain(sentence(models.loc[models[protocol.main].idxmax()]))}</p>{says}"
     lines = "".join(f"<li>{plain(sentence(row))}</li>" for _, row in done[done["kind"] == "model"].iterrows())
     says += f"<details><summary>Experiment by experiment</summary><ul>{lines}</ul></details>" if lines else ""
     caption = "Dots are means over the test part, bars their intervals; blue: models, grey: baselines, the best dashed, orange: ceilings."
-    figure = f"<figure>{dots.panel(drawn, protocol)}<figcaption>{caption}</figcaption></figure>" if len(drawn) else ""
+    figure = f"<figure>{dots.panel(done, protocol)}<figcaption>{caption}</figcaption></figure>" if len(done) else ""
     return f'<section><h2>{escape(dataset)} <small>{links}</small></h2><div class="two"><div>{says}</div>{figure}</div></section>'
 
 

@@ -54,6 +54,10 @@ class Download(Strict):
     files: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], Archive]
 
 
+# what of a data set decides which questions are asked of it, and what they are ranked among: only rows that share it are compared
+ASKED = ("split", "valid_share", "test_share", "rank_seen", "log", "min_length", "min_rating")
+
+
 class Dataset(Strict):
     """One data set: where it comes from and what the roles bert, vit and blip mean there. A file in params/data."""
 
@@ -95,6 +99,11 @@ class Dataset(Strict):
         if self.source != "interactions":
             return "impressions"
         return "catalogue" if self.split in ("leave_one_out", "time") else "sets"
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """{name: value} of what decides which questions are asked, for the record of a run."""
+        return {name: getattr(self, name) for name in ASKED}
 
     training: dict[str, Any] = Field({}, description="experiment values that fit this data set's size, e.g. epochs")
 

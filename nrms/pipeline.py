@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,41 @@ def run_one(config: Config, label: str, *, force: bool, **given: Any) -> None:
         raise
 
 
+Job = tuple[Path, Callable[[], bool], Callable[[], object]]  # the folder of a run; whether it is done already; does it
+
+
+def jobs_of(configs: Sequence[Config], together: Sequence[Sequence[Config]], *, force: bool, **given: Any) -> list[Job]:
+    """What is to be done, in this order: every experiment, then the ensemble of each of `together`. Raises NrmsError for one that cannot be."""
+    jobs: list[Job] = []
+    for c in configs:
+        work = partial(run_one, c, f"{c.dataset}/{c.name}/seed{c.seed}", force=force, **given)
+        jobs.append((run_folder(c.dataset, c.name, c.seed), partial(is_current, c), work))
+    if together:
+        from nrms import ensemble
+    for members in together:
+        first, name = members[0], ensemble.named(members)
+        done, work = partial(ensemble.is_current, members, name), partial(ensemble.ensemble, members, name)
+        jobs.append((run_folder(first.dataset, name, first.seed), done, work))
+    return jobs
+
+
+def do(job: Job, *, force: bool, say: Callable[[str], object]) -> bool | None:
+    """Does a job and says so: True; None where it was done already and need not be; False where it failed."""
+    (place, is_done, work), began = job, time.perf_counter()
+    label = "/".join(place.parts[-3:])
+    try:
+        with locked(place, wait=False):
+            if is_done() and not force:
+                say(f"done    {label} (nothing changed)")
+                return None
+            work()
+    except NrmsError as error:
+        say(f"FAILED  {error}")
+        return False
+    say(f"done    {label} in {time.perf_counter() - began:.0f} s")
+    return True
+
+
 def render_again(places: Sequence[Path]) -> None:
     """Renders finished notebooks once more, so that their pages link to those that were made after them; those that somebody is at are left alone."""
     for place in places:
@@ -163,14 +199,20 @@ def best_pair(dataset: str, given: dict[str, Any]) -> dict[str, Any]:
     return {"exp": order[0][0], "other": others[0] if others else None, "dataset": dataset, "seed": order[0][1]} | given
 
 
-def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bool = False, say=print, **given: Any) -> int:
+def run(
+    exps: Sequence[object], dataset: str, seeds: Sequence[int], *, together: Sequence[object] = (), force: bool = False, say=print, **given: Any
+) -> int:
     """Runs every experiment with every seed on one data set, then the analysis, a page of one user, and the report. Returns the number of failures.
 
-    All values are checked before anything starts. `given` values go to every experiment.
+    All values are checked before anything starts. `given` values go to every experiment. together: experiments that are run too, and, seed by seed,
+    the ensemble of them.
     """
+    exps = list(dict.fromkeys([*exps, *together]))
     if "name" in given and len(exps) > 1:
         raise NrmsError(f"`name` names one run folder, and cannot be given to {len(exps)} experiments at once.")
     configs = [resolve(exp, dataset, seed, **given) for exp in exps for seed in seeds]
+    averaged = [[resolve(exp, dataset, seed, **given) for exp in together] for seed in seeds if together]
+    jobs = jobs_of(configs, averaged, force=force, **given)
     from nrms.data.prepare import load
 
     folder, failures, fresh = home() / "reports" / dataset, 0, []
@@ -191,21 +233,9 @@ def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bo
         return bool(fresh) or not (folder / f"{name}.html").exists()
 
     about_all("data_prep", lambda: {"dataset": dataset} if force or older(folder / "data_prep.html", made) else {})
-    for config in configs:
-        label = f"{config.dataset}/{config.name}/seed{config.seed}"
-        began = time.perf_counter()
-        try:
-            with locked(run_folder(config.dataset, config.name, config.seed), wait=False):
-                if is_current(config) and not force:
-                    say(f"done    {label} (nothing changed)")
-                    continue
-                run_one(config, label, force=force, **given)
-        except NrmsError as error:
-            failures += 1
-            say(f"FAILED  {error}")
-            continue
-        fresh.append(run_folder(config.dataset, config.name, config.seed))
-        say(f"done    {label} in {time.perf_counter() - began:.0f} s")
+    results = [do(job, force=force, say=say) for job in jobs]
+    failures += results.count(False)
+    fresh.extend(place for (place, *_), result in zip(jobs, results, strict=True) if result)
     about_all("analysis", lambda: {"dataset": dataset} if outdated("analysis") else {})
     about_all("browse", lambda: best_pair(dataset, given) if outdated("browse") else {})
     from nrms import page

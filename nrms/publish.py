@@ -11,7 +11,7 @@ import pandas as pd
 
 from nrms import NrmsError, figures, page
 from nrms.answers import from_table, summary
-from nrms.entries import KINDS, entries, most_common
+from nrms.entries import KINDS, entries
 from nrms.files import atomic, atomic_folder, read_json, write_json
 from nrms.metrics import PROTOCOLS, Protocol
 from nrms.report import leaderboard, name_only, number, thousands, with_interval
@@ -84,7 +84,7 @@ def results(folder: Path) -> str:
     board, made = (pd.read_csv(folder / name, dtype={"seeds": str}) for name in ("leaderboard.csv", "comparisons.csv"))
     found = from_table(made)
     says = "".join(f"- **{question}** {summary(question, [d for d in found if d.question == question])}\n" for question in made["question"].unique())
-    board = board[board["protocol"] == most_common(board["protocol"])].fillna({"inputs": ""})
+    board = board[board["status"] == "done"].fillna({"inputs": ""})
     protocol, seeds = PROTOCOLS[board["protocol"].iloc[0]], board.loc[board["kind"] == "model", "seeds"].unique()
     board = board.assign(place=board["kind"].map(KINDS.index)).sort_values(["place", protocol.main], ascending=[True, False])
     lines = [line(row, protocol) for _, row in board.iterrows()]

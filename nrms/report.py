@@ -83,8 +83,10 @@ def leaderboard(dataset: str | None = None, only: Run | None = None, found: list
 def tabulate(everything: list[Entry]) -> pd.DataFrame:
     """`leaderboard` of these entries, from their files."""
     lines, samples = [], []
+    own = {name: comparable(name, [e for e in everything if e.dataset == name]) for name in dict.fromkeys(e.dataset for e in everything)}
     for entry in everything:
-        line = {"dataset": entry.dataset, "exp": entry.exp, "kind": entry.kind, "seeds": " ".join(map(str, entry.seeds)), "status": entry.status}
+        status = "apart" if entry.status == "done" and entry not in own[entry.dataset] else entry.status
+        line = {"dataset": entry.dataset, "exp": entry.exp, "kind": entry.kind, "seeds": " ".join(map(str, entry.seeds)), "status": status}
         line["protocol"] = entry.record.get("protocol", "impressions")
         if entry.status == "done":
             for name in entry.protocol.shown:
@@ -103,7 +105,6 @@ def tabulate(everything: list[Entry]) -> pd.DataFrame:
     extra = dict.fromkeys(c for line in lines for c in line if c not in FIRST)
     board = pd.DataFrame(lines).reindex(columns=[*FIRST, *extra, *DIFFERENCES])
     board["baseline"] = ""
-    own = {name: comparable(name, [e for e in everything if e.dataset == name]) for name in board["dataset"].unique()}
     parts = [add_differences(part.copy(), own[name]) for name, part in board.groupby("dataset", sort=False)]
     return pd.concat(parts) if parts else board
 
@@ -142,7 +143,7 @@ def p_value(p: float) -> str:
 def answer(run: Run) -> str:
     """One computed sentence, in Markdown: what this run reached, against the best baseline and the ceilings."""
     board = leaderboard(run.folder.parts[-3], run)
-    row = board[(board["kind"] == "model") & (board["status"] == "done")]
+    row = board[(board["kind"] == "model") & board["status"].isin(("done", "apart"))]
     return (
         f"**{run.folder.parts[-2]} on {run.folder.parts[-3]} is not finished; its status is {run.status}.**" if row.empty else sentence(row.iloc[0])
     )
@@ -291,6 +292,8 @@ def definitions(*names: str) -> str:
         "- **clicks seen**: training rows, repeats by epoch counted; **encoded**: items that went through a pre-trained model while training, each "
         "once where it is frozen.",
         "- **minutes**: training, without evaluation; **peak MB**: most memory the process held.",
+        "- **apart**: done, but judged in another way, or asked other questions (of another split, say), than most rows of its data set: in no "
+        "comparison.",
         "- **dead**: a run whose process is gone; **stale**: done, but on data that have been prepared anew since; **incomplete**: said to be done, "
         "but the files of its numbers are not there: `python -m nrms run EXP --force` writes them.",
     ]

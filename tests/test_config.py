@@ -227,3 +227,31 @@ def test_data_of_my_own_begin_as_a_copy(like, tmp_path, monkeypatch):
         new_dataset("../mine", like)
     with pytest.raises(NrmsError, match="movies"):
         new_dataset("other", "movie")
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [("split", "period"), ("test_share", 0.3), ("valid_share", 0.2), ("rank_seen", True), ("min_length", 4), ("min_rating", 3.0), ("log", "other")],
+)
+def test_what_is_asked_stands_in_the_file(key, value):
+    """A value that decides the questions is not given by hand, unless it is the file's own; the sentence says how to make a data set of it."""
+    with pytest.raises(NrmsError, match=rf"`{key}` decides which questions .* prepare NAME --like movies --from FOLDER -p {key} {value}`"):
+        resolve("idrec_sasrec", "movies", **{key: value})
+    assert resolve("idrec_sasrec", "movies", **{key: getattr(load_dataset("movies"), key)})
+
+
+def test_another_split_is_a_data_set_of_its_own(tmp_path, monkeypatch):
+    """`prepare mine --like movies-random -p split period` writes the given values into the file, once, in the place of what stood there."""
+    shutil.copytree(PARAMS / "data", tmp_path / "data")
+    monkeypatch.setattr(config, "ROOT", tmp_path)
+    for module in (config, prepare):
+        monkeypatch.setattr(module, "PARAMS", tmp_path)
+    given = {"split": "period", "min_rating": 1e-05, "given": ["text"], "bert": "null", "about": "mine: all"}
+    new_dataset("mine", "movies-random", given)
+    mine, theirs = load_dataset("mine").model_dump(), load_dataset("movies-random").model_dump()
+    assert {key: mine[key] for key in mine if mine[key] != theirs[key]} == given | {"beside": None}
+    new_dataset("next", "mine", {"split": "time", "given": []})
+    assert load_dataset("next").split == "time" and load_dataset("next").given == [] and load_dataset("next").bert == "null"
+    config.check_asked("mine", {"split": "period"})
+    with pytest.raises(NrmsError, match="params/data/mine.yaml says 'period'"):
+        config.check_asked("mine", {"split": "random"})

@@ -256,11 +256,12 @@ def test_a_record_without_a_setting_has_its_default():
 def test_an_average_of_runs_is_a_case_of_its_own(home):
     """It has no settings that could differ: the runs it is made of are named instead."""
     base = np.random.default_rng(0).random(50) * 0.3
-    for exp, config in (("lightgcn_all", {"lr": 0.1}), ("ensemble", {"given": {"of": "lightgcn + lightgcn_text"}})):
+    for exp, config in (("lightgcn_all", {"lr": 0.1}), ("ensemble", {"given": {"of": "lightgcn + lightgcn_text + lightgcn_image"}})):
         fake(exp, 0, base + 0.1, n=50, protocol="sets")
         Run(run_folder("made-up", exp, 0)).update(config=config)
     line = contrast.contrasts("made-up", answers.differences("made-up")).data.loc["lightgcn_all against ensemble"]
-    assert line["differs in"] == "an average of runs: lightgcn + lightgcn_text" and line["what it can show"].startswith("whether learning together")
+    assert line["differs in"] == "an average of runs: lightgcn + lightgcn_text + lightgcn_image"
+    assert line["what it can show"].startswith("whether learning together")
 
 
 def test_titles_without_spaces_stand_above_their_pictures():

@@ -6,20 +6,21 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import write_log
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import ndcg_score
 from torch.nn import functional as F
 
-from nrms import NrmsError, parameters, pipeline, report, terms
+from nrms import NrmsError, ensemble, parameters, pipeline, report, terms
 from nrms.config import load_dataset, resolve
 from nrms.data.prepare import load, prepare
 from nrms.data.sequences import PairSampler
 from nrms.data.splits import split_log
 from nrms.data.tables import Impressions, Interactions, Ragged
 from nrms.diagnostics import diagnose
-from nrms.ensemble import ensemble, together
+from nrms.ensemble import together
 from nrms.evaluate import check_users
 from nrms.files import read_json
 from nrms.gradients import terms_of
@@ -506,15 +507,18 @@ def test_a_joint_encoder_reads_masked_items_anew(movies):
     assert not np.allclose(whole[lost], alone[lost], atol=1e-3) and np.array_equal(re_encoded(encoder, none), whole)
 
 
-def test_notebooks_and_pages_understand_sets(board, home):
+def test_notebooks_and_pages_understand_sets(home):
     """A graph on users who are asked for several items: notebooks run, tables have Recall, slices and diagnostics; an ensemble is one more row."""
-    prepare("movies-random", load_dataset("movies-random"), board[0] / "in")
-    small = {"dim": 8, "heads": 2, "batch_size": 64, "epochs": 2, "device": "cpu", "test_share": 0.3}
+    write_log(home / "in", items=60)
+    prepare("movies-random", load_dataset("movies-random"), home / "in")
+    small = {"dim": 8, "heads": 2, "batch_size": 64, "epochs": 2, "device": "cpu"}
     said = []
-    assert pipeline.run(["lightgcn", "alignrec"], "movies-random", [0], say=said.append, **small) == 0, said
-    ensemble([resolve(exp, "movies-random", 0, **small) for exp in ("lightgcn", "alignrec")], "both")
+    for _ in range(2):  # the second time there is nothing to do
+        assert pipeline.run(["lightgcn"], "movies-random", [0], together=["lightgcn", "alignrec"], say=said.append, **small) == 0, said
+    assert sum("nothing changed" in line for line in said) == 3
+    both = ensemble.named([resolve(exp, "movies-random", 0, **small) for exp in ("lightgcn", "alignrec")])
     table = report.comparison("movies-random")
-    assert list(table)[3:7] == ["Recall@20", "Recall@10", "nDCG@20", "nDCG@10"] and {"both", "cooccurrence"} <= set(table.index)
+    assert list(table)[3:7] == ["Recall@20", "Recall@10", "nDCG@20", "nDCG@10"] and {both, "cooccurrence"} <= set(table.index)
     for page_of in (home / "reports" / "movies-random").glob("*/seed0/eval.html"):
         assert "uniformity, items" in page_of.read_text() and "Traceback" not in page_of.read_text()
     run = next((home / "reports" / "movies-random").glob("alignrec*/seed0"))
@@ -524,4 +528,4 @@ def test_notebooks_and_pages_understand_sets(board, home):
     assert "recall20: item with a picture" in rows and all(len(r) == len(i) for r, i in zip(rows["ranks"], rows["items"], strict=True))
     assert len(report.diagnostics("movies-random")) == 2
     with pytest.raises(NrmsError, match="holds no run trained"):
-        ensemble([resolve(exp, "movies-random", 1, **small) for exp in ("lightgcn", "alignrec")])
+        ensemble.ensemble([resolve(exp, "movies-random", 1, **small) for exp in ("lightgcn", "alignrec")])

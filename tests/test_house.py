@@ -226,6 +226,14 @@ def test_every_experiment_resolves(path):
     assert all(word in head for word in ("# Question:", "# Command:", "# Expected:"))
 
 
+@pytest.mark.parametrize("path", sorted(PARAMS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_params_files_are_short(path):
+    """An experiment says what makes it different, in 15 lines at most below its header."""
+    lines = path.read_text().splitlines()
+    head = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+    assert len(lines) - head <= 15
+
+
 @pytest.mark.parametrize("path", sorted((PARAMS / "data").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_data_set_resolves(path):
     """A data set's file is valid and says what it is about; what stands beside it is there, and is of the same form."""

@@ -185,12 +185,46 @@ def test_rows_of_different_protocols_are_not_compared(runs, home):
     fake("exp3", 0, runs + 0.2, protocol="sets")
     board, index = page.write()
     row = pd.read_csv(board).set_index("exp").loc["exp3"]
-    assert row.status == "done" and row.recall20 == pytest.approx(runs.mean() + 0.2, abs=1e-5) and np.isnan(row.difference)
+    assert row.status == "apart" and row.recall20 == pytest.approx(runs.mean() + 0.2, abs=1e-5) and np.isnan(row.difference)
     text = (home / "reports" / "made-up" / "compare.html").read_text()
-    assert "Left out, being judged in another way than most runs on made-up (by AUC): exp3 (sets)." in text
+    assert "asked other questions, than most runs on made-up (by AUC): exp3 (sets)." in text
     assert report.protocol_of("made-up") is PROTOCOLS["impressions"] and "exp3" not in answers.finished("made-up")
     labels = [label.get_text() for label in figures.ranking("made-up").axes[0].get_yticklabels()]
     assert "exp4" in labels and "exp3" not in labels and "exp3" in index.read_text()
+
+
+def of_data(exp, data="same", **values):
+    """Has the record of a run say on which tables it was judged, and what it was asked."""
+    Run(run_folder("made-up", exp, 0)).update(data={"x": data}, config={"data": values})
+
+
+def test_rows_of_different_questions_are_not_compared(home):
+    """Two splits of one log may ask the same users, but not the same: only what most rows were asked is compared, and the page says what was not."""
+    base = np.random.default_rng(0).random(100) * 0.3
+    for exp, more in (("popularity", 0.0), ("lightgcn", 0.1), ("vbpr", 0.2), ("bm3", 0.3), ("freedom", 0.4)):
+        fake(exp, 0, base + more, "baseline" if exp == "popularity" else "model", protocol="sets", n=100)
+        of_data(exp, split="random")
+    of_data("bm3", split="period")
+    of_data("freedom", data="other", split="random")
+    board, index = page.write()
+    rows = pd.read_csv(board).set_index("exp")
+    assert dict(rows.status) == {"bm3": "apart", "freedom": "apart", "lightgcn": "done", "vbpr": "done", "popularity": "done"}
+    assert rows.difference.notna().sum() == 2 and rows.loc["bm3", "recall20"] == pytest.approx(base.mean() + 0.3, abs=1e-5)
+    assert set(answers.finished("made-up")) == {"popularity", "lightgcn", "vbpr", answers.BASELINE}
+    assert [(d.exp, d.other) for d in answers.differences("made-up")] == [("lightgcn", "popularity"), ("vbpr", "lightgcn")]
+    text = (home / "reports" / "made-up" / "compare.html").read_text()
+    assert "(by Recall@20): bm3 (split period), freedom (other data)." in text
+    assert "Best of the models: <b>vbpr on made-up" in index.read_text() and "bm3" in index.read_text() and "<b>apart</b>" in index.read_text()
+
+
+def test_records_from_before_say_nothing_of_questions(home):
+    """Baselines of an older version are compared as they were; a value that an older record does not have is the default."""
+    base = np.random.default_rng(0).random(100) * 0.3
+    for exp, kind in (("popularity", "baseline"), ("lightgcn", "model"), ("vbpr", "model")):
+        fake(exp, 0, base, kind, protocol="sets", n=100)
+    of_data("lightgcn", split="random")
+    of_data("vbpr", split="random", rank_seen=False)
+    assert (report.leaderboard("made-up").status == "done").all()
 
 
 def test_pages_of_the_same_runs_are_not_made_again(runs, home, monkeypatch):

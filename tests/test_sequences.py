@@ -16,7 +16,7 @@ from nrms.data.prepare import load, prepare
 from nrms.data.sequences import SequenceSampler
 from nrms.data.splits import leave_one_out, split_log, split_log_by_time
 from nrms.data.tables import Impressions, Interactions, Ragged
-from nrms.evaluate import check_fits
+from nrms.evaluate import check_fits, evaluate_references
 from nrms.gradients import backward, chance_of, loss_of
 from nrms.items.ids import IdTable
 from nrms.metrics import CATALOGUE, catalogue_metrics
@@ -439,6 +439,15 @@ def test_history_and_targets_meet_the_papers_example():
     batch = next(sampler([[7, 8, 9]], history=5, batch_size=1).epoch(0))
     assert batch.history.tolist() == [[7, 8]] and batch.place.tolist() == [0, 1, 2] and batch.target.tolist() == [7, 8, 9]
     assert [c for c in itertools.chain(batch.candidates.tolist())] == [7, 8, 9]
+
+
+def test_references_are_those_of_the_data_set(movies):
+    """What one experiment reads of a history, or is given by hand, changes no baseline of the others; each says what was asked of it."""
+    runs = evaluate_references(movies("idrec_sasrec", history=12)[0])
+    before = [(run.folder / "run.json").stat().st_mtime_ns for run in runs]
+    again = evaluate_references(movies("idrec_sasrec", history=3)[0])
+    assert [(run.folder / "run.json").stat().st_mtime_ns for run in again] == before
+    assert all(run.record["config"]["data"] == load_dataset("movies").asked and run.record["hash"].startswith("0.1-50-") for run in runs)
 
 
 def test_notebooks_and_pages_understand_logs(board, monkeypatch):

@@ -6,11 +6,13 @@ A data set is a folder of parquet tables whose manifest.json was written last, a
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
 from nrms import NrmsError
 from nrms.config import PARAMS, Dataset, check_name, load_dataset
@@ -82,13 +84,13 @@ class Tables:
 
 
 @contextlib.contextmanager
-def with_settings_of(dataset: str, like: str | None) -> Iterator[None]:
-    """What happens in the block has a settings file for `dataset`, made by `new_dataset` if it is to be `like` another one; if the block fails, a
-    file that was made for it goes."""
+def with_settings_of(dataset: str, like: str | None, **given: Any) -> Iterator[None]:
+    """What happens in the block has a settings file for `dataset`, made by `new_dataset` if it is to be `like` another one but for what is
+    `given`; if the block fails, a file that was made for it goes."""
     path = PARAMS / "data" / f"{dataset}.yaml"
     was_there = path.exists()
     if like:
-        new_dataset(dataset, like)
+        new_dataset(dataset, like, given)
     try:
         yield
     except BaseException:
@@ -97,8 +99,9 @@ def with_settings_of(dataset: str, like: str | None) -> Iterator[None]:
         raise
 
 
-def new_dataset(dataset: str, like: str) -> Path:
-    """Writes params/data/<dataset>.yaml, for data of one's own, with the settings of the data set `like`; what was made from it before is kept.
+def new_dataset(dataset: str, like: str, given: Mapping[str, Any] | None = None) -> Path:
+    """Writes params/data/<dataset>.yaml, for data of one's own, with the settings of the data set `like`, but for the values `given`; what was made
+    from it before is kept.
 
     Raises NrmsError for a name that is none, or not known, and where there is a file that was not made from `like`.
     """
@@ -113,6 +116,9 @@ def new_dataset(dataset: str, like: str) -> Path:
         text = re.sub(r"^download:\n(?:[ \n].*\n|\n)*", "", text, flags=re.M)  # addresses and hashes are of those files
         text = re.sub(r"^beside: .*\n", "", text, flags=re.M)  # of another log
         text = re.sub(r"^about: .*$", f"about: data of my own, with the settings of {like}", text, flags=re.M)
+        for name, value in (given or {}).items():
+            text = re.sub(rf"^{name}:.*\n(?: .*\n)*", "", text, flags=re.M)
+            text += yaml.safe_dump({name: value}, default_flow_style=True, width=1 << 20, allow_unicode=True)[1:-2] + "\n"  # one line, without braces
         with atomic(path) as part:
             part.write_text(f"{made}`python -m nrms prepare {dataset} --from FOLDER`. Any line may be changed.\n{text}")
     return path
