@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nrms import ROOT, NrmsError
-from nrms.config import Config, resolve
+from nrms.config import Config, check_start, resolve
 from nrms.files import locked, read_json
 from nrms.metrics import PROTOCOLS
 from nrms.render import render
@@ -171,6 +171,9 @@ def run(exps: Sequence[object], dataset: str, seeds: Sequence[int], *, force: bo
     if "name" in given and len(exps) > 1:
         raise NrmsError(f"`name` names one run folder, and cannot be given to {len(exps)} experiments at once.")
     configs = [resolve(exp, dataset, seed, **given) for exp in exps for seed in seeds]
+    for config in configs:
+        check_start(config)
+    given |= configs[0].given  # with the whole path of `start`
     from nrms.data.prepare import load
 
     folder, failures, fresh = home() / "reports" / dataset, 0, []
