@@ -1,9 +1,15 @@
 """nrms: notebooks-first research on multimodal news recommendation. Start with README.md; the layers are drawn there."""
 
+import os
 from pathlib import Path
 
 __version__ = "0.1.0"
 ROOT = Path(__file__).resolve().parent.parent  # the repository: installed with `-e .`, so params/ and notebooks/ stand beside the package
+
+
+def home() -> Path:
+    """Folder that holds data/ and reports/: the repository, or NRMS_HOME where results belong on another disk."""
+    return Path(os.environ.get("NRMS_HOME") or ROOT).resolve()
 
 
 class NrmsError(ValueError):

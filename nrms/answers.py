@@ -103,6 +103,8 @@ CATALOGUE |= {
         ("missrec", "morec_ts_both", "MISSRec for SASRec, frozen text and pictures"),
         ("missrec_id", "idrec_sasrec", "MISSRec with ids for ids alone"),
         ("missrec_id", "missrec", "ids added"),
+        ("missrec_finetune", "missrec", "pre-trained, then adapters, one LayerNorm and the blend alone, against all from nothing"),
+        ("missrec_finetune_id", "missrec_id", "the same with ids"),
         *(("missrec", f"missrec_{control}", about) for control, about in (
             ("no_interests", "clusters, against none"),
             ("tenth_interests", "one cluster for two vectors, against one for ten"),

@@ -8,17 +8,18 @@ Absent on purpose: interpolation, includes, environment variables.
 
 import ast
 import difflib
+import hashlib
 import os
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from nrms import ROOT, NrmsError
+from nrms import ROOT, NrmsError, home
 from nrms.parameters import APART, ASKED, GRAPHS, LOGS, ROLES, TERMS, Config, Dataset, Experiment, World, digest
 
 PARAMS = ROOT / "params"
@@ -140,25 +141,45 @@ def resolve(
     validate(Experiment, experiment, f"params/{exp}.yaml")
     data = load_dataset(dataset, **{k: v for k, v in given.items() if k in data_fields})
     check_asked(dataset, given)
-    own = {k: v for k, v in given.items() if k in fields}
+    values = data.training | experiment | {k: v for k, v in given.items() if k in fields}
+    if isinstance(values.get("start"), str):
+        values |= located(values["start"])
+        given |= {"start": values["start"]} if "start" in given else {}  # whole, for whoever reads it elsewhere: a notebook, a process
     identity = {
         "exp": exp,
         "dataset": dataset,
         "seed": seed,
-        "name": check_name(name or default_name(exp, given) + ("-checkpoint" if checkpoint else ""), "run name"),
+        "name": check_name(name or default_name(exp, given, values.get("trains")) + ("-checkpoint" if checkpoint else ""), "run name"),
         "checkpoint": checkpoint,
         "given": given,
         "data": data,
     }
     for key in ("text", "image", "joint"):
-        name = own.get(key)
+        name = given.get(key)
         if isinstance(name, str) and not os.path.exists(name) and difflib.get_close_matches(name, ROLES, n=1, cutoff=0.7) not in ([], [name]):
             raise NrmsError(f"`{key}` is {name!r}, which is no role and no folder{nearest(name, ROLES)}")
     if identity["name"] in REFERENCES:
         raise NrmsError(f"The run name `{identity['name']}` is that of a baseline or ceiling; choose another.")
-    config = validate(Config, data.training | experiment | own | identity, "the given parameters")
+    config = validate(Config, values | identity, "the given parameters")
     check_together(config)
     return config
+
+
+def located(start: str) -> dict[str, str]:
+    """`start` as a whole path, and the digest of what is there. Raises NrmsError where no file is."""
+    path = next((path for path in (Path(start), home() / start) if os.path.isfile(path)), None)
+    if path is None:
+        raise NrmsError(f"`start` is {start}, which is no file, nor one in {home()}: give the checkpoint/best.safetensors of a run.")
+    return {"start": str(path.resolve()), "start_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def check_start(config: Config) -> None:
+    """Raises NrmsError for an experiment that lets some weights learn alone, and does not say where the others come from."""
+    if config.trains and not config.start:
+        raise NrmsError(
+            f"{config.exp} lets some of its weights learn alone (`trains`), so the others must come from elsewhere: give `-p start FILE`, the "
+            "checkpoint/best.safetensors of a run."
+        )
 
 
 def reads_a_log(exp: object) -> bool:
@@ -262,9 +283,13 @@ def check_protocol(config: Config) -> None:
         raise NrmsError("depth and features_learn go with tuning frozen.")
 
 
-def default_name(exp: str, given: Mapping[str, Any]) -> str:
-    """The experiment's own name; with values given by hand a name of its own, so that a trial never takes the place of the real thing."""
-    given = {k: v for k, v in given.items() if k not in ("device", "precision", "processes", "save_minutes")}
+def default_name(exp: str, given: Mapping[str, Any], trains: Sequence[str] | None = None) -> str:
+    """The experiment's own name; with values given by hand a name of its own, so that a trial never takes the place of the real thing.
+
+    An experiment that `trains` some weights alone is none without a `start`, so to give one makes no trial of it.
+    """
+    silent = ("device", "precision", "processes", "save_minutes", *(["start"] if trains else []))
+    given = {k: v for k, v in given.items() if k not in silent}
     words = "-".join(re.sub(r"[^a-z0-9]+", "", f"{k}{v}".lower()) for k, v in sorted(given.items()))
     name = f"{exp}-{words}" if given else exp
     return name if NAME.fullmatch(name) and len(words) < 24 else f"{exp}-{digest(dict(given))}"

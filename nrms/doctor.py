@@ -347,7 +347,7 @@ def again(dataset: str, record: dict[str, Any], seeds: Iterable[Any]) -> str:
     given, name = dict(config.get("given") or {}), config.get("name")
     if "exp" not in config:  # a baseline or an ensemble
         return f"python -m nrms run EXP --dataset {dataset}"
-    if name != default_name(config["exp"], given):
+    if name != default_name(config["exp"], given, config.get("trains")):
         given["name"] = name
     words = [word for key, value in given.items() for word in ("-p", key, str(value))]
     return shlex.join(["python", "-m", "nrms", "run", config["exp"], "--dataset", dataset, "--seeds", *map(str, seeds), *words])

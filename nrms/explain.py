@@ -14,6 +14,7 @@ from nrms.recommender import Recommender, distinct
 from nrms.report import leaderboard
 from nrms.runtime import Run
 from nrms.show import code, readable
+from nrms.transfer import MOST, Brought
 
 
 def batch_rows(news, batch, rows: int = 2) -> Styler:
@@ -72,6 +73,24 @@ def tuning(model) -> Styler:
         }
         lines[name] = str(getattr(encoder, "report", stands.get(type(encoder).__name__, "")))
     return readable(pd.DataFrame({"what learns": lines}))
+
+
+def transfer(brought: Brought | None) -> Styler:
+    """What came along from the checkpoint that a recommender starts from, what was left there, and what is fresh."""
+    if brought is None:
+        return readable(pd.DataFrame({"from elsewhere": {"nothing": "there is no start: weights are fresh, or as their encoders came"}}))
+    kinds = {
+        "stays": "taken, and stays as it came",
+        "learns": "taken, and learns on",
+        "fresh": "fresh, and learns",
+        "bound": "left there: bound to the items or users of those data",
+        "unfit": "left there: nothing here has its name and shape",
+    }
+    lines = {}
+    for kind, about in kinds.items():
+        names = getattr(brought, kind)
+        lines[about] = {"tensors": len(names), "names": ", ".join(names[:MOST]) + (", ..." if len(names) > MOST else "")}
+    return readable(pd.DataFrame(lines).T.rename_axis(f"from {brought.origin}"))
 
 
 def sizes(model: Recommender) -> Styler:

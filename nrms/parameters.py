@@ -143,7 +143,10 @@ LEARNING = (
 
 
 # what changes no result: words, addresses, and how training is spread over processes and time
-SAME: dict[str, Any] = {**dict.fromkeys(("question", "name", "given", "processes", "save_minutes"), True), "data": {"about", "download", "beside"}}
+SAME: dict[str, Any] = {
+    **dict.fromkeys(("question", "name", "given", "processes", "save_minutes", "start", "start_sha256"), True),
+    "data": {"about", "download", "beside"},
+}
 
 
 class Experiment(Strict):
@@ -245,8 +248,10 @@ class Experiment(Strict):
     mask_same: bool = Field(True, description="other places of the same item in the batch are no candidates in the loss, of candidates batch")
     hidden: float = Field(0.2, gt=0, lt=1, description="share of places that bert4rec must find again")
     # training
-    start: str | None = Field(None, description="a best.safetensors, of other data perhaps: all weights that fit are taken from it")
-    trains: list[str] = Field([], description="patterns of the names of weights that learn, all others stay; empty: whatever can")
+    start: str | None = Field(None, description="a best.safetensors whose weights are taken; its path from the working directory, or from home")
+    trains: list[str] = Field(
+        [], description="patterns of the names of weights that learn, all others stay as they were in `start`, but for `repeats`; empty: whatever can"
+    )
     epochs: int = Field(3, ge=1)
     batch_size: int = Field(128, ge=1, description="B, clicks per step")
     lr: float = Field(1e-4, gt=0, description="peak learning rate of everything new")
@@ -277,6 +282,7 @@ class Config(Experiment):
     name: str = Field(description="folder of the run under reports/<dataset>: the experiment's name, with a suffix when values are given by hand")
     given: dict[str, Any] = Field({}, description="the values given by hand")
     checkpoint: str | None = Field(None, description="a best.safetensors to evaluate, trained elsewhere")
+    start_sha256: str | None = Field(None, description="of the file `start`: what is there, not where it is, makes a run another")
     data: Dataset
 
     @property
@@ -295,12 +301,12 @@ class Config(Experiment):
     @property
     def hash(self) -> str:
         """Twelve hex digits that change when any value changes that can change a result."""
-        return digest(self.model_dump(exclude=SAME))
+        return digest(self.model_dump(exclude=SAME) | {"start": self.start_sha256})
 
     @property
     def family(self) -> str:
         """The same for all seeds: runs of one family are averaged, others never."""
-        return digest(self.model_dump(exclude=SAME | {"seed": True}))
+        return digest(self.model_dump(exclude=SAME | {"seed": True}) | {"start": self.start_sha256})
 
 
 def digest(values: dict) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nrms import ROOT, NrmsError
-from nrms.config import Config, resolve
+from nrms.config import Config, check_start, resolve
 from nrms.files import locked, read_json
 from nrms.metrics import PROTOCOLS
 from nrms.render import render
@@ -212,6 +212,9 @@ def run(
         raise NrmsError(f"`name` names one run folder, and cannot be given to {len(exps)} experiments at once.")
     configs = [resolve(exp, dataset, seed, **given) for exp in exps for seed in seeds]
     averaged = [[resolve(exp, dataset, seed, **given) for exp in together] for seed in seeds if together]
+    for config in configs:
+        check_start(config)
+    given |= configs[0].given  # with the whole path of `start`
     jobs = jobs_of(configs, averaged, force=force, **given)
     from nrms.data.prepare import load
 

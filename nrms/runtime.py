@@ -20,13 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nrms import ROOT, NrmsError
+from nrms import ROOT, NrmsError, home
 from nrms.files import atomic, locked, process_started, read_json, write_json
-
-
-def home() -> Path:
-    """Folder that holds data/ and reports/: the repository, or NRMS_HOME where results belong on another disk."""
-    return Path(os.environ.get("NRMS_HOME") or ROOT).resolve()
 
 
 def data_folder(dataset: str) -> Path:

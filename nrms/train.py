@@ -4,10 +4,8 @@ Weights are fp32, compute is bf16 where the hardware has it. Data order and nega
 saved, so a killed run that is started again ends with the same numbers. Under torchrun several processes share each batch (processes.py).
 """
 
-import hashlib
 import json
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +14,7 @@ from accelerate.state import AcceleratorState
 
 from nrms import NrmsError, Stopped, processes, transfer, troubles
 from nrms.arguments import command, read_config
-from nrms.config import Config
+from nrms.config import Config, check_start
 from nrms.data.batches import Batch, ClickSampler, ahead
 from nrms.data.prepare import Tables, load
 from nrms.data.sequences import PairSampler, SequenceSampler
@@ -91,9 +89,7 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
     seed_everything(config.seed)
     with processes.first():  # who makes caches that the others read
         model = build(config, tables, accelerator.device)
-    taken = transfer.take(model, Path(config.start)) if config.start else []
-    if config.trains:
-        transfer.narrow(model, config.trains)
+    brought = transfer.begin(model, config)
     groups = model.groups()
     rates = {"encoder": config.encoder_lr, "head": config.lr}
     optimizer = torch.optim.AdamW(
@@ -103,7 +99,7 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
     tuning = {name: str(e.report) for name, e in model.items.encoders.items() if hasattr(e, "report")}
     facts = {
         "tuning": tuning,
-        **({"taken": len(taken), "start_sha256": hashlib.sha256(Path(config.start).read_bytes()).hexdigest()} if config.start else {}),
+        **({"brought": brought.facts()} if brought else {}),
         "params": sum(p.numel() for p in model.parameters()) + sum(e.made_by for e in model.items.encoders.values()),
         "trainable": sum(p.numel() for g in groups.values() for p in g),
     }
@@ -128,6 +124,7 @@ def train(config: Config, *, force: bool = False) -> Run:
     """
     if config.checkpoint:
         raise NrmsError(f"{config.checkpoint} is given to be evaluated, not to be trained: use notebooks/eval.ipynb or `python -m nrms evaluate`.")
+    check_start(config)
     processes.join()
     with processes.first():
         tables = load(config.dataset, config.data)

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from nrms import NrmsError, terms
 from nrms.config import PARAMS, resolve
-from nrms.files import save_checkpoint
 from nrms.items.encoders import Frozen
 from nrms.items.fusion import FUSIONS
 from nrms.items.tower import ItemTower
@@ -366,10 +365,8 @@ def test_weights_are_taken_and_few_learn(movies, tmp_path):
     config, tables = movies("missrec")
     model = build(config, tables)
     model.on_epoch_start([0, 0], resumed=False)
-    path = tmp_path / "best.safetensors"
-    save_checkpoint(path, model.state_dict(), {})
     other = build(config, tables)
-    taken = take(other, path)
+    taken = take(other, model.state_dict(), tmp_path)
     assert "users.decoder.layers.0.linear1.weight" in taken and not {"users.lookup", "users.prototypes"} & set(taken)
     assert torch.equal(other.users.position.weight, model.users.position.weight) and not other.users.lookup.any()
     narrow(other, FINE)
@@ -384,16 +381,13 @@ def test_weights_are_taken_and_few_learn(movies, tmp_path):
 
 
 def test_what_does_not_fit_is_a_sentence(movies, tmp_path):
-    """A pattern that matches nothing, a file that is not there, weights of which none fits."""
+    """A pattern that matches nothing, weights of which none fits."""
     config, tables = movies("missrec")
     model = build(config, tables)
     with pytest.raises(NrmsError, match=r"the pattern 'adapters.\*', which no weight matches"):
         narrow(model, ["adapters.*"])
-    with pytest.raises(NrmsError, match="which is no file"):
-        take(model, tmp_path / "none.safetensors")
-    save_checkpoint(tmp_path / "other.safetensors", {"x": torch.zeros(2)}, {})
     with pytest.raises(NrmsError, match="None of the weights"):
-        take(model, tmp_path / "other.safetensors")
+        take(model, {"x": torch.zeros(2)}, tmp_path / "other.safetensors")
 
 
 def test_a_row_without_history_is_left_out(movies):
