@@ -82,7 +82,7 @@ def transfer(brought: Brought | None) -> Styler:
     kinds = {
         "stays": "taken, and stays as it came",
         "learns": "taken, and learns on",
-        "fresh": "fresh, and learns",
+        "fresh": "not taken, and learns: fresh, or as its encoder came",
         "bound": "left there: bound to the items or users of those data",
         "unfit": "left there: nothing here has its name and shape",
     }

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from nrms import NrmsError
-from nrms.config import Config
+from nrms.config import Config, check_start
 from nrms.files import load_checkpoint
 from nrms.items.encoders import Frozen
 from nrms.parameters import GRAPHS
@@ -23,7 +23,7 @@ MADE = ("users.lookup", "users.prototypes", "items.encoders.*.table")  # names o
 BOUND = (*MADE, "*.ids.table.weight", "users.user.weight")  # of what belongs to a data set's items or users
 COUNTED = ("*.running_*", "*.num_batches_tracked")  # of what training counts by itself
 ALWAYS = ("repeats",)  # of what says something of a data set, whatever the model: it learns under any `trains`
-SIZES = ("users", "dim", "layers", "wide", "history", "query_dim", "depth", "item_tokens")  # settings that names and shapes follow from
+SIZES = ("users", "dim", "layers", "wide", "history", "query_dim", "depth")  # settings that names and shapes follow from
 NO_HEADS = (*GRAPHS, "gru4rec", "nextitnet", "dssm")  # user encoders without attention
 MOST = 8  # names that are written out
 
@@ -38,7 +38,7 @@ class Brought:
     origin: str
     stays: list[str]  # taken, and stays as it came
     learns: list[str]  # taken, and learns on
-    fresh: list[str]  # learns from nothing
+    fresh: list[str]  # not taken, and learns: from nothing, or from where its encoder came pre-trained
     bound: list[str]
     unfit: list[str]
 
@@ -51,8 +51,9 @@ class Brought:
 def begin(model: Recommender, config: Config) -> Brought | None:
     """Gives a `model` as it was built the weights of `config.start`, and lets those learn that `config.trains` names. None where there is no start.
 
-    Raises NrmsError when nothing fits, when what fits was learned to be read otherwise, and when a weight would neither be taken nor learn.
+    Raises NrmsError when `trains` has no `start`, when nothing fits, when what fits was learned to be read otherwise, and when a weight would neither be taken nor learn.
     """
+    check_start(config)
     if not config.start:
         return None
     path = Path(config.start)
@@ -60,13 +61,11 @@ def begin(model: Recommender, config: Config) -> Brought | None:
     theirs = state.get("config", {})
     taken = take(model, tensors, path)
     check_read(model, taken, theirs, config)
-    could = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+    own, rested = model.state_dict(), resting(model)  # what rests before `trains` is read came pre-trained, or is meant to be as it is
     if config.trains:
         narrow(model, config.trains)
-    learn = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
-    own, given = model.state_dict(), {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    idle = [name for name in own if name in could or name not in given]
-    idle = [name for name in idle if name not in taken and name not in learn and not matches(name, MADE + COUNTED)]
+    learn = {name for name, _ in model.named_parameters(remove_duplicate=False)} - resting(model)
+    idle = [name for name in own if name not in {*taken, *learn, *rested} and not matches(name, MADE + COUNTED)]
     if idle:
         raise NrmsError(refusal(idle, {name: tensor.shape for name, tensor in own.items()}, tensors, theirs, config))
     left = [name for name in tensors if name not in taken]
@@ -78,6 +77,11 @@ def begin(model: Recommender, config: Config) -> Brought | None:
         bound=[name for name in left if matches(name, BOUND)],
         unfit=[name for name in left if not matches(name, BOUND)],
     )
+
+
+def resting(model: torch.nn.Module) -> set[str]:
+    """Names of the parameters that do not learn; two names of one tensor are both there."""
+    return {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

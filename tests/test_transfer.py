@@ -94,7 +94,7 @@ def test_what_came_along_is_shown(start):
     """The table of the notebook has a row for each kind, and says so where nothing is to start from."""
     model, brought = begun(small("missrec_finetune", "scientific-released", start=start))
     page = explain.transfer(brought).to_html()
-    assert all(text in page for text in ("from missrec_pretrain on scientific, seed 0", "fresh, and learns", "users.prototypes", ", ..."))
+    assert all(text in page for text in ("from missrec_pretrain on scientific, seed 0", "not taken, and learns", "users.prototypes", ", ..."))
     assert "there is no start" in explain.transfer(None).to_html() and "encoder" not in explain.sizes(model).to_html()
 
 
@@ -157,7 +157,8 @@ def test_as_many_weights_learn_as_in_the_released_code():
 def test_nothing_to_start_from_is_refused(two, monkeypatch, tmp_path):
     """An experiment that narrows what learns asks for `start` before anything is read, trained or executed."""
     monkeypatch.setenv("NRMS_HOME", str(tmp_path))
-    for begin in (lambda: train(small("missrec_finetune", "scientific")), lambda: run(["missrec_finetune"], "scientific", [0])):
+    config = small("missrec_finetune", "scientific")
+    for begin in (lambda: train(config), lambda: run(["missrec_finetune"], "scientific", [0]), lambda: transfer.begin(None, config)):
         with pytest.raises(NrmsError, match=r"missrec_finetune lets some .* give `-p start FILE`"):
             begin()
     assert not list(tmp_path.iterdir())
