@@ -31,7 +31,7 @@ from nrms.runs import find_run, load_run
 from nrms.runtime import home
 from nrms.shell import document, links_of
 
-FROZEN = {True: "text_frozen", False: "lightgcn_text"}  # experiments of impressions, or of logs, that read what frozen encoders say
+FROZEN = {True: "text_frozen", False: "morec_ts_sasrec"}  # experiments of impressions, or of logs, that read what frozen encoders say
 ROLES = {"text": "bert", "image": "vit", "joint": "blip"}
 SPLIT = ("split", "valid_share", "test_share")  # values of a data set that say what trains
 
@@ -159,17 +159,26 @@ def drawing(table: pd.DataFrame, what: str) -> str:
     return f'<div class="output_area" tabindex="0" role="region" aria-label="{escape(what)}">{image}</div>'
 
 
-def as_html(table: pd.DataFrame, sets: Sets) -> str:
+def as_html(table: pd.DataFrame) -> str:
+    """A table of `probe`, chance in small print below what it belongs to."""
     read = shown(table)
-    head = "".join(f'<th scope="col" class="n">{escape(name)}</th>' for name in read)
-    lines = "".join(
-        f'<tr><th scope="row">{escape(name)}<small>{escape(sets.about[name])}</small></th>'
-        + "".join(f'<td class="n">{escape(value)}</td>' for value in read.loc[name])
-        + "</tr>"
-        for name in read.index
-    )
-    table_html = f'<table><thead><tr><th scope="col">vectors</th>{head}</tr></thead><tbody>{lines}</tbody></table>'
-    return f'<div class="wrap" tabindex="0" role="region" aria-label="every set of vectors">{table_html}</div>'
+    names = [name for name in read if not name.endswith("by chance")]
+    head = "".join(f'<th scope="col" class="n">{escape(name)}</th>' for name in ("", *names))
+    lines = ""
+    for row in read.index:
+        chances = {name: read.loc[row, f"{name}, by chance"] for name in names if f"{name}, by chance" in read}
+        small = {name: f"<small>by chance {chance}</small>" if chance else "" for name, chance in chances.items()}
+        cells = "".join(f'<td class="n">{escape(read.loc[row, name])}{small.get(name, "")}</td>' for name in names)
+        lines += f'<tr><th scope="row">{escape(row)}</th>{cells}</tr>'
+    found = f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+    return f'<div class="wrap" tabindex="0" role="region" aria-label="every set of vectors">{found}</div>'
+
+
+def sources(sets: Sets) -> str:
+    """Where every set comes from, each source once, and what there was none of."""
+    first = {about: name for name, about in reversed(sets.about.items())}
+    lines = [f"<b>{escape(first[about])}</b>: {escape(about)}" for about in dict.fromkeys(sets.about.values())]
+    return f"<ul>{''.join(f'<li>{line}</li>' for line in [*lines, *map(escape, sets.absent)])}</ul>"
 
 
 def lead(table: pd.DataFrame, sets: Sets) -> str:
@@ -187,13 +196,12 @@ def page(dataset: str, data: Dataset, sets: Sets, own: pd.DataFrame, common: pd.
     """HTML of probe.html. own: each set on the items that it has; common: on those that all have, where that differs."""
     protocol, reports = PROTOCOLS[data.protocol], home() / "reports"
     label, text = protocol.metrics[protocol.main]
-    title, both = f"What do item vectors know of who takes what on {dataset}, before training?", "on the items that all have"
+    title, both = f"What do item vectors know of who takes what on {dataset}?", "on the items that all have"
     body = f"<h1>{escape(title)}</h1>{lead(own, sets)}{drawing(own, 'zero-shot metric and item-CF overlap of every set of vectors')}"
-    body += f"<h2>Each on the items that it has</h2>{as_html(own, sets)}"
+    body += f"<h2>Each on the items that it has</h2>{as_html(own)}"
     if common is not None:
-        body += f"<h2>All {both}</h2><p>The same checks where every set answers the same questions.</p>{as_html(common, sets)}"
-    if sets.absent:
-        body += f"<h2>What there was none of</h2><ul>{''.join(f'<li>{escape(text)}</li>' for text in sets.absent)}</ul>"
+        body += f"<h2>All {both}</h2><p>The same checks where every set answers the same questions.</p>{as_html(common)}"
+    body += f"<h2>What the vectors are</h2>{sources(sets)}"
     slates = ", and something else in the slate" if data.protocol == "impressions" else ""
     compared = f"in the table {both}" if common is not None else "them here, where all rows cover the same items"
     words = {"label": label, "text": text, "unit": protocol.unit, "slates": slates, "table": compared}
