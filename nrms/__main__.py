@@ -13,6 +13,8 @@ submit --run RUN --dataset D [--part P] [--from F] [--images G]
                                        prediction.zip for MIND's leaderboard: every impression of its test part (or of dev) ranked by a trained run
 recommend --run RUN --dataset D (--user U | --history N1 N2 ...) [-k 10] [--shown]
                                        what a finished run recommends to one reader, and why
+probe DATASET [--run EXP ...] [--vectors FILE.npy ...]
+                                       what vectors of items know before training: those that came, of encoders, of runs, in files; a page
 bench                                  the same work done the plain way and ours, timed in one run; into reports/benchmark
 report                                 rebuilds reports/leaderboard.csv and reports/index.html
 publish DATASET --to FOLDER [--no-pages]
@@ -30,7 +32,7 @@ from typing import Any
 
 try:
     from nrms import NrmsError
-    from nrms.arguments import add_values, command, values
+    from nrms.arguments import add_values, command, printable, values
     from nrms.config import check_asked, load_dataset, resolve
 except ModuleNotFoundError as error:
     sys.exit(f"nrms: {error.name} is not installed: `pip install -r requirements.txt`, in the environment of {sys.executable}.")
@@ -82,6 +84,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     whom.add_argument("--history", nargs="*", metavar="ITEM", help="ids of items that somebody clicked, oldest first; none: a newcomer")
     serve.add_argument("-k", type=int, default=10, help="items of the list")
     serve.add_argument("--shown", action="store_true", help="rank what the user was shown, not the whole catalogue")
+    know = commands.add_parser("probe", help="what vectors of items know before training")
+    know.add_argument("dataset", help="name of a file in params/data")
+    know.add_argument("--run", nargs="+", action="extend", default=[], metavar="EXP", help="finished runs whose item vectors are probed too")
+    know.add_argument(
+        "--vectors",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help=".npy files, one row for each item of items.tsv",
+    )
     for parser_of in (prepare, run, judge, both):
         add_values(parser_of)
     bench = commands.add_parser("bench", help="speed against the plain way")
@@ -219,6 +233,16 @@ def recommend(args: argparse.Namespace, given: Given) -> None:
     print(describe(served, served.rank(reader, args.k, reader.shown if args.shown else None)))
 
 
+def probe(args: argparse.Namespace, given: Given) -> None:
+    load_dataset(args.dataset)
+    from nrms import page, probes
+    from nrms.probe import shown
+
+    table, sets, paths = probes.write(args.dataset, args.run, args.vectors)
+    page.write()  # which links to it
+    print(printable("\n".join([shown(table).to_string(), *sets.absent, *(f"wrote {path}" for path in paths)])))
+
+
 def bench(args: argparse.Namespace, given: Given) -> None:
     from nrms import bench
 
@@ -263,7 +287,7 @@ def doctor(args: argparse.Namespace, given: Given) -> int:
     return doctor.main()
 
 
-COMMANDS = {f.__name__: f for f in (demo, download, prepare, run, evaluate, ensemble, recommend, submit, bench, report, publish, doctor)}
+COMMANDS = {f.__name__: f for f in (demo, download, prepare, run, evaluate, ensemble, recommend, submit, probe, bench, report, publish, doctor)}
 
 
 def main(arguments: list[str] | None = None) -> int:

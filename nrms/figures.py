@@ -259,14 +259,16 @@ def pictures(images: Mapping[str, np.ndarray]) -> Figure:
 
 
 def probe(table: pd.DataFrame) -> Figure:
-    """What sets of vectors know before training, as `probe.probe` found it: a panel for the zero-shot metric, one for item-CF with chance dotted."""
-    figure, axes = canvas(2, (11, 0.36 * len(table) + 1.2), sharey=True)
-    for ax, name in zip(axes, table.columns[:2], strict=True):
-        ax.barh(table.index, table[name], color=[GREY if row == "random" else BLUE for row in table.index])
-        ax.set(title=name)
-    axes[1].axvline(table["by chance"].mean(), color=ORANGE, ls=":", label="by chance")
-    axes[1].legend(loc="upper right")  # beside the bar of random vectors, the shortest
-    axes[0].invert_yaxis()
+    """What sets of vectors know, as `probe.probe` found it: a panel for the zero-shot metric, one for item-CF, with intervals; chance is marked."""
+    figure, axes = canvas(2, (11, 0.36 * len(table) + 1.6), sharey=True)
+    places, names = np.arange(len(table)), [name.replace("$", r"\$") for name in table.index]  # a dollar would begin a formula
+    for ax, name in zip(axes, table.columns[:8:4], strict=True):
+        ax.barh(places, table[name], color=[GREY if row == "random" else BLUE for row in table.index])
+        ax.hlines(places, table[f"{name}_low"], table[f"{name}_high"], color="black", lw=1)
+        ax.vlines(table[f"{name}, by chance"], places - 0.4, places + 0.4, color=ORANGE, lw=2)
+        ax.set(title=name, yticks=places, yticklabels=names, ylim=(len(table) - 0.4, -0.6))
+    marks = [plt.Line2D([], [], color=ORANGE, lw=2, label="by chance"), plt.Line2D([], [], color="black", lw=1, label="95 % interval")]
+    figure.legend(handles=marks, loc="outside lower right", ncols=2)
     return figure
 
 

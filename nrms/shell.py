@@ -13,7 +13,7 @@ from typing import Any
 PAGES = Path(__file__).parent / "pages"  # style, scripts and the template of notebooks
 
 
-OF_A_DATA_SET = ("data_prep", "analysis", "compare", "browse")  # pages
+OF_A_DATA_SET = ("data_prep", "probe", "analysis", "compare", "browse")  # pages
 OF_A_RUN = ("train", "eval")
 MADE_OF = '<meta name="made-of" content="{}">'
 

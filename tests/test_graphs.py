@@ -25,9 +25,8 @@ from nrms.evaluate import check_users
 from nrms.files import read_json
 from nrms.gradients import terms_of
 from nrms.metrics import DIAGNOSTICS, SETS, set_metrics
-from nrms.probe import beside, half_masked, item_cf, probe_content, re_encoded
 from nrms.ranking import encode_items, model_scorer, rank_catalogue, states_of
-from nrms.recommender import build, build_encoder
+from nrms.recommender import build
 from nrms.terms import Rows, alignment, info_nce, uniformity
 from nrms.train import sampler_of
 from nrms.users import graph
@@ -445,7 +444,7 @@ def test_values_that_do_not_go_with_a_graph():
             resolve(exp, dataset, **given_)
 
 
-# several models, vectors, probes -------------------------------------------------------------------------------------
+# several models, vectors -------------------------------------------------------------------------------------
 
 
 def test_an_ensemble_is_the_mean_of_standardised_scores():
@@ -478,33 +477,6 @@ def test_diagnostics_are_those_of_their_definitions(exp, movies):
     norms, known = items.norm(dim=1).numpy(), np.flatnonzero(count)
     if found["norm_popularity"] is not None:
         assert found["norm_popularity"] == pytest.approx(stats.spearmanr(norms[known], count[known]).statistic, abs=1e-6)
-
-
-def test_vectors_of_who_took_what_pass_the_probe(movies):
-    """Vectors that are the users of each item find the neighbours by users, but for ties; random ones do as chance has it; a mask hits half."""
-    _, tables = movies("lightgcn")
-    split = tables.split(load_dataset("movies"))
-    has = np.zeros((25, 40), np.float32)
-    has[split.train.items.values, split.train.items.rows] = 1
-    same, chance = item_cf(has, split.train, k=3)
-    assert same > 0.5 and chance == pytest.approx(3 / 23)
-    assert item_cf(np.random.default_rng(0).standard_normal((25, 64)), split.train, k=3)[0] < 0.35
-    table = probe_content({"text": has, "image": has[:, ::-1].copy()}, split, load_dataset("movies"))
-    assert table.loc["text", "zero-shot ndcg10"] > table.loc["random", "zero-shot ndcg10"] and len(table) == 8
-    assert half_masked(25).sum() == 12 and not half_masked(25)[0]
-    both = beside({"text": has, "image": has}, masked="image")
-    assert (np.any(both[1:, 40:], axis=1) == ~half_masked(25)[1:]).all() and np.any(both[1:, :40], axis=1).all()
-
-
-def test_a_joint_encoder_reads_masked_items_anew(movies):
-    """Items that lose their picture get the vector of their text alone, the others keep theirs, and afterwards all is as before."""
-    config, tables = movies("alignrec_joint")
-    encoder = build_encoder("joint", config, tables)
-    masked, none = half_masked(25), np.zeros(25, bool)
-    whole, half, alone = (re_encoded(encoder, m) for m in (none, masked, ~none))
-    lost = masked & tables.pixels.present
-    assert lost.any() and np.allclose(half[lost], alone[lost], atol=1e-5) and np.allclose(half[~lost], whole[~lost], atol=1e-5)
-    assert not np.allclose(whole[lost], alone[lost], atol=1e-3) and np.array_equal(re_encoded(encoder, none), whole)
 
 
 def test_notebooks_and_pages_understand_sets(home):

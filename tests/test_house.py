@@ -44,6 +44,7 @@ LAYER |= {
     "measure": 3,
     "plain": 3,
     "growth": 3,
+    "probes": 4,
     "listing": 4,
     "browse": 4,
     "pipeline": 4,

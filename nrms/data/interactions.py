@@ -217,24 +217,29 @@ def vectors(source: Path, folder: Path, items: pa.Table, ledger: Ledger | None) 
         path = source / f"{name}.npy"
         if not path.is_file():
             continue
-        try:
-            given = np.lib.format.open_memmap(path, mode="r")  # never unpickles, nor opens a zip of arrays
-        except Exception as error:  # of a torn header numpy raises whatever comes
-            raise NrmsError(f"{path} is not an array of numbers ({' '.join(str(error).split())[:400]}).") from None
-        lines = len(items) - 1
-        if ledger is None or ledger.rows_in != lines:
+        if ledger is None or ledger.rows_in != len(items) - 1:
             raise NrmsError(
                 f"{path} goes by the lines of the table of items, of which {'there is none' if ledger is None else 'some are set aside'}."
             )
-        if given.ndim != 2 or len(given) != lines or not given.size or given.dtype.kind not in "fiu":
-            raise NrmsError(f"{path} has shape {given.shape} of {given.dtype}; expected numbers, one row for each of {lines:,} items.")
-        with np.errstate(over="ignore"):  # what is too large for float32 is said below
-            table = np.concatenate([np.zeros((1, given.shape[1]), np.float32), np.asarray(given, np.float32)])
-        if not np.isfinite(table).all():
-            raise NrmsError(f"{path} holds values that are no finite numbers, first in row {int((~np.isfinite(table)).any(1).argmax()) - 1}.")
+        table = read_vectors(path, len(items) - 1)
         np.save(folder / f"{name}.npy", table)
-        widths[name] = given.shape[1]
+        widths[name] = table.shape[1]
     return widths
+
+
+def read_vectors(path: Path, items: int) -> np.ndarray:
+    """A file of `items` rows, one for each item in its order, as (N + 1, W) float32, row 0 zero. Raises NrmsError for anything else."""
+    try:
+        given = np.lib.format.open_memmap(path, mode="r")  # never unpickles, nor opens a zip of arrays
+    except Exception as error:  # of a torn header numpy raises whatever comes
+        raise NrmsError(f"{path} is not an array of numbers ({' '.join(str(error).split())[:400]}).") from None
+    if given.ndim != 2 or len(given) != items or not given.size or given.dtype.kind not in "fiu":
+        raise NrmsError(f"{path} has shape {given.shape} of {given.dtype}; expected numbers, one row for each of {items:,} items.")
+    with np.errstate(over="ignore"):  # what is too large for float32 is said below
+        table = np.concatenate([np.zeros((1, given.shape[1]), np.float32), np.asarray(given, np.float32)])
+    if not np.isfinite(table).all():
+        raise NrmsError(f"{path} holds values that are no finite numbers, first in row {int((~np.isfinite(table)).any(1).argmax()) - 1}.")
+    return table
 
 
 def is_mind(source: Path) -> bool:
