@@ -51,7 +51,8 @@ class Brought:
 def begin(model: Recommender, config: Config) -> Brought | None:
     """Gives a `model` as it was built the weights of `config.start`, and lets those learn that `config.trains` names. None where there is no start.
 
-    Raises NrmsError when `trains` has no `start`, when nothing fits, when what fits was learned to be read otherwise, and when a weight would neither be taken nor learn.
+    Raises NrmsError when `trains` has no `start`, when nothing fits, when what fits was learned to be read otherwise, and when a weight would neither
+    be taken nor learn.
     """
     check_start(config)
     if not config.start:
