@@ -126,6 +126,12 @@ SETS: Planned = {
         ("freedom", "lightgcn", "a frozen item graph, thinned edges"),
         ("alignrec", "lightgcn", "gated ids over an item graph, aligned"),
         ("alignrec", "freedom", "gates and alignments against a thinned graph"),
+        ("alignrec_joint", "alignrec", "one encoder of text and picture, against two"),
+        ("alignrec_cca", "alignrec_unaligned", "branches aligned (CCA), against no alignment"),
+        ("alignrec_cca_uia", "alignrec_cca", "users and items aligned (UIA) too"),
+        ("alignrec", "alignrec_cca_uia", "cosines held to those of content too"),
+        ("alignrec_learns", "alignrec", "vectors of content as weights, against frozen ones"),
+        ("freedom_learns", "freedom", "the same"),
     ],
     MODALITIES: [
         ("lightgcn_text", "lightgcn", "frozen text for ids"),
