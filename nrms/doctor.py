@@ -20,6 +20,7 @@ import numpy as np
 
 from nrms import ROOT, NrmsError
 from nrms.config import PARAMS, default_name, load_dataset, reads_a_log, resolve
+from nrms.entries import members_of
 from nrms.entries import status as status_of
 from nrms.files import process_started, read_json
 from nrms.parameters import Dataset
@@ -330,7 +331,8 @@ def runs() -> Iterator[Finding]:
         count[status] = count.get(status, 0) + 1
         if status == "incomplete":
             lacks = " and ".join(name for name in ("metrics.json", "rows.parquet") if not (path.parent / name).exists())
-            yield wrong(f"{path.parent.relative_to(home())} is said to be done, but has no {lacks}: `{again(dataset, record, [seed[4:]])} --force`")
+            command = again(dataset, record, [seed[4:]], force=True)
+            yield wrong(f"{path.parent.relative_to(home())} is said to be done, but has no {lacks}: `{command}`")
         if status in ("dead", "failed", "stopped") or (status == "stale" and record.get("kind") == "model"):  # others are made anew unasked
             groups.setdefault((dataset, name, status), []).append((int(seed[4:]), record))
     for (dataset, name, status), members in groups.items():
@@ -341,16 +343,18 @@ def runs() -> Iterator[Finding]:
     yield ok(f"{sum(count.values())} runs can be read" + "".join(f", {n} {status}" for status, n in sorted(count.items())))
 
 
-def again(dataset: str, record: dict[str, Any], seeds: Iterable[Any]) -> str:
-    """The command that makes a run of `record`."""
+def again(dataset: str, record: dict[str, Any], seeds: Iterable[Any], *, force: bool = False) -> str:
+    """The command that makes a run of `record`, whatever is there already if `force`."""
     config = record.get("config") or {}
     given, name = dict(config.get("given") or {}), config.get("name")
-    if "exp" not in config:  # a baseline or an ensemble
-        return f"python -m nrms run EXP --dataset {dataset}"
+    if members := members_of(record):  # which is made anew whenever it is asked for
+        return shlex.join(["python", "-m", "nrms", "ensemble", *members.split(" + "), "--dataset", dataset, "--seeds", *map(str, seeds)])
+    if "exp" not in config:  # a baseline
+        return f"python -m nrms run EXP --dataset {dataset}" + " --force" * force
     if name != default_name(config["exp"], given, config.get("trains")):
         given["name"] = name
     words = [word for key, value in given.items() for word in ("-p", key, str(value))]
-    return shlex.join(["python", "-m", "nrms", "run", config["exp"], "--dataset", dataset, "--seeds", *map(str, seeds), *words])
+    return shlex.join(["python", "-m", "nrms", "run", config["exp"], "--dataset", dataset, "--seeds", *map(str, seeds), *words, *["--force"] * force])
 
 
 def report() -> Iterator[Finding]:

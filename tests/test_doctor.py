@@ -255,6 +255,15 @@ def test_what_dead_processes_left(place):
     assert not lines(doctor.left_over, "wrong") and not lines(doctor.data, "wrong")
 
 
+def test_what_makes_a_run_again():
+    """An experiment by `run`, with its values; an ensemble by its members, which needs no force; a baseline beside any experiment."""
+    own = {"config": {"exp": "exp4", "name": "exp4-epochs1", "given": {"epochs": 1}}}
+    assert doctor.again("movies", own, [0, 1], force=True) == "python -m nrms run exp4 --dataset movies --seeds 0 1 -p epochs 1 --force"
+    both = {"config": {"given": {"of": "lightgcn + vbpr"}}}
+    assert doctor.again("movies", both, [2], force=True) == "python -m nrms ensemble lightgcn vbpr --dataset movies --seeds 2"
+    assert doctor.again("movies", {"config": {}}, [0]) == "python -m nrms run EXP --dataset movies"
+
+
 def test_runs_that_did_not_end_well(place):
     """Dead, failed and stopped runs are notes with the command that goes on, seeds together; an unreadable one, or one without numbers, is wrong."""
     facts = {"kind": "model", "config": resolve(4, "newsroom-tiny", name="mine", epochs=1).model_dump()}
