@@ -36,7 +36,7 @@ from nrms.files import load_checkpoint
 from nrms.items.pretrained import load_pretrained, load_tower
 from nrms.parameters import Dataset
 from nrms.runtime import Run, run_folder
-from nrms.transfer import take
+from nrms.transfer import begin
 
 NEWS = "N1\tsports\ttennis\tA serve\tText\thttp://x\t[]\t[]\n"
 ROWS = "1\tU1\t11/9/2019 1:44:52 AM\tN1\tN1-1\n"
@@ -468,7 +468,7 @@ def test_names_are_names_and_nothing_else(name):
 
 
 @pytest.mark.parametrize("kind", ["torch", "pickle"])
-def test_a_pickle_is_no_checkpoint(kind, tmp_path, model):
+def test_a_pickle_is_no_checkpoint(kind, tmp_path, model, config):
     """evaluate --checkpoint and start: refuse it without unpickling, whatever its name."""
     path, evil = tmp_path / "best.safetensors", Evil(tmp_path / "evil")
     if kind == "torch":
@@ -478,7 +478,7 @@ def test_a_pickle_is_no_checkpoint(kind, tmp_path, model):
     with pytest.raises(NrmsError, match="not a checkpoint"):
         main(["evaluate", "4", "--checkpoint", str(path), "--dataset", "newsroom-tiny"])
     with pytest.raises(NrmsError, match="not a checkpoint"):
-        take(model, path)
+        begin(model, config.model_copy(update={"start": str(path)}))
     assert not (tmp_path / "evil").exists()
 
 
