@@ -264,25 +264,30 @@ def catalogue_summary(question: str, own: list[Difference]) -> str:
         ADDED: "additions are better than what they stand against",
         END_TO_END: "trained or deepened encoders are better than plain frozen vectors",
         ORDER: "other user encoders or losses are better",
-        INTERESTS: "additions are better than what they stand against",
-        GRAPH: "systems are better than what they stand against",
-        MODALITIES: "ways of content are better than what they stand against",
+        INTERESTS: "comparisons find what stands first better",
+        GRAPH: "comparisons find what stands first better",
+        MODALITIES: "comparisons find what stands first better",
     }[question]
     main = [d for d in own if d.exp != "idrec_sasrec"] or own
     text = count(main, what)
-    level = [d.exp for d in main if d.verdict == "unclear"]
+    level = [named(d, main) for d in main if d.verdict == "unclear"]
     return text + (f"; no difference shown: {', '.join(level)}." if level else ".")
 
 
 def count(main: list[Difference], what: str) -> str:
     """`2 of 3 <what> (a +0.01, b +0.02); 1 worse (c -0.01)`."""
 
-    def named(verdict: str) -> str:
-        return ", ".join(f"{d.exp} {d.mean:+.3f}" for d in main if d.verdict == verdict)
+    def those(verdict: str) -> str:
+        return ", ".join(f"{named(d, main)} {d.mean:+.3f}" for d in main if d.verdict == verdict)
 
-    more, less = named("more"), named("less")
+    more, less = those("more"), those("less")
     number = sum(d.verdict == "more" for d in main)
     return f"{number} of {len(main)} {what}" + (f" ({more})" if more else "") + (f"; worse: {less}" if less else "")
+
+
+def named(d: Difference, among: list[Difference]) -> str:
+    """The experiment of a comparison, and what it is held against where it stands in several."""
+    return d.exp if sum(other.exp == d.exp for other in among) == 1 else f"{d.exp} against {d.other}"
 
 
 def table(found: list[Difference]) -> pd.DataFrame:
