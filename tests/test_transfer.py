@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import write_log
 
 from nrms import NrmsError, explain, transfer
 from nrms.answers import CATALOGUE, INTERESTS
@@ -23,7 +24,6 @@ from nrms.pipeline import is_current, run
 from nrms.recommender import Recommender, build
 from nrms.train import train
 from nrms.users.interests import Interests
-from tests.conftest import write_log
 
 SMALL = {"dim": 8, "heads": 2, "history": 12, "wide": 12, "epochs": 1, "batch_size": 16, "lr": 1e-2, "device": "cpu", "name": None}
 ADAPTERS = {f"items.encoders.{m}.project.{kind}" for m in ("text", "image") for kind in ("weight", "bias")}
