@@ -40,9 +40,10 @@ except ModuleNotFoundError as error:
 DEMO = (1, 2, 3, 4)
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m nrms", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+Commands = argparse._SubParsersAction  # the only name that argparse has for it
+
+
+def about_data(commands: Commands) -> None:
     commands.add_parser("demo", help="the main job on the demo world")
     fetch = commands.add_parser("download", help="fetch the files of a data set")
     fetch.add_argument("dataset", help="name of a file in params/data")
@@ -54,6 +55,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     prepare.add_argument("--cards", action="store_true", help="the pictures are IM-MIND cards: the cover is cut out of each")
     prepare.add_argument("--ids", type=Path, help="names of pictures: a table (news id, name), or a folder or zip with MIND-large's news.tsv")
     prepare.add_argument("--from", dest="source", type=Path, help="MIND folder or zip, or a folder with interactions.tsv and items.tsv")
+    add_values(prepare)
+
+
+def about_experiments(commands: Commands) -> None:
     run = commands.add_parser("run", help="run experiments")
     run.add_argument("exps", nargs="+", metavar="EXP", help="4, exp4, or the name of any file in params")
     run.add_argument("--dataset", default="newsroom")
@@ -70,6 +75,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     both.add_argument("--dataset", required=True)
     both.add_argument("--seeds", type=int, nargs="+", default=[0])
     both.add_argument("--name", help="of the run folder; else ensemble- and the first experiment")
+    for parser in (run, judge, both):
+        add_values(parser)
+
+
+def about_what_was_trained(commands: Commands) -> None:
     hand_in = commands.add_parser("submit", help="a file for MIND's leaderboard")
     hand_in.add_argument("--run", required=True, help="a run's folder, or its name: exp3/seed0, or exp3 for its only seed, else seed 0")
     hand_in.add_argument("--dataset", required=True)
@@ -96,8 +106,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help=".npy files, one row for each item of items.tsv",
     )
-    for parser_of in (prepare, run, judge, both):
-        add_values(parser_of)
+
+
+def about_the_whole(commands: Commands) -> None:
     bench = commands.add_parser("bench", help="speed against the plain way")
     bench.add_argument("--dataset", default="newsroom-large", help="a demo world")
     bench.add_argument("--repeats", type=int, default=5)
@@ -115,6 +126,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     publish.add_argument("--no-pages", action="store_true", help="index.html alone: the other pages quote titles, pictures and lines of the data")
     publish.add_argument("--readme", type=Path, nargs="+", default=[], help="files between whose marks the table is written")
     commands.add_parser("doctor", help="check the installation, the data and the runs")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m nrms", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (about_data, about_experiments, about_what_was_trained, about_the_whole):
+        add(commands)
     return parser.parse_args(arguments)
 
 
@@ -235,10 +253,10 @@ def recommend(args: argparse.Namespace, given: Given) -> None:
 
 def probe(args: argparse.Namespace, given: Given) -> None:
     load_dataset(args.dataset)
-    from nrms import page, probes
+    from nrms import page, probe_page
     from nrms.probe import shown
 
-    table, sets, paths = probes.write(args.dataset, args.run, args.vectors)
+    table, sets, paths = probe_page.write(args.dataset, args.run, args.vectors)
     page.write()  # which links to it
     print(printable("\n".join([shown(table).to_string(), *sets.absent, *(f"wrote {path}" for path in paths)])))
 

@@ -11,7 +11,8 @@ import torch
 
 from nrms import NrmsError
 from nrms.beyond import known_items
-from nrms.config import PARAMS, REFERENCES, Config, check_name
+from nrms.checks import check_name
+from nrms.config import PARAMS, REFERENCES, Config
 from nrms.data.prepare import load
 from nrms.entries import members_of
 from nrms.evaluate import judge, load_weights

@@ -65,8 +65,8 @@ def ranking(dataset: str, only: Run | None = None) -> Figure:
     return figure
 
 
-def beside(both: pd.DataFrame, datasets: Sequence[str], label: str) -> Figure:
-    """What was run on two data sets of one log, in the order of the first: means of the main metric with intervals. both: of beside.side_by_side."""
+def two_splits(both: pd.DataFrame, datasets: Sequence[str], label: str) -> Figure:
+    """What was run on two data sets of one log, in the order of the first: means with intervals. both: of two_splits.side_by_side."""
     figure, axes = canvas(2, (12, 0.36 * len(both) + 1.2), sharey=True)
     for ax, dataset, side in zip(axes, datasets, ("here", "there"), strict=True):
         for i, (_, row) in enumerate(both.iterrows()):

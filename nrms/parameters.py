@@ -91,7 +91,7 @@ class Dataset(Strict):
     max_bad: float = Field(0.001, ge=0, le=1, description="prepare stops above this share of bad rows")
     world: World | None = None
     download: Download | None = Field(None, description="where its files can be had; no part of what an experiment is")
-    beside: str | None = Field(None, description="a data set of the same log, split otherwise: the analysis holds the results of both side by side")
+    other_split: str | None = Field(None, description="a data set of the same log, split otherwise, whose results the analysis shows too")
 
     @property
     def protocol(self) -> str:
@@ -145,7 +145,7 @@ LEARNING = (
 # what changes no result: words, addresses, and how training is spread over processes and time
 SAME: dict[str, Any] = {
     **dict.fromkeys(("question", "name", "given", "processes", "save_minutes", "start", "start_sha256"), True),
-    "data": {"about", "download", "beside"},
+    "data": {"about", "download", "other_split"},
 }
 
 

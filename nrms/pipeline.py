@@ -17,7 +17,8 @@ from typing import Any
 from tqdm import tqdm
 
 from nrms import ROOT, NrmsError
-from nrms.config import Config, check_start, resolve
+from nrms.checks import check_start
+from nrms.config import Config, resolve
 from nrms.files import locked, read_json
 from nrms.metrics import PROTOCOLS
 from nrms.render import render

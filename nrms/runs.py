@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from nrms import NrmsError
-from nrms.config import Config, load_dataset, nearest, validate
+from nrms.checks import nearest
+from nrms.config import Config, load_dataset, validate
 from nrms.data.prepare import Tables, load
 from nrms.evaluate import check_fits, check_users, load_weights
 from nrms.files import read_state

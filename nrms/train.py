@@ -14,7 +14,8 @@ from accelerate.state import AcceleratorState
 
 from nrms import NrmsError, Stopped, processes, transfer, troubles
 from nrms.arguments import command, read_config
-from nrms.config import Config, check_start
+from nrms.checks import check_start
+from nrms.config import Config
 from nrms.data.batches import Batch, ClickSampler, ahead
 from nrms.data.prepare import Tables, load
 from nrms.data.sequences import PairSampler, SequenceSampler

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from nrms import NrmsError
-from nrms.config import Config, check_start
+from nrms.checks import check_start
+from nrms.config import Config
 from nrms.files import load_checkpoint
 from nrms.items.encoders import Frozen
 from nrms.parameters import GRAPHS

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_report import fake
 
-from nrms import answers, show
+from nrms import answers, planned, show
 from nrms.metrics import METRICS, compare, rank_metrics
 from nrms.original import misread, two_evaluators
 
@@ -42,13 +42,13 @@ def test_differences_are_paired_and_corrected(runs):
 def test_sentences_follow_the_runs(runs):
     """Yes where it is shown, `not answered` where it is not run, and what the control says."""
     found = answers.differences("made-up")
-    frozen, tuned, images = (answers.answer(q, found) for q in answers.NEWS)
+    frozen, tuned, images = (answers.answer(q, found) for q in planned.NEWS)
     assert "Yes: 1 of 1 frozen encoders beat the best baseline, content; exp2_gate by most, +0.050" in frozen
     size = {(d.exp, d.other): f"{d.exp} {d.mean:+.3f}" for d in found}
     assert f"1 of 1 tuned encoders are better than the same ones frozen ({size['exp3_gate', 'exp2_gate']})" in tuned
     assert f"1 of 1 ways of adding pictures are better than the same text alone ({size['exp3_gate', 'exp4']})" in images
     assert "it is what they show that counts" in images and "same sign in 2 of 2 seeds" in images
-    assert "Not answered" in answers.answer(answers.IMAGES, [])
+    assert "Not answered" in answers.answer(planned.IMAGES, [])
 
 
 def test_the_table_of_comparisons_can_be_shown(runs):
@@ -66,8 +66,8 @@ def test_worse_and_unclear_are_said(home):
     fake("exp4", 0, base + 0.2, n=300)
     fake("exp3", 0, base + 0.1, n=300)
     found = answers.differences("made-up")
-    assert "Not shown: none of 1 frozen encoders" in answers.answer(answers.FROZEN, found)
-    assert "0 of 1 ways of adding pictures are better than the same text alone; worse: exp3 -0.100" in answers.answer(answers.IMAGES, found)
+    assert "Not shown: none of 1 frozen encoders" in answers.answer(planned.FROZEN, found)
+    assert "0 of 1 ways of adding pictures are better than the same text alone; worse: exp3 -0.100" in answers.answer(planned.IMAGES, found)
 
 
 def test_the_original_beside_ours(runs):
@@ -107,7 +107,7 @@ def test_logs_are_asked_their_own_questions(home):
         fake("morec_ts_sasrec", seed, base + 0.1 * new + rng.normal(0, 0.01, 400), n=400, protocol="catalogue", slices=parts)
     found = answers.differences("made-up")
     assert {(d.exp, d.other, d.label) for d in found} == {("morec_ts_sasrec", "idrec_sasrec", "nDCG@10"), ("idrec_sasrec", "popularity", "nDCG@10")}
-    assert "0 of 1 ways of content in the place of ids are better than ids; worse: morec_ts_sasrec" in answers.answer(answers.IDS, found)
+    assert "0 of 1 ways of content in the place of ids are better than ids; worse: morec_ts_sasrec" in answers.answer(planned.IDS, found)
     pair = answers.SLICED["catalogue"][0]
     text = answers.where(answers.by_slice("made-up", *pair), *pair)
     assert (

@@ -249,7 +249,7 @@ def test_another_split_is_a_data_set_of_its_own(tmp_path, monkeypatch):
     given = {"split": "period", "min_rating": 1e-05, "given": ["text"], "bert": "null", "about": "mine: all"}
     new_dataset("mine", "movies-random", given)
     mine, theirs = load_dataset("mine").model_dump(), load_dataset("movies-random").model_dump()
-    assert {key: mine[key] for key in mine if mine[key] != theirs[key]} == given | {"beside": None}
+    assert {key: mine[key] for key in mine if mine[key] != theirs[key]} == given | {"other_split": None}
     new_dataset("next", "mine", {"split": "time", "given": []})
     assert load_dataset("next").split == "time" and load_dataset("next").given == [] and load_dataset("next").bert == "null"
     config.check_asked("mine", {"split": "period"})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_report import fake
 
-from nrms import NrmsError, answers, ensemble
+from nrms import NrmsError, answers, ensemble, planned
 from nrms.config import resolve
 from nrms.entries import entries
 from nrms.evaluate import evaluate
@@ -104,17 +104,17 @@ def test_sequences_have_such_an_ensemble_too(home):
     fake("idmo_both", 0, base, n=50, protocol="catalogue")
     averaged("ensemble-idrec_sasrec", "idrec_sasrec + morec_ts_sasrec + morec_ts_image", base + 0.1, protocol="catalogue")
     (found,) = answers.differences("made-up")
-    assert (found.question, found.exp, found.verdict) == (answers.ADDED, "idmo_both", "less")
+    assert (found.question, found.exp, found.verdict) == (planned.ADDED, "idmo_both", "less")
 
 
-@pytest.mark.parametrize("protocol, other", [("catalogue", answers.SETS), ("sets", answers.CATALOGUE)])
+@pytest.mark.parametrize("protocol, other", [("catalogue", planned.SETS), ("sets", planned.CATALOGUE)])
 def test_any_system_is_asked_about_on_any_log(protocol, other, home):
     """Graphs on a log of next items, sequences on one of sets: their questions are there once their runs are, and not before."""
     base = np.random.default_rng(0).random(50) * 0.3
-    own = answers.QUESTIONS[protocol]
+    own = planned.QUESTIONS[protocol]
     text = answers.answers(answers.differences("made-up"), protocol)
     assert text.count("Not answered yet") == len(own) and not any(question in text for question in other)
-    question, ((exp, against, _), *_) = next((q, planned) for q, planned in other.items() if planned[0][1] != answers.BASELINE)
+    question, ((exp, against, _), *_) = next((q, pairs) for q, pairs in other.items() if pairs[0][1] != planned.BASELINE)
     fake(exp, 0, base + 0.1, n=50, protocol=protocol)
     fake(against, 0, base, n=50, protocol=protocol)
     found = [d for d in answers.differences("made-up") if d.question == question]

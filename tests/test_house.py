@@ -13,9 +13,9 @@ from nrms import ROOT
 from nrms.config import PARAMS, Dataset, Experiment, load_dataset, reads_a_log, resolve
 from nrms.runtime import data_folder
 
-LAYER = dict.fromkeys(("parameters", "config", "runtime", "files", "progress", "metrics", "objectives", "terms", "dropout", "troubles"), 0)
+LAYER = dict.fromkeys(("parameters", "checks", "config", "runtime", "files", "progress", "metrics", "objectives", "terms", "dropout", "troubles"), 0)
 LAYER |= dict.fromkeys(("arguments", "data", "items", "users", "report", "figures", "portrait", "contrast", "show", "original", "answers"), 1)
-LAYER |= dict.fromkeys(("shell", "dots", "render", "entries", "beside"), 1)
+LAYER |= dict.fromkeys(("shell", "dots", "render", "entries", "two_splits", "planned"), 1)
 LAYER |= {
     "disagree": 2,
     "compare": 2,
@@ -44,7 +44,7 @@ LAYER |= {
     "measure": 3,
     "plain": 3,
     "growth": 3,
-    "probes": 4,
+    "probe_page": 4,
     "listing": 4,
     "browse": 4,
     "pipeline": 4,
@@ -52,9 +52,11 @@ LAYER |= {
     "doctor": 4,
     "__main__": 5,
 }
-FAMILY = dict.fromkeys(("figures", "portrait", "contrast", "show", "original", "answers", "shell", "dots", "render", "entries", "beside"), "report")
+FAMILY = dict.fromkeys(
+    ("figures", "portrait", "contrast", "show", "original", "answers", "shell", "dots", "render", "entries", "two_splits", "planned"), "report"
+)
 FAMILY |= {"disagree": "compare"}
-FAMILY |= {"parameters": "config", "troubles": "runtime", "files": "runtime", "progress": "runtime"}
+FAMILY |= {"parameters": "config", "checks": "config", "troubles": "runtime", "files": "runtime", "progress": "runtime"}
 FAMILY |= {"measure": "bench", "plain": "bench", "growth": "bench"}
 FAMILY |= {"listing": "browse"}
 FAMILY |= {"guards": "train", "resume": "train", "gradients": "recommender", "ranking": "recommender", "references": "recommender"}
@@ -237,7 +239,7 @@ def test_params_files_are_short(path):
 
 @pytest.mark.parametrize("path", sorted((PARAMS / "data").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_data_set_resolves(path):
-    """A data set's file is valid and says what it is about; what stands beside it is there, and is of the same form."""
+    """A data set's file is valid and says what it is about; another split of its log is there, and is of the same form."""
     data = load_dataset(path.stem)
     assert data.about and path.read_text().startswith("#")
-    assert data.beside is None or (data.beside != path.stem and load_dataset(data.beside).protocol == data.protocol)
+    assert data.other_split is None or (data.other_split != path.stem and load_dataset(data.other_split).protocol == data.protocol)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nrms import ROOT, answers, beside, compare, figures, page, pipeline, report
+from nrms import ROOT, answers, compare, figures, page, pipeline, planned, report, two_splits
 from nrms.files import process_started, write_json
 from nrms.metrics import METRICS, PROTOCOLS
 from nrms.runtime import Run, run_folder
@@ -210,7 +210,7 @@ def test_rows_of_different_questions_are_not_compared(home):
     rows = pd.read_csv(board).set_index("exp")
     assert dict(rows.status) == {"bm3": "apart", "freedom": "apart", "lightgcn": "done", "vbpr": "done", "popularity": "done"}
     assert rows.difference.notna().sum() == 2 and rows.loc["bm3", "recall20"] == pytest.approx(base.mean() + 0.3, abs=1e-5)
-    assert set(answers.finished("made-up")) == {"popularity", "lightgcn", "vbpr", answers.BASELINE}
+    assert set(answers.finished("made-up")) == {"popularity", "lightgcn", "vbpr", planned.BASELINE}
     assert [(d.exp, d.other) for d in answers.differences("made-up")] == [("lightgcn", "popularity"), ("vbpr", "lightgcn")]
     text = (home / "reports" / "made-up" / "compare.html").read_text()
     assert "(by Recall@20): bm3 (split period), freedom (other data)." in text
@@ -252,21 +252,21 @@ def test_two_splits_side_by_side(home):
     for exp, values in {"popularity": (0.1, 0.15), "cooccurrence": (0.45, 0.05)}.items():
         for dataset, value in zip(("drawn", "later"), values, strict=True):
             fake(exp, 0, noise + value, "baseline", dataset=dataset, protocol="sets", n=50)
-    both = beside.side_by_side("drawn", "later")
+    both = two_splits.side_by_side("drawn", "later")
     assert list(both.index) == ["ours", "theirs", "cooccurrence", "third", "popularity"]
     assert list(both["here_place"]) == [1, 2, 3, 4, 5] and list(both["there_place"]) == [4, 2, 5, 1, 3]
-    says = beside.sentence(both, "drawn", "later")
+    says = two_splits.sentence(both, "drawn", "later")
     assert says.startswith("**Of 3 models ours is the best on drawn, and number 3 on later.** Kendall's tau of the two orders is -1.00")
     assert says.endswith("Above the best baseline, cooccurrence and popularity, are 2 on drawn and 2 on later.")
-    assert beside.table(both, "drawn", "later").loc["ours", "drawn"].startswith("0.60")
-    assert len(figures.beside(both, ("drawn", "later"), "Recall@20").axes) == 2
+    assert two_splits.table(both, "drawn", "later").loc["ours", "drawn"].startswith("0.60")
+    assert len(figures.two_splits(both, ("drawn", "later"), "Recall@20").axes) == 2
 
 
 def test_splits_that_are_judged_otherwise_do_not_stand_side_by_side(runs, home):
     """Recall of one data set and AUC of another have no common table, and neither has what was not run."""
     fake("ours", 0, np.ones(50), dataset="drawn", protocol="sets", n=50)
-    assert beside.side_by_side("drawn", "made-up").empty and beside.side_by_side("drawn", "nothing").empty
-    assert beside.sentence(beside.side_by_side("drawn", "drawn"), "drawn", "drawn") == ""
+    assert two_splits.side_by_side("drawn", "made-up").empty and two_splits.side_by_side("drawn", "nothing").empty
+    assert two_splits.sentence(two_splits.side_by_side("drawn", "drawn"), "drawn", "drawn") == ""
 
 
 def test_inputs_of_an_ensemble():

@@ -10,7 +10,6 @@ import torch
 from conftest import write_log
 
 from nrms import NrmsError, explain, transfer
-from nrms.answers import CATALOGUE, INTERESTS
 from nrms.config import default_name, load_dataset, resolve
 from nrms.data.prepare import load, prepare
 from nrms.entries import entries
@@ -21,6 +20,7 @@ from nrms.items.fusion import FUSIONS
 from nrms.items.ids import IdTable
 from nrms.items.tower import ItemTower
 from nrms.pipeline import is_current, run
+from nrms.planned import CATALOGUE, INTERESTS
 from nrms.recommender import Recommender, build
 from nrms.train import train
 from nrms.users.interests import Interests

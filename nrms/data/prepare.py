@@ -15,7 +15,8 @@ import numpy as np
 import yaml
 
 from nrms import NrmsError
-from nrms.config import PARAMS, Dataset, check_name, load_dataset
+from nrms.checks import check_name
+from nrms.config import PARAMS, Dataset, load_dataset
 from nrms.data import cards, examples, grammar, images, interactions, mind, newsroom, scenes, splits, tables
 from nrms.files import atomic, atomic_folder, locked, read_json, sweep, write_json
 from nrms.runtime import data_folder, now
@@ -114,7 +115,7 @@ def new_dataset(dataset: str, like: str, given: Mapping[str, Any] | None = None)
         text = (PARAMS / "data" / f"{like}.yaml").read_text()
         text = re.sub(r"^#.*\n", "", text, flags=re.M)
         text = re.sub(r"^download:\n(?:[ \n].*\n|\n)*", "", text, flags=re.M)  # addresses and hashes are of those files
-        text = re.sub(r"^beside: .*\n", "", text, flags=re.M)  # of another log
+        text = re.sub(r"^other_split: .*\n", "", text, flags=re.M)  # of another log
         text = re.sub(r"^about: .*$", f"about: data of my own, with the settings of {like}", text, flags=re.M)
         for name, value in (given or {}).items():
             text = re.sub(rf"^{name}:.*\n(?: .*\n)*", "", text, flags=re.M)

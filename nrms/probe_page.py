@@ -33,7 +33,6 @@ from nrms.shell import document, links_of
 
 FROZEN = {True: "text_frozen", False: "morec_ts_sasrec"}  # experiments of impressions, or of logs, that read what frozen encoders say
 ROLES = {"text": "bert", "image": "vit", "joint": "blip"}
-SPLIT = ("split", "valid_share", "test_share")  # values of a data set that say what trains
 
 
 @dataclass
@@ -102,8 +101,8 @@ def add_run(sets: Sets, text: str, dataset: str, data: Dataset) -> None:
     """
     run = find_run(text, dataset)
     config, tables, model = load_run(run)
-    if any(getattr(config.data, name) != getattr(data, name) for name in SPLIT):
-        says = ", ".join(f"{name} {getattr(config.data, name)}" for name in SPLIT)
+    if apart := {name: value for name, value in config.data.asked.items() if value != data.asked[name]}:
+        says = ", ".join(f"{name} {value}" for name, value in apart.items())
         raise NrmsError(f"{run.folder} has learned from another part of {dataset} ({says}), so it may know what is asked here: give another run.")
     name = f"{run.folder.parent.name}/{run.folder.name}"
     for kind, vectors in vectors_of(model, len(tables.news), late=config.fusion == "late").items():

@@ -1,0 +1,131 @@
+"""Which of our questions are asked, and by which comparisons of two experiments? The answers are computed from the runs, by answers.py."""
+
+FROZEN, TUNING, IMAGES = (
+    "Can a frozen pre-trained model serve as a news encoder?",
+    "What does fine-tuning add?",
+    "Do images add anything to text?",
+)
+IDS, ADDED, END_TO_END, ORDER = (
+    "Can what an item shows take the place of its id?",
+    "Do ids and content together do better than ids alone, and pictures beside text better than text alone?",
+    "What does training the encoders end to end add to frozen vectors?",
+    "Which user encoder reads a sequence best?",
+)
+INTERESTS, GRAPH, MODALITIES = (
+    "What does reading clusters of content, and scoring each modality, add to a sequence of ids?",
+    "What does content add to a graph of who took what?",
+    "Ids, text, pictures: which does a graph need?",
+)
+BASELINE = "best baseline"
+Planned = dict[str, list[tuple[str, str, str]]]  # question: experiment, compared with (an ensemble: by its members), what differs
+NEWS: Planned = {
+    FROZEN: [
+        ("exp1", BASELINE, "BLIP reading title and picture together"),
+        ("exp1_gate", BASELINE, "BLIP's two projected vectors, gated"),
+        ("exp2", BASELINE, "BERT and ViT multiplied, blank picture where there is none"),
+        ("exp2_gate", BASELINE, "BERT and ViT, gated"),
+        ("text_frozen", BASELINE, "BERT, titles alone"),
+        ("exp1", "exp2_gate", "pre-trained together instead of apart"),
+        ("exp2_gate", "exp2", "a missing picture does no harm"),
+        ("exp2_pointwise", "exp2", "the original's ranker, its masks put in"),
+        ("exp2_pointwise_unmasked", "exp2", "the original's ranker as it was"),
+    ],
+    TUNING: [
+        ("exp4", "text_frozen", "titles alone"),
+        ("exp3", "exp2", "as the original has it"),
+        ("exp3_gate", "exp2_gate", "gated"),
+        ("exp3_lora", "exp2_gate", "low-rank updates only"),
+        ("exp3_side", "exp2_gate", "side networks only"),
+        ("exp3_side", "exp3_gate", "side networks instead of full tuning"),
+    ],
+    IMAGES: [
+        ("exp3", "exp4", "as the original has it: product, blank picture"),
+        ("exp3_gate", "exp4", "gated"),
+        ("exp3_late", "exp4", "scores blended"),
+        ("exp2_gate", "text_frozen", "frozen, gated"),
+        ("shuffled_images", "exp4", "control: pictures that changed places"),
+        ("exp3_gate", "shuffled_images", "pictures in their places against changed places"),
+        ("image_only", "random", "pictures alone"),
+    ],
+}
+
+
+CATALOGUE: Planned = {
+    IDS: [
+        ("morec_ts_sasrec", "idrec_sasrec", "frozen text for ids"),
+        ("morec_e2e_sasrec", "idrec_sasrec", "tuned text for ids"),
+        ("morec_ts_image", "idrec_sasrec", "frozen pictures for ids"),
+        ("morec_ts_both", "idrec_sasrec", "frozen text and pictures for ids"),
+        ("morec_ts_dssm", "idrec_dssm", "frozen text for ids, DSSM"),
+        ("morec_e2e_dssm", "idrec_dssm", "tuned text for ids, DSSM"),
+        ("idrec_sasrec", BASELINE, "ids against what learns nothing"),
+    ],
+    ADDED: [
+        ("idmo_text", "idrec_sasrec", "frozen text beside ids"),
+        ("idmo_both", "idrec_sasrec", "frozen text and pictures beside ids"),
+        ("morec_ts_both", "morec_ts_sasrec", "frozen pictures beside frozen text"),
+        ("idmo_both", "idrec_sasrec + morec_ts_image + morec_ts_sasrec", "learned together, against the mean of the three apart"),
+    ],
+    END_TO_END: [
+        ("morec_e2e_sasrec", "morec_ts_sasrec", "text, SASRec"),
+        ("morec_e2e_dssm", "morec_ts_dssm", "text, DSSM"),
+        ("morec_ts_mlp", "morec_ts_sasrec", "two hidden layers above frozen text instead"),
+    ],
+    ORDER: [
+        ("idrec_bert4rec", "idrec_sasrec", "ids"),
+        ("idrec_gru4rec", "idrec_sasrec", "ids"),
+        ("idrec_nextitnet", "idrec_sasrec", "ids"),
+        ("idrec_dssm", "idrec_sasrec", "ids, order not read"),
+        ("morec_ts_bert4rec", "morec_ts_sasrec", "frozen text"),
+        ("morec_ts_gru4rec", "morec_ts_sasrec", "frozen text"),
+        ("morec_ts_nextitnet", "morec_ts_sasrec", "frozen text"),
+        ("idrec_sasrec_bce", "idrec_sasrec", "ids, the loss of the papers: one drawn item"),
+        ("morec_ts_sasrec_bce", "idrec_sasrec_bce", "frozen text for ids, under that loss"),
+    ],
+}
+CATALOGUE |= {
+    INTERESTS: [
+        ("missrec", "idrec_sasrec", "MISSRec without ids for ids"),
+        ("missrec", "morec_ts_both", "MISSRec for SASRec, frozen text and pictures"),
+        ("missrec_id", "idrec_sasrec", "MISSRec with ids for ids alone"),
+        ("missrec_id", "missrec", "ids added"),
+        ("missrec_finetune", "missrec", "pre-trained, then adapters, one LayerNorm and the blend alone, against all from nothing"),
+        ("missrec_finetune_id", "missrec_id", "the same with ids"),
+        *(("missrec", f"missrec_{control}", about) for control, about in (
+            ("no_interests", "clusters, against none"),
+            ("tenth_interests", "one cluster for two vectors, against one for ten"),
+            ("few_interests", "one cluster for two vectors, against one for fifty"),
+            ("dpc", "clusters by k-means, against DPC-KNN"),
+            ("overlap", "a short mean interest, against interests kept apart"),
+            ("mean_blend", "a learned blend, against the mean"),
+            ("tokens", "modalities of a history's item summed, against a token each"),
+            ("no_image", "pictures beside text"),
+            ("no_text", "text beside pictures"),
+        )),
+    ],
+}  # fmt: skip
+SETS: Planned = {
+    GRAPH: [
+        ("lightgcn", BASELINE, "a graph with ids alone"),
+        ("vbpr", "lightgcn", "content beside ids, no graph"),
+        ("bm3", "lightgcn", "views, no negatives"),
+        ("freedom", "lightgcn", "a frozen item graph, thinned edges"),
+        ("alignrec", "lightgcn", "gated ids over an item graph, aligned"),
+        ("alignrec", "freedom", "gates and alignments against a thinned graph"),
+        ("alignrec_joint", "alignrec", "one encoder of text and picture, against two"),
+        ("alignrec_cca", "alignrec_unaligned", "branches aligned (CCA), against no alignment"),
+        ("alignrec_cca_uia", "alignrec_cca", "users and items aligned (UIA) too"),
+        ("alignrec", "alignrec_cca_uia", "cosines held to those of content too"),
+        ("alignrec_learns", "alignrec", "vectors of content as weights, against frozen ones"),
+        ("freedom_learns", "freedom", "the same"),
+    ],
+    MODALITIES: [
+        ("lightgcn_text", "lightgcn", "frozen text for ids"),
+        ("lightgcn_image", "lightgcn", "frozen pictures for ids"),
+        ("lightgcn_both", "lightgcn", "frozen text and pictures for ids"),
+        ("lightgcn_all", "lightgcn", "frozen text and pictures beside ids"),
+        ("lightgcn_all", "lightgcn + lightgcn_image + lightgcn_text", "learned together, against the mean of the three apart"),
+    ],
+}
+QUESTIONS = {"impressions": NEWS, "catalogue": CATALOGUE, "sets": SETS}  # by protocol: what is shown, answered or not
+ASKED_TOO = {"impressions": {}, "catalogue": SETS, "sets": CATALOGUE}  # shown where it is answered: any system can run on any log
