@@ -77,10 +77,8 @@ def command(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # whoever read what we print has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except NrmsError as error:
-        sys.exit(printable(f"nrms: {error}"))
     except Exception as error:
-        text = troubles.meaning(type(error).__name__, str(error))
+        text = troubles.sentence(error)
         if text is None:
             raise
         sys.exit(printable(f"nrms: {text}"))

@@ -20,6 +20,7 @@ from nrms.parameters import digest
 from nrms.ranking import TOP, Scorer, encode_items, metrics_of, model_scorer, rank_catalogue
 from nrms.recommender import build
 from nrms.runtime import Run, now, run_folder, run_folders
+from nrms.troubles import recorded
 
 
 def together(scorers: Sequence[Scorer]) -> Scorer:
@@ -94,7 +95,8 @@ def ensemble(configs: Sequence[Config], name: str | None = None) -> Run:
         family=digest({"ensemble": families}),
         data=tables.manifest["tables"],
     )
-    found = rank_catalogue(together(scorers), split.test, len(tables.news), seen=first.data.rank_seen, top=TOP)
-    judge(run, tables, split, metrics_of(found, split.test, first.data), found, known_items(tables, split))
+    with recorded(run):
+        found = rank_catalogue(together(scorers), split.test, len(tables.news), seen=first.data.rank_seen, top=TOP)
+        judge(run, tables, split, metrics_of(found, split.test, first.data), found, known_items(tables, split))
     run.update(status="done", error=None, evaluated=now())
     return run

@@ -23,7 +23,7 @@ from nrms.files import locked, read_json
 from nrms.metrics import PROTOCOLS
 from nrms.render import render
 from nrms.runtime import Run, home, run_folder
-from nrms.troubles import meaning
+from nrms.troubles import meaning, sentence
 
 
 def execute(name: str, folder: Path, parameters: dict[str, Any], label: str) -> None:
@@ -156,8 +156,11 @@ def do(job: Job, *, force: bool, say: Callable[[str], object]) -> bool | None:
                 say(f"done    {label} (nothing changed)")
                 return None
             work()
-    except NrmsError as error:
-        say(f"FAILED  {error}")
+    except Exception as error:
+        text = sentence(error)
+        if text is None:
+            raise
+        say(f"FAILED  {text}")
         return False
     say(f"done    {label} in {time.perf_counter() - began:.0f} s")
     return True

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from nrms import NrmsError, Stopped, processes, transfer, troubles
+from nrms import NrmsError, Stopped, processes, transfer
 from nrms.arguments import command, read_config
 from nrms.checks import check_start
 from nrms.config import Config
@@ -30,6 +30,7 @@ from nrms.ranking import judge_model
 from nrms.recommender import USERS, Recommender, build
 from nrms.resume import random_states, resume, save
 from nrms.runtime import Bystander, Run, now, peak_mb, run_folder, seed_everything, told_to_end
+from nrms.troubles import recorded
 
 LOGS = 60  # lines of history.jsonl per run, about
 
@@ -111,12 +112,6 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
     return accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare_optimizer(optimizer), accelerator
 
 
-def said(error: BaseException) -> str:
-    """What run.json says of an error."""
-    kind, text = type(error).__name__, str(error)
-    return text if isinstance(error, NrmsError) else troubles.meaning(kind, text) or f"{kind}: {text}".removesuffix(": ")
-
-
 def train(config: Config, *, force: bool = False) -> Run:
     """Trains what `config` says, into its run folder, and keeps the weights that validate best in checkpoint/best.safetensors.
 
@@ -153,13 +148,8 @@ def train(config: Config, *, force: bool = False) -> Run:
         return run
     run.begin(**identity, processes=processes.count())
     processes.wait()
-    try:
-        with processes.watched():
-            fit(config, tables, run)
-    except BaseException as error:
-        state = "stopped" if isinstance(error, KeyboardInterrupt | Stopped) else "failed"
-        run.update(status=state, error=said(error))
-        raise
+    with recorded(run), processes.watched():
+        fit(config, tables, run)
     return run
 
 

@@ -3,12 +3,15 @@
 An error comes as the name of its class and its text, for from the kernel of a notebook nothing else comes back.
 """
 
+import contextlib
 import errno
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from nrms.runtime import home
+from nrms import NrmsError, Stopped
+from nrms.runtime import Run, home
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -54,3 +57,19 @@ def meaning(kind: str, text: str) -> str | None:
     if code == errno.ENOMEM or kind.endswith(("MemoryError", "OutOfMemoryError")) or NO_MEMORY.search(text):
         return f"There was not enough memory. {LESS}"
     return None
+
+
+def sentence(error: BaseException) -> str | None:
+    """What an error says to whoever ran into it; None where it is neither ours nor the machine's."""
+    return str(error) if isinstance(error, NrmsError) else meaning(type(error).__name__, str(error))
+
+
+@contextlib.contextmanager
+def recorded(run: Run) -> Iterator[None]:
+    """What goes wrong within is kept in run.json, and goes on: `failed`, or `stopped` where the process was told to end, and why."""
+    try:
+        yield
+    except BaseException as error:
+        status = "stopped" if isinstance(error, KeyboardInterrupt | Stopped) else "failed"
+        run.update(status=status, error=sentence(error) or f"{type(error).__name__}: {error}".removesuffix(": "))
+        raise

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from test_report import fake
 
-from nrms import NrmsError, answers, ensemble, planned
+from nrms import NrmsError, answers, ensemble, pipeline, planned
 from nrms.config import resolve
 from nrms.entries import entries
 from nrms.evaluate import evaluate
@@ -42,6 +43,23 @@ def test_an_ensemble_of_several_seeds_is_one_row(board, monkeypatch):
     assert row.seeds == [0, 1] and row.main.mean() == pytest.approx(np.mean(means)) and len(row.main) == 40
     members = [config.name for config in configs("lightgcn", "lightgcn_text", **SMALL)]
     assert row.members == " + ".join(sorted(members)) and row.asked == resolve("lightgcn", "movies").data.asked
+
+
+def test_an_ensemble_without_memory_is_one_failure_of_a_run(board, monkeypatch):
+    """`run` says so in a sentence, as run.json does, and goes on with what is left."""
+    monkeypatch.setenv("NRMS_HOME", str(board[0]))
+    two = configs("lightgcn", "lightgcn_text", seed=2, **SMALL)
+    for config in two:
+        train(config)
+
+    def full(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(ensemble, "rank_catalogue", full)
+    job, said = pipeline.jobs_of([], [two], force=False)[0], []
+    assert pipeline.do(job, force=False, say=said.append) is False
+    record = Run(job[0]).record
+    assert record["status"] == "failed" and record["error"].startswith("There was not enough memory.") and said == [f"FAILED  {record['error']}"]
 
 
 def test_only_the_same_ensemble_is_replaced(home):
