@@ -11,6 +11,7 @@ import pytest
 WORK = tempfile.TemporaryDirectory(prefix="nrms-tests-")
 os.environ["NRMS_HOME"] = WORK.name
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small gain nothing from threads, which on a busy machine wait for each other
 
 ORDER = ("data_prep", "train", "eval", "analysis", "browse", "benchmark")  # notebooks, as a reader goes through them
 
@@ -26,6 +27,17 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data here; NRMS_REAL_DATA names their folder")
     return folder
+
+
+@pytest.fixture
+def threads():
+    """Two threads of torch in the place of one: sums may be made in another order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

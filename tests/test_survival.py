@@ -501,11 +501,11 @@ def test_two_experiments_at_once_from_nothing(home):
 
 
 def test_the_same_seed_gives_the_same_numbers(place):
-    """Two processes, told apart by all that Python makes random, train the same run side by side: bit-equal weights and validation."""
+    """Two processes of two threads, told apart by all that Python makes random, train the same run side by side: bit-equal weights and validation."""
     homes = [place, place.with_name(f"{place.name}-again")]
     shutil.copytree(*homes)
     words = ("nrms.train", "4", "--dataset", "newsroom-tiny", "-p", "epochs", "1", "-p", "device", "cpu")
-    processes = [start(*words, home=home, PYTHONHASHSEED=str(seed)) for seed, home in enumerate(homes, 1)]
+    processes = [start(*words, home=home, PYTHONHASHSEED=str(seed), OMP_NUM_THREADS="2") for seed, home in enumerate(homes, 1)]
     ends = [(*process.communicate(), process.returncode) for process in processes]
     assert [code for *_, code in ends] == [0, 0], ends
     runs = [Run(home / "reports" / "newsroom-tiny" / "exp4-epochs1" / "seed0") for home in homes]

@@ -37,8 +37,8 @@ class Killed(BaseException):
     """Stands for a signal."""
 
 
-def test_resume_equals_no_interruption(place, monkeypatch):
-    """Killed after any validation, started again: bit-equal weights, the same log."""
+def test_resume_equals_no_interruption(place, threads, monkeypatch):
+    """Killed after any validation, started again: bit-equal weights, the same log. On several threads."""
     whole = train(small(name="whole", validations=4))
     saves, real = [], save_checkpoint
 
