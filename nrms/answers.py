@@ -59,7 +59,7 @@ class Difference:
         return "more" if self.low > 0 and self.p < 0.05 else "less" if self.high < 0 and self.p < 0.05 else "unclear"
 
     def __str__(self) -> str:
-        says = {"more": "better", "less": "worse", "unclear": "no difference that these impressions can show"}[self.verdict]
+        says = {"more": "better", "less": "worse", "unclear": "no difference that the test part can show"}[self.verdict]
         text = f"{self.exp} against {self.other} ({self.about}): {self.label} {self.mean:+.3f} "
         text += f"({self.low:+.3f} to {self.high:+.3f}, p {p_value(self.p)}): {says}"
         same = sum(np.sign(s) == np.sign(self.mean) for s in self.seeds)
