@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializationInfo, SerializerFunctionWrapHandler, model_serializer
 
 ROLES = ("bert", "vit", "blip")
 ORDERED = ("sasrec", "bert4rec", "gru4rec", "nextitnet", "dssm")  # user encoders that learn at every place of a log
@@ -20,8 +20,26 @@ TERMS = {  # what else can be descended, and the user encoders that have what it
 }
 
 
+DIGEST = "digest"  # context of a dump that is made to be digested
+GENERATION = 0  # of the code that trains; to be raised where equal values come to train to other weights: runs from before are then made anew
+
+
+def later(default: Any, **options: Any) -> Any:
+    """A field that experiments or data sets got when runs were there already: it is part of what a run is only where it is not its default."""
+    return Field(default, json_schema_extra={"later": True}, **options)
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def without_later_defaults(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """All values or, for a digest, all but those that came later and are their defaults."""
+        values = dump(self)
+        if info.context != DIGEST:
+            return values
+        added = {name for name, field in type(self).model_fields.items() if (field.json_schema_extra or {}).get("later")}
+        return {name: value for name, value in values.items() if name not in added or value != type(self).model_fields[name].default}
 
 
 class World(Strict):
@@ -301,12 +319,17 @@ class Config(Experiment):
     @property
     def hash(self) -> str:
         """Twelve hex digits that change when any value changes that can change a result."""
-        return digest(self.model_dump(exclude=SAME) | {"start": self.start_sha256})
+        return self.digest(SAME)
 
     @property
     def family(self) -> str:
         """The same for all seeds: runs of one family are averaged, others never."""
-        return digest(self.model_dump(exclude=SAME | {"seed": True}) | {"start": self.start_sha256})
+        return self.digest(SAME | {"seed": True})
+
+    def digest(self, left_out: dict[str, Any]) -> str:
+        """Digest of all values but those `left_out`, and of the generation of the code."""
+        generation = {"generation": GENERATION} if GENERATION else {}
+        return digest(self.model_dump(exclude=left_out, context=DIGEST) | {"start": self.start_sha256} | generation)
 
 
 def digest(values: dict) -> str:

@@ -17,11 +17,12 @@ import yaml
 from nrms import NrmsError
 from nrms.checks import check_name
 from nrms.config import PARAMS, Dataset, load_dataset
-from nrms.data import cards, examples, grammar, images, interactions, mind, newsroom, scenes, splits, tables
+from nrms.data import cards, examples, images, interactions, mind, newsroom, splits, tables
 from nrms.files import atomic, atomic_folder, locked, read_json, sweep, write_json
 from nrms.runtime import data_folder, now
 
 FORMAT = 2  # of the tables; a data set of another format is prepared anew
+WORLD = 3  # of the code that draws demo worlds; to be raised where the same values come to draw other bytes, which a test sees
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,7 @@ def new_dataset(dataset: str, like: str, given: Mapping[str, Any] | None = None)
 
 def key_of(data: Dataset) -> str:
     """Changes when the tables would come out different: by values of the data set's file or, of a generated world, by the code that draws it."""
-    code = (
-        b"".join(Path(module.__file__).read_bytes() for module in (newsroom, grammar, scenes, mind, tables, images))
-        if data.source == "newsroom"
-        else b""
-    )
+    code = f"world {WORLD}".encode() if data.source == "newsroom" else b""
     chosen = (data.min_rating, data.min_length, *([data.log] if data.log else [])) if data.source == "interactions" else data.world
     return hashlib.sha256(repr((FORMAT, chosen, data.image_size)).encode() + code).hexdigest()[:12]
 
