@@ -32,8 +32,9 @@ from typing import Any
 
 try:
     from nrms import NrmsError
-    from nrms.arguments import add_values, command, printable, values
-    from nrms.config import check_asked, load_dataset, resolve
+    from nrms.config.arguments import add_values, values
+    from nrms.config.params_files import check_asked, load_dataset, resolve
+    from nrms.runtime.terminal import command, printable
 except ModuleNotFoundError as error:
     sys.exit(f"nrms: {error.name} is not installed: `pip install -r requirements.txt`, in the environment of {sys.executable}.")
 
@@ -176,7 +177,7 @@ def run_all(exps: Sequence[object], dataset: str, seeds: Sequence[int], **option
 
 def download(args: argparse.Namespace, given: Given) -> None:
     data = load_dataset(args.dataset)
-    from nrms.data.download import download, short
+    from nrms.data.sources.download import download, short
 
     if data.download is not None:
         print(f"Licence: {data.download.licence}")
@@ -186,8 +187,10 @@ def download(args: argparse.Namespace, given: Given) -> None:
 
 def prepare(args: argparse.Namespace, given: Given) -> None:
     data = load_dataset(args.like or args.dataset, **given)  # before anything heavy is imported
-    from nrms.data.prepare import prepare, with_settings_of
-    from nrms.runtime import data_folder, home
+    from nrms import home
+    from nrms.data.new_dataset import with_settings_of
+    from nrms.data.prepare import prepare
+    from nrms.runtime.run_record import data_folder
 
     with with_settings_of(args.dataset, args.like, **given):
         check_asked(args.dataset, given)
@@ -201,7 +204,7 @@ def prepare(args: argparse.Namespace, given: Given) -> None:
     if "images" in manifest:
         show_pictures(manifest["images"])
     print(f"wrote {data_folder(args.dataset).relative_to(home())}")
-    from nrms.entries import entries
+    from nrms.report.experiments import entries
 
     if stale := sum(len(entry.runs) for entry in entries(args.dataset) if entry.status == "stale" and entry.kind == "model"):
         print(f"{stale} finished runs were on what was there before: `python -m nrms doctor` says how they are made anew")
@@ -209,30 +212,32 @@ def prepare(args: argparse.Namespace, given: Given) -> None:
 
 def evaluate(args: argparse.Namespace, given: Given) -> None:
     config = resolve(args.exp, args.dataset, args.seed, checkpoint=str(args.checkpoint), **given)
-    from nrms import page, report
+    from nrms import report
     from nrms.evaluate import evaluate, evaluate_references
+    from nrms.report.pages import index_page
 
     run = evaluate(config)
     evaluate_references(config)
-    page.write()
+    index_page.write()
     print(f"{report.comparison(config.dataset, run).to_string()}\n\n{report.answer(run).replace('**', '')}")
 
 
 def ensemble(args: argparse.Namespace, given: Given) -> None:
     configs = [[resolve(exp, args.dataset, seed, **given) for exp in args.exps] for seed in args.seeds]
-    from nrms import page, report
-    from nrms.ensemble import ensemble
+    from nrms import report
+    from nrms.evaluation.ensemble import ensemble
+    from nrms.report.pages import index_page
 
     for members in configs:
         ensemble(members, args.name)
-    page.write()
+    index_page.write()
     print(report.comparison(args.dataset).to_string())
 
 
 def submit(args: argparse.Namespace, given: Given) -> None:
     load_dataset(args.dataset)
-    from nrms.runs import find_run
-    from nrms.submit import submit
+    from nrms.evaluation.leaderboard_file import submit
+    from nrms.models.load import find_run
 
     path, counts = submit(find_run(args.run, args.dataset), args.part, args.source, args.images)
     for what, n in counts.items():
@@ -241,8 +246,8 @@ def submit(args: argparse.Namespace, given: Given) -> None:
 
 
 def recommend(args: argparse.Namespace, given: Given) -> None:
-    from nrms.runs import find_run
-    from nrms.serve import describe, open_run
+    from nrms.models.load import find_run
+    from nrms.serve.one_user import describe, open_run
 
     served = open_run(find_run(args.run, args.dataset))
     reader = served.reader(args.history, args.user)
@@ -253,16 +258,18 @@ def recommend(args: argparse.Namespace, given: Given) -> None:
 
 def probe(args: argparse.Namespace, given: Given) -> None:
     load_dataset(args.dataset)
-    from nrms import page, probe_page
-    from nrms.probe import shown
+    from nrms.evaluation.probe_vectors import probe_all
+    from nrms.report.pages import index_page, probe_page
 
-    table, sets, paths = probe_page.write(args.dataset, args.run, args.vectors)
-    page.write()  # which links to it
-    print(printable("\n".join([shown(table).to_string(), *sets.absent, *(f"wrote {path}" for path in paths)])))
+    own, common, sets = probe_all(args.dataset, args.run, args.vectors)
+    paths = probe_page.write(args.dataset, own, common, sets)
+    index_page.write()  # which links to it
+    print(printable("\n".join([probe_page.shown(own).to_string(), *sets.absent, *(f"wrote {path}" for path in paths)])))
 
 
 def bench(args: argparse.Namespace, given: Given) -> None:
     from nrms import bench
+    from nrms.bench import benchmark
 
     sizes = {
         "layers": args.layers,
@@ -274,24 +281,24 @@ def bench(args: argparse.Namespace, given: Given) -> None:
     results = bench.run(args.dataset, repeats=args.repeats, **sizes)
     print(bench.summary(results).round(1).to_string())
     print(bench.costs(results).to_string())
-    print(f"wrote {bench.path()}")
+    print(f"wrote {benchmark.path()}")
     with contextlib.suppress(ImportError):  # on a bare machine there is no papermill, and results.json is all there is
         from nrms import pipeline
 
-        pipeline.execute("benchmark", bench.path().parent, {"dataset": args.dataset}, "benchmark: page")
-        print(f"wrote {bench.path().parent / 'benchmark.html'}")
+        pipeline.execute("benchmark", benchmark.path().parent, {"dataset": args.dataset}, "benchmark: page")
+        print(f"wrote {benchmark.path().parent / 'benchmark.html'}")
 
 
 def report(args: argparse.Namespace, given: Given) -> None:
-    from nrms import page
-    from nrms.runtime import home
+    from nrms import home
+    from nrms.report.pages import index_page
 
-    for path in page.write(anew=True):
+    for path in index_page.write(anew=True):
         print(f"wrote {path.relative_to(home())}")
 
 
 def publish(args: argparse.Namespace, given: Given) -> None:
-    from nrms.publish import publish, put_results
+    from nrms.report.publish import publish, put_results
 
     folder = publish(args.dataset, args.to, pages=not args.no_pages)
     for readme in args.readme:

@@ -18,13 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from nrms import ROOT, NrmsError
-from nrms.config import PARAMS, default_name, load_dataset, reads_a_log, resolve
-from nrms.entries import members_of
-from nrms.entries import status as status_of
-from nrms.files import process_started, read_json
-from nrms.parameters import Dataset
-from nrms.runtime import Run, home, run_folders
+from nrms import ROOT, NrmsError, home
+from nrms.config.parameters import Dataset
+from nrms.config.params_files import PARAMS, default_name, load_dataset, reads_a_log, resolve
+from nrms.report.experiments import status as status_of
+from nrms.runtime.files import process_started, read_json
+from nrms.runtime.run_record import Run, members_of, run_folders
 
 HASHED = 200 << 20  # bytes; larger files are not read whole
 ROOM = 2 << 30  # bytes; less is little

@@ -16,14 +16,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nrms import ROOT, NrmsError
-from nrms.checks import check_start
-from nrms.config import Config, resolve
-from nrms.files import locked, read_json
-from nrms.metrics import PROTOCOLS
-from nrms.render import render
-from nrms.runtime import Run, home, run_folder
-from nrms.troubles import meaning, sentence
+from nrms import ROOT, NrmsError, home
+from nrms.config.checks import check_start
+from nrms.config.parameters import Config
+from nrms.config.params_files import resolve
+from nrms.evaluation.protocols import PROTOCOLS
+from nrms.report.pages.notebook_page import render
+from nrms.runtime.errors import meaning, sentence
+from nrms.runtime.files import read_json
+from nrms.runtime.locks import locked
+from nrms.runtime.run_record import Run, run_folder
 
 
 def execute(name: str, folder: Path, parameters: dict[str, Any], label: str) -> None:
@@ -138,7 +140,7 @@ def jobs_of(configs: Sequence[Config], together: Sequence[Sequence[Config]], *, 
         work = partial(run_one, c, f"{c.dataset}/{c.name}/seed{c.seed}", force=force, **given)
         jobs.append((run_folder(c.dataset, c.name, c.seed), partial(is_current, c), work))
     if together:
-        from nrms import ensemble
+        from nrms.evaluation import ensemble
     for members in together:
         first, name = members[0], ensemble.named(members)
         done, work = partial(ensemble.is_current, members, name), partial(ensemble.ensemble, members, name)
@@ -184,7 +186,7 @@ def best_pair(dataset: str, given: dict[str, Any]) -> dict[str, Any]:
 
     Nothing where there is none, or none that opens in reasonable time.
     """
-    from nrms.runs import models_of
+    from nrms.models.load import models_of
 
     scores = {}
     for run in models_of(dataset).values():
@@ -245,9 +247,9 @@ def run(
     fresh.extend(place for (place, *_), result in zip(jobs, results, strict=True) if result)
     about_all("analysis", lambda: {"dataset": dataset} if outdated("analysis") else {})
     about_all("browse", lambda: best_pair(dataset, given) if outdated("browse") else {})
-    from nrms import page
+    from nrms.report.pages import index_page
 
-    for path in page.write():
+    for path in index_page.write():
         say(f"wrote   {path.relative_to(home())}")
     render_again([folder / "data_prep", folder / "analysis", folder / "browse", *fresh] if fresh else [])
     return failures

@@ -12,25 +12,31 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from nrms import NrmsError, Stopped, processes, transfer
-from nrms.arguments import command, read_config
-from nrms.checks import check_start
-from nrms.config import Config
-from nrms.data.batches import Batch, ClickSampler, ahead
+from nrms import NrmsError, Stopped
+from nrms.config.arguments import read_config
+from nrms.config.checks import check_start
+from nrms.config.parameters import Config
+from nrms.data.batches import Batch, ahead
 from nrms.data.prepare import Tables, load
-from nrms.data.sequences import PairSampler, SequenceSampler
+from nrms.data.samplers import ClickSampler, PairSampler, SequenceSampler
 from nrms.data.tables import Impressions, Split
-from nrms.gradients import backward, chance_of
-from nrms.guards import Movement, check_loss, check_movement, check_terms
-from nrms.items.reuse import Reuse
-from nrms.launch import launch
-from nrms.metrics import PROTOCOLS
-from nrms.progress import progress
-from nrms.ranking import judge_model
-from nrms.recommender import USERS, Recommender, build
-from nrms.resume import random_states, resume, save
-from nrms.runtime import Bystander, Run, now, peak_mb, run_folder, seed_everything, told_to_end
-from nrms.troubles import recorded
+from nrms.evaluation.protocols import PROTOCOLS
+from nrms.evaluation.ranking import judge_model
+from nrms.models import warm_start
+from nrms.models.build import build
+from nrms.models.recommender import Recommender
+from nrms.models.users import USERS
+from nrms.runtime import distributed
+from nrms.runtime.environment import peak_mb, seed_everything
+from nrms.runtime.progress import progress
+from nrms.runtime.run_record import Bystander, Run, now, recorded, run_folder
+from nrms.runtime.signals import told_to_end
+from nrms.runtime.terminal import command
+from nrms.training.gradients import backward, chance_of
+from nrms.training.launch import launch
+from nrms.training.learning_checks import Movement, check_loss, check_movement, check_terms
+from nrms.training.resume import random_states, resume, save
+from nrms.training.vector_reuse import Reuse
 
 LOGS = 60  # lines of history.jsonl per run, about
 
@@ -89,9 +95,9 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
     AcceleratorState._reset_state(True)  # it is global: without this a second run in one kernel could not choose another precision
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=config.device == "cpu")
     seed_everything(config.seed)
-    with processes.first():  # who makes caches that the others read
+    with distributed.first():  # who makes caches that the others read
         model = build(config, tables, accelerator.device)
-    brought = transfer.begin(model, config)
+    brought = warm_start.begin(model, config)
     groups = model.groups()
     rates = {"encoder": config.encoder_lr, "head": config.lr}
     optimizer = torch.optim.AdamW(
@@ -106,8 +112,8 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
         "trainable": sum(p.numel() for g in groups.values() for p in g),
     }
     run.update(precision="bf16" if bf16 else "fp32", device=str(accelerator.device), **facts)
-    if processes.index():  # all begin with the same weights; then each has dropout of its own
-        torch.manual_seed(config.seed + 1_000_003 * processes.index())
+    if distributed.index():  # all begin with the same weights; then each has dropout of its own
+        torch.manual_seed(config.seed + 1_000_003 * distributed.index())
     # evaluation mode: gradients are added up by processes.py, which serves every loss, two passes, and tables of which a process reads a part
     return accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare_optimizer(optimizer), accelerator
 
@@ -121,10 +127,10 @@ def train(config: Config, *, force: bool = False) -> Run:
     if config.checkpoint:
         raise NrmsError(f"{config.checkpoint} is given to be evaluated, not to be trained: use notebooks/eval.ipynb or `python -m nrms evaluate`.")
     check_start(config)
-    processes.join()
-    with processes.first():
+    distributed.join()
+    with distributed.first():
         tables = load(config.dataset, config.data)
-    run = (Bystander if processes.index() else Run)(run_folder(config.dataset, config.name, config.seed))
+    run = (Bystander if distributed.index() else Run)(run_folder(config.dataset, config.name, config.seed))
     identity = {
         "kind": "model",
         "protocol": config.data.protocol,
@@ -135,20 +141,20 @@ def train(config: Config, *, force: bool = False) -> Run:
     }
     same = all(run.record.get(k) == identity[k] for k in ("hash", "data"))
     trained = same and run.record.get("trained") and (run.folder / "checkpoint" / "best.safetensors").exists()
-    if processes.told(trained and not force):
+    if distributed.told(trained and not force):
         if run.status in ("failed", "dead", "stopped"):  # what failed came after training
             run.update(status="trained", error=None)
         return run
-    if (not same or force) and not processes.index():
+    if (not same or force) and not distributed.index():
         run.check_free()
         for name in ("best", "last"):
             (run.folder / "checkpoint" / f"{name}.safetensors").unlink(missing_ok=True)
-    if config.processes > processes.count() == 1:
+    if config.processes > distributed.count() == 1:
         launch(config, run)
         return run
-    run.begin(**identity, processes=processes.count())
-    processes.wait()
-    with recorded(run), processes.watched():
+    run.begin(**identity, processes=distributed.count())
+    distributed.wait()
+    with recorded(run), distributed.watched():
         fit(config, tables, run)
     return run
 
@@ -199,9 +205,9 @@ class Training:
                 self.judge(line)
             elif line:
                 self.log(line)
-            end = processes.any_of(self.asked.is_set())
-            if processes.any_of(time.perf_counter() - self.saved > 60 * self.config.save_minutes) or (end and not judged):
-                self.save(self.state, processes.every(random_states()))
+            end = distributed.any_of(self.asked.is_set())
+            if distributed.any_of(time.perf_counter() - self.saved > 60 * self.config.save_minutes) or (end and not judged):
+                self.save(self.state, distributed.every(random_states()))
             if end:
                 raise self.ended()
 
@@ -239,9 +245,9 @@ class Training:
 
     def judge(self, line: dict) -> None:
         """Validates, logs and saves; asked to end meanwhile, it leaves judging the weights as they are to the process that goes on."""
-        state, drawn = self.state, processes.every(random_states())
+        state, drawn = self.state, distributed.every(random_states())
         try:
-            with self.asked.at_once(not processes.index()):  # the others wait for process 0, or find that it has ended
+            with self.asked.at_once(not distributed.index()):  # the others wait for process 0, or find that it has ended
                 valid = validate(self.model, self.split.valid, self.config)
         except BaseException:
             if not self.asked.is_set():
@@ -275,19 +281,19 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
     result = {k: state[k] for k in ("best_valid", "best_step", "chance", "samples")}
     result["encoded"] = state["encoded"] or (len(tables.news) - 1) * (config.modalities != ["ids"])  # frozen: each once, in whatever run came first
     run.update(status="trained", error=None, trained=now(), steps=state["step"], minutes=state["seconds"] / 60, peak_mb=peak_mb(), **result)
-    processes.wait()
-    if not processes.index():
+    distributed.wait()
+    if not distributed.index():
         (run.folder / "checkpoint" / "last.safetensors").unlink()
 
 
 def main(arguments: list[str] | None = None) -> None:
     """`python -m nrms.train EXP`: training without a notebook, for machines that have nothing but what learning needs."""
     run = train(read_config(__doc__ or "", arguments))
-    processes.wait()
-    if not processes.index():
+    distributed.wait()
+    if not distributed.index():
         print(json.dumps({k: run.record[k] for k in ("status", "best_valid", "steps", "samples", "encoded", "minutes", "peak_mb", "device")}))
         print(f"wrote {run.folder}")
-    processes.leave()
+    distributed.leave()
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def model(config, tiny):
     """An untrained recommender without dropout, bound to the tiny world."""
     import torch
 
-    from nrms.recommender import build
+    from nrms.models.build import build
 
     torch.manual_seed(0)
     return build(config, tiny).eval()

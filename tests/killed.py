@@ -30,10 +30,10 @@ def die_at(last: int) -> None:
 
 
 def main(source: Path) -> None:
-    from nrms import page
     from nrms.config import resolve
     from nrms.data.prepare import prepare
     from nrms.evaluate import evaluate, evaluate_references
+    from nrms.report.pages import index_page
     from nrms.runtime import data_folder
     from nrms.train import train
 
@@ -43,7 +43,7 @@ def main(source: Path) -> None:
     train(config)
     evaluate(config)
     evaluate_references(config)
-    page.write()
+    index_page.write()
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
-from nrms import processes
 from nrms.config import resolve
+from nrms.config.parameters import GRAPHS
 from nrms.data.prepare import load
-from nrms.gradients import backward
-from nrms.parameters import GRAPHS
-from nrms.ranking import judge_model
-from nrms.recommender import build
+from nrms.evaluation.ranking import judge_model
+from nrms.models.build import build
+from nrms.runtime import distributed
 from nrms.train import sampler_of
+from nrms.training.gradients import backward
 
 SMALL = {"dim": 16, "heads": 2, "query_dim": 8, "history": 12, "batch_size": 7, "device": "cpu"}
 CASES = (  # losses by impression and by place, with shared candidates, drawn ones and in-batch ones, with terms by reader and by node, in two passes
@@ -37,11 +37,11 @@ CASES = (  # losses by impression and by place, with shared candidates, drawn on
 
 
 def main(path: Path) -> None:
-    processes.join()
+    distributed.join()
     found: dict[str, torch.Tensor] = {}
     for number, (exp, dataset, given) in enumerate(CASES):
         config = resolve(exp, dataset, **SMALL | given)
-        with processes.first():
+        with distributed.first():
             tables = load(dataset, config.data)
             torch.manual_seed(0)
             model = build(config, tables).eval()  # without dropout, which each process has of its own
@@ -57,10 +57,10 @@ def main(path: Path) -> None:
             found |= {f"{number}.{name}.gradient.{k}": p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
         rows, flat = judge_model(model, split.valid, config)
         found |= {f"{number}.judged.{k}": torch.from_numpy(v).clone() for k, v in {**rows, **flat}.items()}
-    if not processes.index():
+    if not distributed.index():
         save_file(found, path)
-    processes.wait()
-    processes.leave()
+    distributed.wait()
+    distributed.leave()
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from test_report import fake
 
-from nrms import answers, planned, show
-from nrms.metrics import METRICS, compare, rank_metrics
-from nrms.original import misread, two_evaluators
+from nrms.evaluation.metrics import METRICS, rank_metrics
+from nrms.evaluation.statistics import compare
+from nrms.report import original_thesis, planned_comparisons, research_questions
+from nrms.report.original_thesis import misread, two_evaluators
+from nrms.runtime import notebook_output
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def runs(home):
 
 def test_differences_are_paired_and_corrected(runs):
     """A comparison appears once both sides are finished, with the mean of paired differences, its seeds, and Holm's p."""
-    found = {(d.exp, d.other): d for d in answers.differences("made-up")}
+    found = {(d.exp, d.other): d for d in planned_comparisons.differences("made-up")}
     assert set(found) == {
         *(("exp2_gate", "content"), ("exp3_gate", "exp2_gate"), ("exp3_gate", "exp4")),
         *(("shuffled_images", "exp4"), ("exp3_gate", "shuffled_images")),
@@ -34,27 +36,30 @@ def test_differences_are_paired_and_corrected(runs):
     gate = found["exp3_gate", "exp4"]
     assert gate.mean == pytest.approx(0.1, abs=0.01) and gate.low < gate.mean < gate.high and len(gate.seeds) == 2 and gate.verdict == "more"
     assert found["exp2_gate", "content"].seeds == () and found["shuffled_images", "exp4"].verdict == "unclear"
-    known = answers.finished("made-up")
+    known = planned_comparisons.finished("made-up")
     alone = compare(*(known[e].rows["auc"].sort_index().to_numpy() for e in ("shuffled_images", "exp4")))["p"]
     assert found["shuffled_images", "exp4"].p >= alone
 
 
 def test_sentences_follow_the_runs(runs):
     """Yes where it is shown, `not answered` where it is not run, and what the control says."""
-    found = answers.differences("made-up")
-    frozen, tuned, images = (answers.answer(q, found) for q in planned.NEWS)
+    found = planned_comparisons.differences("made-up")
+    frozen, tuned, images = (planned_comparisons.answer(q, found) for q in research_questions.NEWS)
     assert "Yes: 1 of 1 frozen encoders beat the best baseline, content; exp2_gate by most, +0.050" in frozen
     size = {(d.exp, d.other): f"{d.exp} {d.mean:+.3f}" for d in found}
     assert f"1 of 1 tuned encoders are better than the same ones frozen ({size['exp3_gate', 'exp2_gate']})" in tuned
     assert f"1 of 1 ways of adding pictures are better than the same text alone ({size['exp3_gate', 'exp4']})" in images
     assert "it is what they show that counts" in images and "same sign in 2 of 2 seeds" in images
-    assert "Not answered" in answers.answer(planned.IMAGES, [])
+    assert "Not answered" in planned_comparisons.answer(research_questions.IMAGES, [])
 
 
 def test_the_table_of_comparisons_can_be_shown(runs):
     """One row for each comparison, its texts whole."""
-    found = answers.differences("made-up")
-    assert len(answers.table(found)) == len(found) and "pictures that changed places" in show.readable(answers.table(found)).to_html()
+    found = planned_comparisons.differences("made-up")
+    assert (
+        len(planned_comparisons.table(found)) == len(found)
+        and "pictures that changed places" in notebook_output.readable(planned_comparisons.table(found)).to_html()
+    )
 
 
 def test_worse_and_unclear_are_said(home):
@@ -65,16 +70,18 @@ def test_worse_and_unclear_are_said(home):
     fake("exp2", 0, base - 0.1, n=300)
     fake("exp4", 0, base + 0.2, n=300)
     fake("exp3", 0, base + 0.1, n=300)
-    found = answers.differences("made-up")
-    assert "Not shown: none of 1 frozen encoders" in answers.answer(planned.FROZEN, found)
-    assert "0 of 1 ways of adding pictures are better than the same text alone; worse: exp3 -0.100" in answers.answer(planned.IMAGES, found)
+    found = planned_comparisons.differences("made-up")
+    assert "Not shown: none of 1 frozen encoders" in planned_comparisons.answer(research_questions.FROZEN, found)
+    assert "0 of 1 ways of adding pictures are better than the same text alone; worse: exp3 -0.100" in planned_comparisons.answer(
+        research_questions.IMAGES, found
+    )
 
 
 def test_the_original_beside_ours(runs):
     """The published rows, ours where there are some, `not run` where there are none."""
-    table = answers.beside_the_original("made-up")
+    table = original_thesis.beside_the_original("made-up")
     assert table.loc["exp4", ("AUC", "published")] == "0.689" and table.loc["exp1", ("AUC", "here, made-up")] == "not run"
-    assert table.loc["exp4", ("AUC", "here, made-up")].startswith(f"{answers.finished('made-up')['exp4'].rows['auc'].mean():.3f} [")
+    assert table.loc["exp4", ("AUC", "here, made-up")].startswith(f"{planned_comparisons.finished('made-up')['exp4'].rows['auc'].mean():.3f} [")
 
 
 def test_misreading_by_hand():
@@ -105,15 +112,20 @@ def test_logs_are_asked_their_own_questions(home):
     for seed in (0, 1):
         fake("idrec_sasrec", seed, base + 0.2 * ~new, n=400, protocol="catalogue", slices=parts)
         fake("morec_ts_sasrec", seed, base + 0.1 * new + rng.normal(0, 0.01, 400), n=400, protocol="catalogue", slices=parts)
-    found = answers.differences("made-up")
+    found = planned_comparisons.differences("made-up")
     assert {(d.exp, d.other, d.label) for d in found} == {("morec_ts_sasrec", "idrec_sasrec", "nDCG@10"), ("idrec_sasrec", "popularity", "nDCG@10")}
-    assert "0 of 1 ways of content in the place of ids are better than ids; worse: morec_ts_sasrec" in answers.answer(planned.IDS, found)
-    pair = answers.SLICED["catalogue"][0]
-    text = answers.where(answers.by_slice("made-up", *pair), *pair)
+    assert "0 of 1 ways of content in the place of ids are better than ids; worse: morec_ts_sasrec" in planned_comparisons.answer(
+        research_questions.IDS, found
+    )
+    pair = planned_comparisons.SLICED["catalogue"][0]
+    text = planned_comparisons.where(planned_comparisons.by_slice("made-up", *pair), *pair)
     assert (
         "**morec_ts_sasrec** is better where: item new (+0.1" in text and "**idrec_sasrec** is better where: item in training over 100 (-0.2" in text
     )
-    assert answers.where(answers.by_slice("made-up", "idrec_dssm", "idrec_sasrec"), "a", "b") == "a and b are not both finished on this data set."
+    assert (
+        planned_comparisons.where(planned_comparisons.by_slice("made-up", "idrec_dssm", "idrec_sasrec"), "a", "b")
+        == "a and b are not both finished on this data set."
+    )
 
 
 def test_a_slice_without_a_difference_is_named(home):
@@ -122,6 +134,6 @@ def test_a_slice_without_a_difference_is_named(home):
     base, half = rng.random(300), np.arange(300) < 150
     fake("idrec_sasrec", 0, base, n=300, protocol="catalogue", slices={"item new": half})
     fake("morec_ts_sasrec", 0, base + rng.normal(0, 0.3, 300), n=300, protocol="catalogue", slices={"item new": half})
-    pair = answers.SLICED["catalogue"][0]
-    text = answers.where(answers.by_slice("made-up", *pair), *pair)
+    pair = planned_comparisons.SLICED["catalogue"][0]
+    text = planned_comparisons.where(planned_comparisons.by_slice("made-up", *pair), *pair)
     assert "**idrec_sasrec** is nowhere shown to be better" in text and "No difference is shown in: item new" in text

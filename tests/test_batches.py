@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nrms import NrmsError
-from nrms.data.batches import ClickSampler, ahead, draw_distinct
+from nrms.data.batches import ahead
+from nrms.data.samplers import ClickSampler, draw_distinct
 from nrms.data.splits import split_by_time
 from nrms.data.tables import Impressions, Ragged
 

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from scipy import sparse
 from test_report import fake
 
-from nrms import figures, report
-from nrms.beyond import (
+from nrms import report
+from nrms.data.tables import Impressions, Interactions, Ragged
+from nrms.evaluate import evaluate, evaluate_references
+from nrms.evaluation.beyond_accuracy import (
     SLATE,
     Known,
     average,
@@ -30,12 +32,12 @@ from nrms.beyond import (
     spread,
     takers,
 )
-from nrms.data.tables import Impressions, Interactions, Ragged
-from nrms.evaluate import evaluate, evaluate_references, slices
-from nrms.files import write_json
-from nrms.metrics import BEYOND
-from nrms.ranking import rank_catalogue
+from nrms.evaluation.metrics import BEYOND
+from nrms.evaluation.ranking import rank_catalogue
+from nrms.evaluation.slices import slices
+from nrms.report import figures
 from nrms.runtime import Run, run_folder
+from nrms.runtime.files import write_json
 from nrms.train import train
 
 

@@ -6,8 +6,9 @@ from PIL import Image
 
 from nrms import NrmsError
 from nrms.config import load_dataset
-from nrms.data import cards, images
+from nrms.data import images
 from nrms.data.prepare import load, prepare
+from nrms.data.sources import im_mind
 from nrms.data.tables import News
 
 HEADER = ("id", "category", "subcategory", "title", "abstract", "url")
@@ -15,9 +16,9 @@ HEADER = ("id", "category", "subcategory", "title", "abstract", "url")
 
 def card(path, colour):
     """A card with a red word on it and a cover of one colour."""
-    picture = Image.new("RGB", cards.SIZE, "white")
+    picture = Image.new("RGB", im_mind.SIZE, "white")
     picture.paste("red", (300, 60, 500, 90))
-    picture.paste(colour, cards.COVER)
+    picture.paste(colour, im_mind.COVER)
     picture.save(path, quality=90)
 
 
@@ -33,7 +34,7 @@ def test_the_cover_is_cut_out_and_a_white_one_is_missing(tmp_path):
     card(tmp_path / "N1.jpg", "blue")
     card(tmp_path / "N2.jpg", "white")
     Image.new("RGB", (100, 100), "blue").save(tmp_path / "N3.jpg")
-    facts = images.write_store(tmp_path, ["", "N1", "N2", "N3", "N4"], 16, tmp_path / "s.npy", cut=cards.cover)
+    facts = images.write_store(tmp_path, ["", "N1", "N2", "N3", "N4"], 16, tmp_path / "s.npy", cut=im_mind.cover)
     store = images.read_store(tmp_path / "s.npy")
     assert facts == {"found": 1, "missing": 1, "bad": {"blank": 1, "card": 1}, "unknown": 0}
     assert abs(store.values[1, 1:-1, 1:-1].astype(int) - [0, 0, 255]).max() < 12, "no white border, no word"
@@ -43,7 +44,7 @@ def test_a_table_of_ids_that_is_none_is_named(tmp_path):
     """Bytes that are no UTF-8 are one sentence."""
     (tmp_path / "ids.csv").write_bytes(b"N1,\xff\n")
     with pytest.raises(NrmsError, match=r"ids\.csv is not a table in UTF-8"):
-        cards.read_table(tmp_path / "ids.csv")
+        im_mind.read_table(tmp_path / "ids.csv")
 
 
 def test_news_are_matched_by_url_then_by_text():
@@ -51,7 +52,7 @@ def test_news_are_matched_by_url_then_by_text():
     ours = news(("a", "T1", "x", "u1"), ("b", "T2", "", "u9"), ("c", "T3", "", ""), ("d", "T4", "", "u4"), ("e", "", "", ""))
     twice = [("C", "T3", "", ""), ("C2", "T3", "", ""), ("D", "q", "", "u4"), ("D2", "r", "", "u4")]
     theirs = [("A", "other", "y", "u1"), ("B", "T2", "", "gone"), *twice]
-    found, counts = cards.match(ours, theirs)
+    found, counts = im_mind.match(ours, theirs)
     assert found == {"a": "A", "b": "B"} and counts == {"url": 1, "title and abstract": 1, "nothing": 3}
 
 
@@ -59,7 +60,7 @@ def test_news_are_matched_by_url_then_by_text():
 def test_a_table_of_ids(name, text, tmp_path):
     """Two columns, or the two that are named; ids that no news has are left out."""
     (tmp_path / name).write_text(text)
-    assert cards.names_of_pictures(news(("N1", "", "", ""), ("N2", "", "", "")), tmp_path / name) == ({"N1": "77"}, {"table": 1, "nothing": 1})
+    assert im_mind.names_of_pictures(news(("N1", "", "", ""), ("N2", "", "", "")), tmp_path / name) == ({"N1": "77"}, {"table": 1, "nothing": 1})
 
 
 def test_wrong_tables_are_sentences(tmp_path):
@@ -69,7 +70,7 @@ def test_wrong_tables_are_sentences(tmp_path):
     some = news(("N1", "", "", ""))
     for name, words in (("no.csv", "--ids"), ("one.csv", "line 1: expected two columns"), ("other.csv", "matches none of the 1 news")):
         with pytest.raises(NrmsError, match=words):
-            cards.names_of_pictures(some, tmp_path / name)
+            im_mind.names_of_pictures(some, tmp_path / name)
 
 
 def test_mind_small_with_cards_of_mind_large(tmp_path, home):

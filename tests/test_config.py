@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nrms import ROOT, NrmsError, config
-from nrms.arguments import command, parse_value, read_config
-from nrms.config import PARAMS, Experiment, from_notebook, load_dataset, resolve
-from nrms.data import prepare
-from nrms.data.prepare import new_dataset
+from nrms import ROOT, NrmsError
+from nrms.config import PARAMS, Experiment, from_notebook, load_dataset, params_files, resolve
+from nrms.config.arguments import parse_value, read_config
+from nrms.data import new_dataset as new_dataset_file
+from nrms.data.new_dataset import new_dataset, with_settings_of
+from nrms.runtime.terminal import command
 
 
 def test_four_means_exp4():
@@ -70,9 +71,9 @@ def params(tmp_path, monkeypatch):
     def read(data):
         (tmp_path / "params").mkdir(exist_ok=True)
         (tmp_path / "params" / "some.yaml").write_bytes(data)
-        monkeypatch.setattr(config, "ROOT", tmp_path)
-        monkeypatch.setattr(config, "PARAMS", tmp_path / "params")
-        return config.read_yaml(tmp_path / "params", "some", "experiment") and resolve("some")
+        monkeypatch.setattr(params_files, "ROOT", tmp_path)
+        monkeypatch.setattr(params_files, "PARAMS", tmp_path / "params")
+        return params_files.read_yaml(tmp_path / "params", "some", "experiment") and resolve("some")
 
     return read
 
@@ -191,16 +192,16 @@ def test_values_of_a_command_line_are_typed():
 def test_a_settings_file_for_nothing_goes(tmp_path, monkeypatch):
     """If what it was made for fails, the new settings file is removed; one that was there stays."""
     shutil.copytree(PARAMS / "data", tmp_path / "data")
-    for module in (config, prepare):
+    for module in (params_files, new_dataset_file):
         monkeypatch.setattr(module, "PARAMS", tmp_path)
     for _ in range(2):
-        with pytest.raises(NrmsError, match="no FOLDER"), prepare.with_settings_of("mine", "movies"):
+        with pytest.raises(NrmsError, match="no FOLDER"), with_settings_of("mine", "movies"):
             assert (tmp_path / "data" / "mine.yaml").exists()
             raise NrmsError("no FOLDER")
         assert not (tmp_path / "data" / "mine.yaml").exists()
-    with prepare.with_settings_of("mine", "movies"):
+    with with_settings_of("mine", "movies"):
         pass
-    with pytest.raises(NrmsError), prepare.with_settings_of("mine", None):
+    with pytest.raises(NrmsError), with_settings_of("mine", None):
         raise NrmsError("later")
     assert (tmp_path / "data" / "mine.yaml").exists()
 
@@ -212,8 +213,8 @@ def test_data_of_my_own_begin_as_a_copy(like, tmp_path, monkeypatch):
     To ask for another's settings then is refused, as it is of a file that was not made so.
     """
     shutil.copytree(PARAMS / "data", tmp_path / "data")
-    monkeypatch.setattr(config, "ROOT", tmp_path)
-    for module in (config, prepare):
+    monkeypatch.setattr(params_files, "ROOT", tmp_path)
+    for module in (params_files, new_dataset_file):
         monkeypatch.setattr(module, "PARAMS", tmp_path)
     path = new_dataset("mine", like)
     mine, theirs = load_dataset("mine").model_dump(), load_dataset(like).model_dump()
@@ -243,8 +244,8 @@ def test_what_is_asked_stands_in_the_file(key, value):
 def test_another_split_is_a_data_set_of_its_own(tmp_path, monkeypatch):
     """`prepare mine --like movies-random -p split period` writes the given values into the file, once, in the place of what stood there."""
     shutil.copytree(PARAMS / "data", tmp_path / "data")
-    monkeypatch.setattr(config, "ROOT", tmp_path)
-    for module in (config, prepare):
+    monkeypatch.setattr(params_files, "ROOT", tmp_path)
+    for module in (params_files, new_dataset_file):
         monkeypatch.setattr(module, "PARAMS", tmp_path)
     given = {"split": "period", "min_rating": 1e-05, "given": ["text"], "bert": "null", "about": "mine: all"}
     new_dataset("mine", "movies-random", given)
@@ -252,6 +253,6 @@ def test_another_split_is_a_data_set_of_its_own(tmp_path, monkeypatch):
     assert {key: mine[key] for key in mine if mine[key] != theirs[key]} == given | {"other_split": None}
     new_dataset("next", "mine", {"split": "time", "given": []})
     assert load_dataset("next").split == "time" and load_dataset("next").given == [] and load_dataset("next").bert == "null"
-    config.check_asked("mine", {"split": "period"})
+    params_files.check_asked("mine", {"split": "period"})
     with pytest.raises(NrmsError, match="params/data/mine.yaml says 'period'"):
-        config.check_asked("mine", {"split": "random"})
+        params_files.check_asked("mine", {"split": "random"})

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from nrms import NrmsError
-from nrms.data.batches import ClickSampler
-from nrms.guards import Movement, check_movement
-from nrms.metrics import rank_metrics
-from nrms.original import misread
+from nrms.data.samplers import ClickSampler
+from nrms.evaluation.metrics import rank_metrics
+from nrms.report.original_thesis import misread
+from nrms.training.learning_checks import Movement, check_movement
 
 
 def test_defect_1_scores_are_not_a_list_of_indices(split):

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from nrms import ROOT, config, doctor, page
-from nrms.config import PARAMS, resolve
-from nrms.files import write_json
+from nrms import ROOT, doctor
+from nrms.config import PARAMS, params_files, resolve
+from nrms.report.pages import index_page
 from nrms.runtime import Run, data_folder, run_folder
+from nrms.runtime.files import write_json
 
 HOST = socket.gethostname()
 DEAD = 2**22 + 1  # no process has such a number
@@ -178,7 +179,7 @@ def test_a_wrong_params_file(monkeypatch, tmp_path):
     with (tmp_path / "params" / "exp4.yaml").open("a") as file:
         file.write("\nepoch: 3\n")
     (tmp_path / "params" / "data" / "movies-random.yaml").write_text("a: [")
-    for module in (doctor, config):
+    for module in (doctor, params_files):
         monkeypatch.setattr(module, "PARAMS", tmp_path / "params")
         monkeypatch.setattr(module, "ROOT", tmp_path)
     first, second = lines(doctor.params, "wrong")
@@ -293,7 +294,7 @@ def test_a_report_that_is_old(place):
     index.unlink()
     assert "`python -m nrms report`" in only(doctor.report, "note")
     shutil.rmtree(run_folder("newsroom-tiny", "exp4", 0).parent)
-    page.write()
+    index_page.write()
     assert not lines(doctor.report, "note")
 
 

@@ -16,10 +16,11 @@ import pytest
 from nrms import NrmsError
 from nrms.__main__ import main
 from nrms.config import load_dataset, resolve
-from nrms.data import download as downloads
-from nrms.data.download import BrokenOff, Failed, download, fetch
+from nrms.config.parameters import Archive, Dataset, Download
+from nrms.data import images
 from nrms.data.prepare import key_of, prepare
-from nrms.parameters import Archive, Dataset, Download
+from nrms.data.sources import download as download_file
+from nrms.data.sources.download import BrokenOff, Failed, download, fetch
 
 NEWS = "".join(f"N{i}\tsports\ttennis\tTitle {i}\tText\thttp://x\t[]\t[]\n" for i in (1, 2, 3))
 ROWS = {"train": 3, "dev": 2}
@@ -226,7 +227,7 @@ def test_a_file_that_is_declared_too_large_is_not_fetched(server, tmp_path):
 
 def test_a_disk_without_room_is_said(server, tmp_path, monkeypatch):
     """It is said before it is full."""
-    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
+    monkeypatch.setattr(download_file.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
     with pytest.raises(NrmsError, match="disk without room"):
         fetch(server.url("good") + "MIND_train.zip", tmp_path / "part", plain={server.host})
 
@@ -337,7 +338,7 @@ def test_a_known_hash_is_enough(server, home, tmp_path):
     hashes = []
     for name, body in BODIES.items():
         (tmp_path / name).write_bytes(body)
-        hashes.append(downloads.fingerprint(tmp_path / name))
+        hashes.append(images.fingerprint(tmp_path / name))
     assert visible(run(server, "wrong", "good", rows=False, sha256=hashes)) == sorted(BODIES)
     shutil.rmtree(home / "data")
     with pytest.raises(NrmsError, match="it has another hash"):
@@ -359,9 +360,9 @@ def test_content_is_counted(change, says, tmp_path):
     """Rows and columns of the tables tell the right file, however it was packed."""
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
         file.writestr("deep/er/news.tsv", change(NEWS))
-    fault = downloads.fault_of(tmp_path / "x.zip", Archive(rows={"news.tsv": 3}))
+    fault = download_file.fault_of(tmp_path / "x.zip", Archive(rows={"news.tsv": 3}))
     assert fault is None if says is None else says in fault
-    assert "has behaviors.tsv 0 times" in downloads.fault_of(tmp_path / "x.zip", Archive(rows={"behaviors.tsv": 3}))
+    assert "has behaviors.tsv 0 times" in download_file.fault_of(tmp_path / "x.zip", Archive(rows={"behaviors.tsv": 3}))
 
 
 def test_dead_links_end_in_instructions(server, home, monkeypatch):
@@ -391,7 +392,7 @@ def test_the_command_says_what_comes_next(server, home, monkeypatch, capsys):
     for name, archive in load_dataset("mind-small").download.files.items():
         (folder / name).write_bytes(b"x")
         assert archive.sha256 and archive.rows
-    monkeypatch.setattr(downloads, "fault_of", lambda path, archive: None)
+    monkeypatch.setattr(download_file, "fault_of", lambda path, archive: None)
     assert main(["download", "mind-small"]) == 0
     said = capsys.readouterr().out
     assert "Microsoft Research License" in said and said.endswith("next: python -m nrms prepare mind-small --from data/downloads/mind-small\n")

@@ -5,12 +5,14 @@ import pytest
 import torch
 from test_report import fake
 
-from nrms import NrmsError, answers, ensemble, pipeline, planned
+from nrms import NrmsError, pipeline
 from nrms.config import resolve
-from nrms.entries import entries
 from nrms.evaluate import evaluate
-from nrms.files import read_json
+from nrms.evaluation import ensemble
+from nrms.report import planned_comparisons, research_questions
+from nrms.report.experiments import entries
 from nrms.runtime import Run, run_folder
+from nrms.runtime.files import read_json
 from nrms.train import train
 
 SINGLES = ("lightgcn", "lightgcn_text", "lightgcn_image")
@@ -110,9 +112,9 @@ def test_an_ensemble_is_held_against_by_what_it_is_of(home):
     base = np.random.default_rng(0).random(50) * 0.3
     fake("lightgcn_all", 0, base + 0.1, n=50, protocol="sets")
     averaged("ensemble", "lightgcn + alignrec", base)
-    assert answers.differences("made-up") == []
+    assert planned_comparisons.differences("made-up") == []
     averaged("three", "lightgcn + lightgcn_text + lightgcn_image", base, seeds=(0, 1))
-    (found,) = answers.differences("made-up")
+    (found,) = planned_comparisons.differences("made-up")
     assert (found.exp, found.other, found.verdict) == ("lightgcn_all", "three", "more") and found.mean == pytest.approx(0.1)
 
 
@@ -121,21 +123,21 @@ def test_sequences_have_such_an_ensemble_too(home):
     base = np.random.default_rng(0).random(50) * 0.3
     fake("idmo_both", 0, base, n=50, protocol="catalogue")
     averaged("ensemble-idrec_sasrec", "idrec_sasrec + morec_ts_sasrec + morec_ts_image", base + 0.1, protocol="catalogue")
-    (found,) = answers.differences("made-up")
-    assert (found.question, found.exp, found.verdict) == (planned.ADDED, "idmo_both", "less")
+    (found,) = planned_comparisons.differences("made-up")
+    assert (found.question, found.exp, found.verdict) == (research_questions.ADDED, "idmo_both", "less")
 
 
-@pytest.mark.parametrize("protocol, other", [("catalogue", planned.SETS), ("sets", planned.CATALOGUE)])
+@pytest.mark.parametrize("protocol, other", [("catalogue", research_questions.SETS), ("sets", research_questions.CATALOGUE)])
 def test_any_system_is_asked_about_on_any_log(protocol, other, home):
     """Graphs on a log of next items, sequences on one of sets: their questions are there once their runs are, and not before."""
     base = np.random.default_rng(0).random(50) * 0.3
-    own = planned.QUESTIONS[protocol]
-    text = answers.answers(answers.differences("made-up"), protocol)
+    own = research_questions.QUESTIONS[protocol]
+    text = planned_comparisons.answers(planned_comparisons.differences("made-up"), protocol)
     assert text.count("Not answered yet") == len(own) and not any(question in text for question in other)
-    question, ((exp, against, _), *_) = next((q, pairs) for q, pairs in other.items() if pairs[0][1] != planned.BASELINE)
+    question, ((exp, against, _), *_) = next((q, pairs) for q, pairs in other.items() if pairs[0][1] != research_questions.BASELINE)
     fake(exp, 0, base + 0.1, n=50, protocol=protocol)
     fake(against, 0, base, n=50, protocol=protocol)
-    found = [d for d in answers.differences("made-up") if d.question == question]
-    text = answers.answers(found, protocol)
+    found = [d for d in planned_comparisons.differences("made-up") if d.question == question]
+    text = planned_comparisons.answers(found, protocol)
     assert [(d.exp, d.other) for d in found] == [(exp, against)] and f"**{question}** 1 of 1" in text
     assert sum(q in text for q in other) == 1 and all(q in text for q in own)

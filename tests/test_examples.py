@@ -5,8 +5,8 @@ import pytest
 
 from nrms.config import load_dataset
 from nrms.data import examples
-from nrms.data.ledger import Member
 from nrms.data.prepare import prepare
+from nrms.data.sources.rows import Member
 from nrms.data.splits import split_log
 from nrms.data.tables import Impressions, Ragged
 

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from matplotlib.font_manager import get_font_names
 from test_report import fake
 
-from nrms import answers, contrast, dots, figures, portrait
 from nrms.config import Experiment
 from nrms.data.tables import Impressions, Ragged
-from nrms.diagnostics import flat_map
-from nrms.files import write_json
-from nrms.metrics import PROTOCOLS
+from nrms.evaluation.protocols import PROTOCOLS
+from nrms.evaluation.vector_diagnostics import flat_map
+from nrms.report import experiment_settings, figures, figures_of_a_run, planned_comparisons, tables
+from nrms.report.pages import interval_plot
 from nrms.runtime import Run, run_folder
+from nrms.runtime.files import write_json
 
 SLATES = {"offsets": np.array([0, 2, 4, 6]), "scores": np.zeros(6), "clicked": np.array([1, 0, 0, 1, 0, 0], bool)}
 
@@ -35,20 +36,20 @@ def drawn(figure):
 
 def test_reliability_of_equal_scores():
     """Who knows nothing tells everybody an equal share, whatever the size of slates. Impressions without a click are left out."""
-    table, ece = portrait.reliability(SLATES, temperature=1.0, bins=2)
+    table, ece = figures_of_a_run.reliability(SLATES, temperature=1.0, bins=2)
     assert table["predicted"].tolist() == [1, 1] and table["n"].tolist() == [2, 2] and table["observed"].sum() == pytest.approx(2)
     assert ece == pytest.approx((table["observed"] - 1).abs().mean())
     sizes = {"offsets": np.array([0, 2, 12]), "scores": np.zeros(12), "clicked": np.arange(12) % 10 == 0}
-    assert portrait.reliability(sizes, temperature=1.0)[0]["predicted"].tolist() == pytest.approx([1] * 10)
+    assert figures_of_a_run.reliability(sizes, temperature=1.0)[0]["predicted"].tolist() == pytest.approx([1] * 10)
 
 
 def test_reliability_by_hand():
     """Scores log 3 and 0 are shares of 3/4 and 1/4, of two; at a temperature of 1/2 they are 9/10 and 1/10. All clicks on the first: 1 and 0."""
     rows = {"offsets": np.array([0, 2, 4]), "scores": np.log([3.0, 1, 3, 1]), "clicked": np.array([1, 0, 1, 0], bool)}
-    table, ece = portrait.reliability(rows, temperature=1.0, bins=2)
+    table, ece = figures_of_a_run.reliability(rows, temperature=1.0, bins=2)
     assert table["predicted"].tolist() == pytest.approx([0.5, 1.5]) and table["observed"].tolist() == [0, 2] and ece == pytest.approx(0.5)
     assert table[["low", "high"]].to_numpy().tolist() == [[0, 0], [2, 2]]
-    assert portrait.reliability(rows, temperature=0.5, bins=2)[1] == pytest.approx(0.2)
+    assert figures_of_a_run.reliability(rows, temperature=0.5, bins=2)[1] == pytest.approx(0.2)
 
 
 def test_what_draws_from_the_prediction_is_calibrated():
@@ -58,9 +59,9 @@ def test_what_draws_from_the_prediction_is_calibrated():
     share = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     clicked = np.arange(8) == (rng.random((4000, 1)) > share.cumsum(1)).sum(1)[:, None]
     rows = {"offsets": np.arange(0, 4001 * 8, 8), "scores": scores.ravel(), "clicked": clicked.ravel()}
-    table, ece = portrait.reliability(rows, temperature=1.0)
+    table, ece = figures_of_a_run.reliability(rows, temperature=1.0)
     assert ece < 0.08 and ((table["observed"] - table["predicted"]).abs() < table["high"] - table["low"]).all()
-    assert portrait.reliability(rows, temperature=0.4)[1] > 0.3
+    assert figures_of_a_run.reliability(rows, temperature=0.4)[1] > 0.3
 
 
 def test_calibration_of_a_run(home):
@@ -72,7 +73,7 @@ def test_calibration_of_a_run(home):
     names = np.array(["a", "b", "c"])
     listed = pa.ListArray.from_arrays(pa.array(SLATES["offsets"], pa.int32()), pa.array(SLATES["scores"]))
     pq.write_table(pa.table({"scores": listed}), run.folder / "rows.parquet")
-    figure = portrait.calibration(run, Impressions(names, names, np.zeros(3, int), values, values, SLATES["clicked"]))
+    figure = figures_of_a_run.calibration(run, Impressions(names, names, np.zeros(3, int), values, values, SLATES["clicked"]))
     drawn(figure)
     assert figure.axes[0].get_title() == "ECE 1.000 equal shares"  # of four candidates two are told 1 and get 2, two get nothing
 
@@ -83,7 +84,7 @@ def test_right_items_found_by_rank(home):
     folder.mkdir(parents=True)
     pq.write_table(pa.table({"ranks": pa.array([[100.0], [1.0, 2.0]]), "history": [50, 100]}), folder / "rows.parquet")
     write_json(folder / "run.json", {"config": {"data": {"rank_seen": False}}})
-    figure = portrait.found_by_rank(Run(folder), 200)
+    figure = figures_of_a_run.found_by_rank(Run(folder), 200)
     drawn(figure)
     x, y = figure.axes[0].lines[0].get_data()
     assert list(x) == [1, 2, 100] and y == pytest.approx([1 / 3, 2 / 3, 1])
@@ -104,7 +105,7 @@ def test_learning_curves(home):
     run = Run(run_folder("made-up", "exp4", 0))
     run.update(config={"objective": "listwise", "clip": 1.5}, chance=1.2, best_step=3)
     history(run)
-    figure = portrait.learning_curves(run)
+    figure = figures_of_a_run.learning_curves(run)
     drawn(figure)
     loss, valid, norm, moved = figure.axes
     assert loss.lines[0].get_ydata().tolist() == [1.0, 0.9, 0.8, 0.7] and valid.lines[1].get_ydata().tolist() == [0.8]
@@ -119,7 +120,7 @@ def test_learning_curves_of_a_run_that_learns_nothing_from_scores(home):
     run.folder.joinpath("history.jsonl").write_text("")
     for step in (1, 2):
         run.log(step=step, samples=step, loss={"none": 0.0, "align": 2.0}, gradient_norm=1.0, groups={"head": {"update_ratio": 0.1}}, drift=0.1)
-    drawn(portrait.learning_curves(run))
+    drawn(figures_of_a_run.learning_curves(run))
 
 
 # maps ----------------------------------------------------------------------------------------------------------------
@@ -147,7 +148,7 @@ def test_a_flat_map_keeps_distances_at_most():
 
 def test_many_items_are_drawn_from(monkeypatch):
     """At most MOST of them, each once."""
-    monkeypatch.setattr("nrms.diagnostics.MOST", 10)
+    monkeypatch.setattr("nrms.evaluation.vector_diagnostics.MOST", 10)
     found = flat_map(torch.randn(100, 3))
     assert len(found["items"]) == 10 == len(set(found["items"])) and 0 not in found["items"]
 
@@ -159,12 +160,12 @@ def test_the_map_of_a_run(home):
     n = 40
     np.savez(folder / "map.npz", items=np.arange(1, n + 1), xy=np.random.default_rng(0).normal(size=(n, 2)), explained=np.array([0.6, 0.1]))
     category = np.array(["", *(f"$\\frac{{{i % 12}" for i in range(n))], object)
-    figure = portrait.item_map(Run(folder), category)
+    figure = figures_of_a_run.item_map(Run(folder), category)
     drawn(figure)
     lines = figure.axes[0].lines
     assert len(lines) == 9 and len({line.get_marker() for line in lines}) == 9 and sum(len(line.get_xdata()) for line in lines) == n
     assert "60 % of the variance" in figure.axes[0].get_xlabel()
-    drawn(portrait.item_map(Run(folder), np.array([""] * (n + 1), object)))
+    drawn(figures_of_a_run.item_map(Run(folder), np.array([""] * (n + 1), object)))
 
 
 # all experiments -----------------------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ def test_cost_and_ranking_of_any_number_of_experiments(home, count):
         Run(run_folder("made-up", f"exp{i}", 0)).update(minutes=0.0 if i == 0 else float(i), trainable=1000 * i)
     figure = figures.cost("made-up")
     assert sorted(drawn(figure)) == sorted([*(f"exp{i}" for i in range(count)), "ceiling", "content"])
-    levels = figures.levels(figures.leaderboard("made-up"), "auc")
+    levels = figures.levels(tables.leaderboard("made-up"), "auc")
     assert list(levels) == ["ceiling", "content"] and levels["content"][0] == pytest.approx(base.mean() + 0.2)
     ranking = figures.ranking("made-up")
     drawn(ranking)
@@ -219,11 +220,11 @@ def test_rows_without_a_value_are_not_drawn(home):
     """Where nothing can be judged there is a sentence in the place of dots; beside others such a row is left out."""
     fake("exp1", 0, np.full(30, np.nan), n=30)
     protocol = PROTOCOLS["impressions"]
-    assert dots.panel(figures.leaderboard("made-up"), protocol) == "<p>No finished run has a value of AUC.</p>"
+    assert interval_plot.panel(tables.leaderboard("made-up"), protocol) == "<p>No finished run has a value of AUC.</p>"
     drawn(figures.cost("made-up"))
     drawn(figures.ranking("made-up"))
     fake("exp2", 0, np.linspace(0, 1, 30), n=30)
-    assert dots.panel(figures.leaderboard("made-up"), protocol).count("<circle") == 1
+    assert interval_plot.panel(tables.leaderboard("made-up"), protocol).count("<circle") == 1
 
 
 def test_contrasts_name_every_setting_that_differs(home):
@@ -237,20 +238,20 @@ def test_contrasts_name_every_setting_that_differs(home):
     ):
         fake(exp, 0, base + 0.1, n=50)
         Run(run_folder("made-up", exp, 0)).update(config=config)
-    table = contrast.contrasts("made-up", answers.differences("made-up")).data
+    table = experiment_settings.contrasts("made-up", planned_comparisons.differences("made-up")).data
     assert table.loc["exp4 against text_frozen", "differs in"] == "tuning: full against frozen"
     assert table.loc["exp4 against text_frozen", "what it can show"] == "this one setting; of one draw of the weights"
     assert table.loc["exp3_gate against exp4", "differs in"] == "image: vit against None; lr: 0.2 against 0.1"
     assert table.loc["exp3_gate against exp4", "what it can show"].startswith("these 2 settings together, not which of them")
     assert table.loc["text_frozen against content", "what it can show"].startswith("whether it is worth training at all")
-    assert json.loads(json.dumps(contrast.settings_apart({"a": 1}, {"a": 1, "exp": "x"}))) == {}
-    assert "No planned comparison" in contrast.contrasts("made-up", [])
+    assert json.loads(json.dumps(experiment_settings.settings_apart({"a": 1}, {"a": 1, "exp": "x"}))) == {}
+    assert "No planned comparison" in experiment_settings.contrasts("made-up", [])
 
 
 def test_a_record_without_a_setting_has_its_default():
     """An experiment that was run before a setting was there does not differ in it, unless the other departs from the default."""
-    assert contrast.settings_apart({"lr": 1}, {"lr": 1, "clip": Experiment.model_fields["clip"].default}) == {}
-    assert contrast.settings_apart({"lr": 1}, {"lr": 1, "clip": 77.0}) == {"clip": (Experiment.model_fields["clip"].default, 77.0)}
+    assert experiment_settings.settings_apart({"lr": 1}, {"lr": 1, "clip": Experiment.model_fields["clip"].default}) == {}
+    assert experiment_settings.settings_apart({"lr": 1}, {"lr": 1, "clip": 77.0}) == {"clip": (Experiment.model_fields["clip"].default, 77.0)}
 
 
 def test_an_average_of_runs_is_a_case_of_its_own(home):
@@ -259,7 +260,7 @@ def test_an_average_of_runs_is_a_case_of_its_own(home):
     for exp, config in (("lightgcn_all", {"lr": 0.1}), ("ensemble", {"given": {"of": "lightgcn + lightgcn_text + lightgcn_image"}})):
         fake(exp, 0, base + 0.1, n=50, protocol="sets")
         Run(run_folder("made-up", exp, 0)).update(config=config)
-    line = contrast.contrasts("made-up", answers.differences("made-up")).data.loc["lightgcn_all against ensemble"]
+    line = experiment_settings.contrasts("made-up", planned_comparisons.differences("made-up")).data.loc["lightgcn_all against ensemble"]
     assert line["differs in"] == "an average of runs: lightgcn + lightgcn_text + lightgcn_image"
     assert line["what it can show"].startswith("whether learning together")
 

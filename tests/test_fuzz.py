@@ -23,9 +23,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nrms import NrmsError, config
-from nrms.data import images, interactions, mind
-from nrms.data.ledger import CHOSEN, NOTED, REASONS, REPAIRED
-from nrms.parameters import Dataset
+from nrms.config import params_files
+from nrms.config.parameters import Dataset
+from nrms.data import images
+from nrms.data.sources import interactions, mind
+from nrms.data.sources.rows import CHOSEN, NOTED, REASONS, REPAIRED
 
 MANY = int(os.environ.get("NRMS_FUZZ", 0))
 MAX_BAD = Dataset.model_fields["max_bad"].default
@@ -629,8 +631,8 @@ def spoil_params(rng, text):
 def test_any_params_end_in_a_config_or_a_sentence(rng):
     """Files of an experiment and of a data set, spoilt: what they say is what the config has, every name once, and every number is one."""
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "ROOT", Path(name))
-        patch.setattr(config, "PARAMS", Path(name) / "params")
+        patch.setattr(params_files, "ROOT", Path(name))
+        patch.setattr(params_files, "PARAMS", Path(name) / "params")
         (config.PARAMS / "data").mkdir(parents=True)
         files = [spoil_params(rng, rng.choice(PARAMS[folder])) for folder in ("", "data")]
         (config.PARAMS / "some.yaml").write_bytes(files[0])

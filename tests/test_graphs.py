@@ -13,24 +13,29 @@ from scipy import stats
 from sklearn.metrics import ndcg_score
 from torch.nn import functional as F
 
-from nrms import NrmsError, ensemble, parameters, pipeline, report, terms
-from nrms.config import load_dataset, resolve
+from nrms import NrmsError, pipeline, report
+from nrms.config import load_dataset, parameters, resolve
 from nrms.data.prepare import load, prepare
-from nrms.data.sequences import PairSampler
+from nrms.data.samplers import PairSampler
 from nrms.data.splits import split_log
 from nrms.data.tables import Impressions, Interactions, Ragged
-from nrms.diagnostics import diagnose
-from nrms.ensemble import together
-from nrms.evaluate import check_users
-from nrms.files import read_json
-from nrms.gradients import terms_of
-from nrms.metrics import DIAGNOSTICS, SETS, set_metrics
-from nrms.ranking import encode_items, model_scorer, rank_catalogue, states_of
-from nrms.recommender import build
-from nrms.terms import Rows, alignment, info_nce, uniformity
+from nrms.evaluation import ensemble
+from nrms.evaluation.ensemble import together
+from nrms.evaluation.metrics import DIAGNOSTICS, SETS, set_metrics
+from nrms.evaluation.ranking import encode_items, model_scorer, rank_catalogue, states_of
+from nrms.evaluation.vector_diagnostics import alignment, diagnose, uniformity
+from nrms.models.build import build
+from nrms.models.load import check_users
+from nrms.models.users import graphs
+from nrms.models.users.alignrec import AlignRec
+from nrms.models.users.freedom import FREEDOM
+from nrms.models.users.graphs import Links, adjacency, item_graph, nearest
+from nrms.models.users.lightgcn import LightGCN
+from nrms.runtime.files import read_json
 from nrms.train import sampler_of
-from nrms.users import graph
-from nrms.users.graph import FREEDOM, AlignRec, LightGCN, Links, adjacency, item_graph, nearest
+from nrms.training import losses
+from nrms.training.gradients import terms_of
+from nrms.training.losses import Rows, info_nce
 
 torch.manual_seed(0)
 pairs = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5)), min_size=1, max_size=14)
@@ -175,7 +180,7 @@ def test_a_user_without_training_is_the_mean_of_the_others():
 @pytest.mark.parametrize("block", [1, 40, 1 << 24])
 def test_nearest_items_are_those_of_brute_force(block, monkeypatch):
     """The k of largest cosine, the item itself among them, block by block; an item without content has none and is nobody's."""
-    monkeypatch.setattr(graph, "BLOCK", block)
+    monkeypatch.setattr(graphs, "BLOCK", block)
     content = torch.randn(20, 8)
     content[[0, 7]] = 0
     row, column = nearest(content, 4)
@@ -353,7 +358,7 @@ ROWS = Rows(
 
 def test_every_term_is_known_to_the_parameters():
     """What a params file may name is what there is."""
-    assert set(parameters.TERMS) == set(terms.TERMS)
+    assert set(parameters.TERMS) == set(losses.TERMS)
 
 
 def test_alignment_and_uniformity_are_those_of_their_definition():
@@ -368,17 +373,17 @@ def test_alignment_and_uniformity_are_those_of_their_definition():
 def test_l2_by_hand():
     """Half the squared lengths of user, clicked item, and the mean of the others; what is masked out has no part."""
     ego = torch.arange(6.0)[:, None].sqrt()
-    assert terms.l2({"ego": ego}, ROWS).item() == pytest.approx(((4 + 1 + 2.5) + (5 + 2 + 3) + (4 + 1 + 2.5)) / 6)
+    assert losses.l2({"ego": ego}, ROWS).item() == pytest.approx(((4 + 1 + 2.5) + (5 + 2 + 3) + (4 + 1 + 2.5)) / 6)
 
 
 def test_a_duplicate_is_not_its_own_negative():
     """User 4 and item 1 stand twice in the batch: alignments are those of the different ones alone."""
     views = {"content": torch.randn(6, 3), "graph": torch.randn(6, 3), "raw": F.normalize(torch.randn(6, 3), dim=1)}
     once = Rows(ROWS.user[:2], ROWS.clicked[:2], ROWS.others[:2], ROWS.mask[:2])
-    for term in (terms.cca, terms.similarity):
+    for term in (losses.cca, losses.similarity):
         assert term(views, ROWS).item() == pytest.approx(term(views, once).item(), abs=1e-6)
     expected = sum(info_nce(views["content"][own], views["graph"][own]) for own in (torch.tensor([1, 2]), torch.tensor([4, 5])))
-    assert terms.cca(views, ROWS).item() == pytest.approx(expected.item(), abs=1e-6)
+    assert losses.cca(views, ROWS).item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_info_nce_is_a_slow_loop():
@@ -397,30 +402,30 @@ def test_what_is_missing_is_held_against_nothing():
     views |= {"online text": torch.randn(6, 3), "target text": torch.randn(6, 3)}
     views["text"][2] = 0
     gap = {j: views["final"][4] @ (views["text"][j] - views["text"][1]) for j in (3,)}  # rows 0 and 2: user 4, item 1; of the others item 3 has text
-    assert terms.content_bpr(views, ROWS).item() == pytest.approx(F.softplus(gap[3]).item(), abs=1e-5)
+    assert losses.content_bpr(views, ROWS).item() == pytest.approx(F.softplus(gap[3]).item(), abs=1e-5)
     some = Rows(ROWS.user[:1], ROWS.clicked[:1], ROWS.others[:1], ROWS.mask[:1])
-    assert terms.bootstrap_content(views, ROWS).item() == pytest.approx(terms.bootstrap_content(views, some).item(), abs=1e-5)
+    assert losses.bootstrap_content(views, ROWS).item() == pytest.approx(losses.bootstrap_content(views, some).item(), abs=1e-5)
     nothing = views | {"text": torch.zeros(6, 3)}
-    assert terms.content_bpr(nothing, ROWS) == 0 and terms.bootstrap_content(nothing, ROWS) == 0
+    assert losses.content_bpr(nothing, ROWS) == 0 and losses.bootstrap_content(nothing, ROWS) == 0
     views = {"content": torch.randn(6, 3), "graph": torch.randn(6, 3), "raw": F.normalize(torch.randn(6, 3), dim=1)}
     views["content"][2] = views["raw"][2] = 0
-    assert terms.similarity(views, ROWS).item() == pytest.approx(0, abs=1e-6), "one item's cosine with itself"
+    assert losses.similarity(views, ROWS).item() == pytest.approx(0, abs=1e-6), "one item's cosine with itself"
     users = info_nce(views["content"][[4, 5]], views["graph"][[4, 5]]).item()
-    assert terms.cca(views, ROWS).item() == pytest.approx(users, abs=1e-5)
+    assert losses.cca(views, ROWS).item() == pytest.approx(users, abs=1e-5)
     empty = {name: torch.zeros(6, 3) for name in views}
-    assert terms.cca(empty, ROWS) == 0 and terms.similarity(empty, ROWS) == 0
+    assert losses.cca(empty, ROWS) == 0 and losses.similarity(empty, ROWS) == 0
 
 
 def test_terms_have_their_least_value_where_they_should():
     """Same cosines as raw content: similarity 0. User on the item: uia 0. Predicted targets: bootstrap 0. Equal content: content_bpr log 2 each."""
     same = F.normalize(torch.randn(6, 3), dim=1)
-    assert terms.similarity({"content": 5 * same, "raw": same}, ROWS).item() == pytest.approx(0, abs=1e-5)
+    assert losses.similarity({"content": 5 * same, "raw": same}, ROWS).item() == pytest.approx(0, abs=1e-5)
     one = torch.ones(6, 3)
-    assert terms.uia({"final": one}, ROWS).item() == pytest.approx(0, abs=1e-6)
+    assert losses.uia({"final": one}, ROWS).item() == pytest.approx(0, abs=1e-6)
     views = {"online": one, "target": one, "text": one, "online text": one, "target text": 2 * one}
-    assert terms.bootstrap(views, ROWS).item() == pytest.approx(0, abs=1e-6)
-    assert terms.bootstrap_content(views, ROWS).item() == pytest.approx(0, abs=1e-6)
-    assert terms.content_bpr({"final": one, "text": one, "image": one}, ROWS).item() == pytest.approx(2 * math.log(2), abs=1e-6)
+    assert losses.bootstrap(views, ROWS).item() == pytest.approx(0, abs=1e-6)
+    assert losses.bootstrap_content(views, ROWS).item() == pytest.approx(0, abs=1e-6)
+    assert losses.content_bpr({"final": one, "text": one, "image": one}, ROWS).item() == pytest.approx(2 * math.log(2), abs=1e-6)
 
 
 def test_values_that_do_not_go_with_a_graph():

@@ -22,21 +22,23 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
-from nrms import ROOT, NrmsError, config, figures, page, show
+from nrms import ROOT, NrmsError
 from nrms.__main__ import main
-from nrms.config import load_dataset, resolve
-from nrms.data import cards, images, mind, zips
-from nrms.data import ledger as ledgers
+from nrms.config import load_dataset, params_files, resolve
+from nrms.config.parameters import Dataset
+from nrms.data import description, images
 from nrms.data.examples import typical
 from nrms.data.images import decode
 from nrms.data.prepare import prepare
+from nrms.data.sources import im_mind, mind, rows, zips
 from nrms.data.tables import News
-from nrms.evaluate import check_fits
-from nrms.files import load_checkpoint
-from nrms.items.pretrained import load_pretrained, load_tower
-from nrms.parameters import Dataset
-from nrms.runtime import Run, run_folder
-from nrms.transfer import begin
+from nrms.models.items.hub import load_pretrained, load_tower
+from nrms.models.load import check_fits
+from nrms.models.warm_start import begin
+from nrms.report import figures
+from nrms.report.pages import index_page
+from nrms.runtime import Run, notebook_output, run_folder
+from nrms.runtime.checkpoints import load_checkpoint
 
 NEWS = "N1\tsports\ttennis\tA serve\tText\thttp://x\t[]\t[]\n"
 ROWS = "1\tU1\t11/9/2019 1:44:52 AM\tN1\tN1-1\n"
@@ -168,13 +170,13 @@ def test_any_damage_to_a_zip_is_a_sentence_or_harmless(tmp_path):
 
 def test_a_line_without_end_is_not_a_table(tmp_path, monkeypatch):
     """A file that is one line is left after LONGEST bytes, not gathered in memory."""
-    monkeypatch.setattr(ledgers, "BLOCK", 10)
-    monkeypatch.setattr(ledgers, "LONGEST", 100)
+    monkeypatch.setattr(rows, "BLOCK", 10)
+    monkeypatch.setattr(rows, "LONGEST", 100)
     stream = io.BytesIO(bytes(10_000))
     with pytest.raises(NrmsError, match="a line of more than 100 bytes"):
-        list(ledgers.read_blocks(ledgers.Member("x", lambda: stream)))
+        list(rows.read_blocks(rows.Member("x", lambda: stream)))
     assert stream.closed
-    assert [len(lines) for lines, _ in ledgers.read_blocks(ledgers.Member("x", lambda: io.BytesIO(b"a\n" * 9)))] == [5, 4]
+    assert [len(lines) for lines, _ in rows.read_blocks(rows.Member("x", lambda: io.BytesIO(b"a\n" * 9)))] == [5, 4]
 
 
 def test_links_to_files_are_followed_and_links_to_folders_are_not(home, tmp_path):
@@ -227,7 +229,7 @@ def test_tables_of_ids_that_are_none(data, tmp_path):
     (tmp_path / "t.csv").write_bytes(data)
     columns = (np.array(["", x], object) for x in ("N2", "c", "s", "t", "a", "u"))
     with pytest.raises(NrmsError):
-        cards.names_of_pictures(News(*columns), tmp_path / "t.csv")
+        im_mind.names_of_pictures(News(*columns), tmp_path / "t.csv")
 
 
 class Evil:
@@ -381,8 +383,8 @@ def test_folders_of_pictures_may_hold_anything(tmp_path):
 def params(tmp_path, monkeypatch):
     """A copy of params/ that a test may spoil."""
     shutil.copytree(ROOT / "params", tmp_path / "params")
-    monkeypatch.setattr(config, "ROOT", tmp_path)
-    monkeypatch.setattr(config, "PARAMS", tmp_path / "params")
+    monkeypatch.setattr(params_files, "ROOT", tmp_path)
+    monkeypatch.setattr(params_files, "PARAMS", tmp_path / "params")
     return tmp_path / "params"
 
 
@@ -587,9 +589,9 @@ def test_titles_are_text_in_every_table(tiny, split):
     manifest = {"files": [{"file": f"{SCRIPT}/news.tsv", "rows_in": 1, "rows_out": 1, "set_aside": {}, "repaired": {}, "noted": {SCRIPT: 1}}]}
     manifest["example"] = {"lines": [{"file": SCRIPT, "line": 1, "text": SCRIPT}]}
     row = typical(split.train)
-    tables = [show.history(evil, split.train, row), show.slate(evil, split.train, row), show.data_report(manifest)]
-    tables += [show.raw(manifest), show.record(evil, 1)]
-    tables.append(show.readable(pd.DataFrame({SCRIPT: [1.23456]}, index=[SCRIPT])))
+    tables = [description.history(evil, split.train, row), description.slate(evil, split.train, row), description.data_report(manifest)]
+    tables += [description.raw(manifest), description.record(evil, 1)]
+    tables.append(notebook_output.readable(pd.DataFrame({SCRIPT: [1.23456]}, index=[SCRIPT])))
     for table in tables:
         text = table.to_html()
         assert SCRIPT not in text and "&lt;script&gt;" in text
@@ -601,7 +603,7 @@ def test_what_runs_say_is_text_on_the_page(home):
     run = Run(run_folder("<b>data", "<i>exp", 0))
     run.begin(kind="model", family="a")
     run.update(status=f'failed"><u>{SCRIPT}', error=SCRIPT)
-    text = page.write()[1].read_text()
+    text = index_page.write()[1].read_text()
     assert not any(tag in text for tag in (SCRIPT, "<b>data", "<i>exp", "<u>", 'failed">')) and text.count("&lt;script&gt;") >= 2
 
 

@@ -1,91 +1,224 @@
-"""The house rules: layers, notebooks, params files."""
+"""The house rules: rooms, walls, notebooks, params files."""
 
 import ast
+import importlib
 import json
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 
 import pytest
 
-from nrms import ROOT
+import nrms
+from nrms import MOVED, ROOT
 from nrms.config import PARAMS, Dataset, Experiment, load_dataset, reads_a_log, resolve
 from nrms.runtime import data_folder
 
-LAYER = dict.fromkeys(("parameters", "checks", "config", "runtime", "files", "progress", "metrics", "objectives", "terms", "dropout", "troubles"), 0)
-LAYER |= dict.fromkeys(("arguments", "data", "items", "users", "report", "figures", "portrait", "contrast", "show", "original", "answers"), 1)
-LAYER |= dict.fromkeys(("shell", "dots", "render", "entries", "two_splits", "planned"), 1)
-LAYER |= {
-    "disagree": 2,
-    "compare": 2,
-    "page": 3,
-    "recommender": 2,
-    "ranking": 2,
-    "references": 2,
-    "transfer": 2,
-    "diagnostics": 2,
-    "beyond": 2,
-    "probe": 2,
-    "explain": 2,
-    "byhand": 2,
-    "train": 3,
-    "resume": 3,
-    "guards": 3,
-    "processes": 0,
-    "launch": 1,
-    "gradients": 2,
-    "evaluate": 3,
-    "ensemble": 3,
-    "runs": 3,
-    "submit": 3,
-    "serve": 3,
-    "bench": 3,
-    "measure": 3,
-    "plain": 3,
-    "growth": 3,
-    "probe_page": 4,
-    "listing": 4,
-    "browse": 4,
-    "pipeline": 4,
-    "publish": 4,
-    "doctor": 4,
-    "__main__": 5,
+FLOORS = {  # a file at the root is something one runs, a folder is something it is made of; each imports only from lower floors
+    "__init__": 1,
+    **dict.fromkeys(("config", "runtime"), 2),
+    "data": 3,
+    "models": 4,
+    "evaluation": 5,
+    **dict.fromkeys(("evaluate", "training", "report", "serve"), 6),
+    **dict.fromkeys(("train", "pipeline", "doctor", "bench", "runs"), 7),  # runs: for one version, what earlier scripts import
+    "__main__": 8,
 }
-FAMILY = dict.fromkeys(
-    ("figures", "portrait", "contrast", "show", "original", "answers", "shell", "dots", "render", "entries", "two_splits", "planned"), "report"
-)
-FAMILY |= {"disagree": "compare"}
-FAMILY |= {"parameters": "config", "checks": "config", "troubles": "runtime", "files": "runtime", "progress": "runtime"}
-FAMILY |= {"measure": "bench", "plain": "bench", "growth": "bench"}
-FAMILY |= {"listing": "browse"}
-FAMILY |= {"guards": "train", "resume": "train", "gradients": "recommender", "ranking": "recommender", "references": "recommender"}
-FAMILY |= dict.fromkeys(("ensemble", "runs", "submit", "serve"), "evaluate")
-FAMILY |= dict.fromkeys(("transfer", "diagnostics", "beyond", "probe", "explain", "byhand"), "recommender")
-DATA = {False: "newsroom-tiny", True: "movies"}  # a data set of impressions, one of interactions
-NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("data_prep", "train", "eval", "analysis", "browse", "benchmark")]
+LONGEST = 13  # files in a row, each importing the next, when the house was built
+
+
+def name_of(path):
+    """nrms/data/tables.py -> nrms.data.tables; a package is named after its folder."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {name_of(path): path for path in sorted((ROOT / "nrms").rglob("*.py"))}
 
 
 def imports(path):
-    """Names of the nrms modules that a file imports, at any depth of its code."""
+    """Names of the files of nrms that a file imports, at any depth of its code."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nrms":
-            rest = node.module.split(".")[1:]
-            yield from ([rest[0]] if rest else [a.name for a in node.names if a.name in LAYER])
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "nrms":
+            yield from (f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in FILES else node.module for a in node.names)
         elif isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("nrms."))
+            yield from (a.name for a in node.names if a.name.split(".")[0] == "nrms")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "nrms").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_down(path):
-    """A module imports only from lower layers, or from its own family."""
-    name = path.relative_to(ROOT / "nrms").parts[0].removesuffix(".py")
-    if name == "__init__":
-        assert not list(imports(path))
-        return
-    for other in imports(path):
-        own = FAMILY.get(name, name) == FAMILY.get(other, other)
-        assert own or LAYER[other] < LAYER[name], f"{name} (layer {LAYER[name]}) imports {other} (layer {LAYER[other]})"
+IMPORTS = {name: sorted(set(imports(path)) - {name}) for name, path in FILES.items()}
+
+
+def room(name):
+    """The folder or file at the root of nrms/ in which a file is."""
+    return name.split(".")[1] if "." in name else "__init__"
+
+
+def test_the_root_holds_what_one_runs():
+    """At the root of nrms/ stand the rooms of the house and what one runs, and nothing else."""
+    folders = [path for path in (ROOT / "nrms").iterdir() if path.is_dir() and next(path.rglob("*.py"), None)]
+    there = {path.stem for path in [*(ROOT / "nrms").glob("*.py"), *folders]}
+    assert there <= set(FLOORS), (
+        f"{sorted(there - set(FLOORS))} stand at the root of nrms/. A file there is something one runs; what it is made of belongs into a folder: "
+        "values of experiments into config/, files and processes into runtime/, data sets into data/, encoders and models into models/, losses into "
+        "training/, metrics into evaluation/, tables and pages into report/, a trained model in use into serve/, speed into bench/."
+    )
+    assert len(folders) <= 9 and len(there) - len(folders) <= 7
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_point_down(name):
+    """A file imports from its own room, or from a lower floor."""
+    for other in IMPORTS[name]:
+        assert room(name) == room(other) or FLOORS[room(other)] < FLOORS[room(name)], f"{name} imports {other}, which is not below it"
+
+
+def chain_from(name, imports_of, above=()):
+    """The longest row of files, each importing the next, that begins with `name`."""
+    assert name not in above, f"a circle: {' -> '.join([*above[above.index(name) :], name])}"
+    if name not in chains:
+        chains[name] = [name, *max((chain_from(other, imports_of, (*above, name)) for other in imports_of[name]), key=len, default=[])]
+    return chains[name]
+
+
+chains: dict[str, list[str]] = {}
+
+
+def test_no_circle_of_files_and_no_longer_chain():
+    """No file imports itself through others; the longest row of imports, from what one runs to the ground, does not grow."""
+    chains.clear()
+    longest = max((chain_from(name, IMPORTS) for name in FILES), key=len)
+    print(f"\nlongest chain of imports, {len(longest)} files: {' -> '.join(longest)}")
+    assert len(longest) <= LONGEST
+
+
+def test_a_circle_would_be_seen():
+    """The rule above sees a circle of three."""
+    chains.clear()
+    with pytest.raises(AssertionError, match="a circle: a -> b -> c -> a"):
+        chain_from("a", {"a": ["b"], "b": ["c"], "c": ["a"]})
+
+
+def outside(path):
+    """Names of the packages that are not nrms and that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        yield from (name.split(".")[0] for name in names if name.split(".")[0] != "nrms")
+
+
+def test_items_and_users_know_tensors_alone():
+    """Wall 1: encoders of items and of users import nothing of data sets, of config, nor of each other."""
+    for name in FILES:
+        for kind, other in (("items", "users"), ("users", "items")):
+            if name.startswith(f"nrms.models.{kind}"):
+                assert not [n for n in IMPORTS[name] if n.startswith(("nrms.data", "nrms.config", f"nrms.models.{other}"))], name
+
+
+def test_pages_are_rebuilt_without_models():
+    """Wall 2: report/ imports no model, and of evaluation/ only what computes with numpy: protocols, metrics, statistics; no torch comes along."""
+    for name in (name for name in FILES if name.startswith("nrms.report")):
+        wrong = [n for n in IMPORTS[name] if n.startswith(("nrms.models", "nrms.evaluation"))]
+        assert {n for n in wrong} <= {f"nrms.evaluation.{file}" for file in ("protocols", "metrics", "statistics")}, (name, wrong)
+    code = "import sys, nrms.report.pages.index_page, nrms.report.publish; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_values_are_checked_before_anything_heavy():
+    """Wall 3: config/ imports no third package but pydantic and yaml."""
+    for name in (name for name in FILES if name.startswith("nrms.config")):
+        assert set(outside(FILES[name])) <= sys.stdlib_module_names | {"pydantic", "pydantic_core", "yaml"}, name
+
+
+def test_runtime_knows_nothing_of_what_is_trained():
+    """Wall 4: runtime/ imports nothing of nrms but itself and the ground."""
+    for name in (name for name in FILES if name.startswith("nrms.runtime")):
+        assert {room(n) for n in IMPORTS[name]} <= {"runtime", "__init__"}, name
+
+
+SETTINGS = ("csv.field_size_limit", "warnings.filterwarnings")  # of the whole process, which the files that need them set
+
+
+def work_at_import(path):
+    """Statements of a file that do something when it is imported, beyond defining: loops, calls whose value is not kept."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.For | ast.While | ast.With) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
+            if not ast.unparse(node).startswith(SETTINGS):
+                yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_works_at_import(name):
+    """Wall 5: to import a file defines things and does nothing."""
+    assert not list(work_at_import(FILES[name]))
+
+
+def test_every_file_says_which_question_it_answers():
+    """A file answers one question, and its first line asks it; the face of a room says what the room is."""
+    for name, path in FILES.items():
+        first = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
+        assert "?" in first or path.name in ("__init__.py", "__main__.py", "runs.py"), f"{name}: {first!r}"
+        assert first, name
+
+
+@pytest.mark.parametrize("name", ["config", "runtime", "report", "serve", "bench", "data.newsroom"])
+def test_a_face_hands_on_no_name_of_a_file(name):
+    """What a room hands on never has the name of a file beside it: one of them could not be reached."""
+    face = importlib.import_module(f"nrms.{name}")
+    beside = {path.stem for path in (ROOT / "nrms" / name.replace(".", "/")).iterdir()}
+    assert face.__all__ and not beside & set(face.__all__) and all(hasattr(face, each) for each in face.__all__)
+
+
+USED = """answers: SLICED answers beside_the_original by_slice differences finished table where; browse: Browser speed; byhand: equation loss metrics;
+contrast: contrasts; explain: batch_rows economy forward parameters shapes sizes speed tokens trained transfer tuning vector; figures: benchmark
+beyond cost differences distributions pictures probe ranking slice_differences two_splits; original: two_evaluators; portrait: by_slice calibration
+found_by_rank item_map learning_curves; probe: probe_content shown; show: checks data_answer data_report history lengths pictures ranked raw readable
+record settings slate splits timeline words; transfer: begin; two_splits: sentence side_by_side table"""
+
+
+def test_what_notebooks_of_earlier_versions_import_is_there():
+    """Every name that a notebook of 0.1 took from a module at the root is still had from it, with a warning that says where it is now."""
+    used = {name: words.split() for name, words in (part.split(":") for part in USED.replace("\n", " ").replace("; ", ";").split(";"))}
+    assert set(used) == set(MOVED)
+    for name, words in used.items():
+        with pytest.warns(DeprecationWarning, match=rf"nrms\.{name} is no more: import from nrms\."):
+            module = getattr(nrms, name)
+        assert [word for word in words if not hasattr(module, word)] == [], name
+    assert not hasattr(nrms, "figure")
+
+
+def test_scripts_of_earlier_versions_import_what_they_did():
+    """Imports that README and notebooks have said stay as they were."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        for module, words in (
+            ("train", "train sampler_of main"),
+            ("evaluate", "evaluate evaluate_references main"),
+            ("config", "resolve load_dataset from_notebook"),
+            ("runtime", "Run run_folder home"),
+            ("serve", "open_run recommend"),
+            ("runs", "find_run"),
+            ("report", "leaderboard comparison answer definitions diagnostics beyond"),
+            ("bench", "run latest summary answer costs"),
+        ):
+            found = importlib.import_module(f"nrms.{module}")
+            assert all(hasattr(found, word) for word in words.split()), module
+
+
+def test_files_that_are_named_are_there():
+    """Params files, notebooks, READMEs, LOG, docstrings and comments name files of the package that exist."""
+    texts = [*PARAMS.rglob("*.yaml"), *ROOT.glob("*.md"), *(ROOT / "nrms").rglob("*.py"), *(ROOT / "notebooks").glob("*.ipynb")]
+    texts += [ROOT / "reports" / "LOG.md", ROOT / "pyproject.toml"]
+    for text in texts:
+        for named in re.findall(r"\bnrms/[\w/]+\.\w+\b", text.read_text()):
+            assert (ROOT / named).exists() or named in NEW, f"{text.relative_to(ROOT)} names {named}, which is not there"
+
+
+NEW = {"nrms/models/users/average.py"}  # what recipes of README make
+
+
+DATA = {False: "newsroom-tiny", True: "movies"}  # a data set of impressions, one of interactions
+NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("data_prep", "train", "eval", "analysis", "browse", "benchmark")]
 
 
 def calls(path):
@@ -123,8 +256,8 @@ def unsafe(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "nrms").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_runs_what_a_file_says(path):
-    """No pickle, no eval, no shell, no YAML but ours, no zip unpacked; pre-trained models through one door."""
-    assert not list(unsafe(path))
+    """No pickle, no eval, no shell, no YAML but ours, no zip unpacked; pre-trained models through one door, what moved through another."""
+    assert list(unsafe(path)) == (["importlib.import_module"] if path == ROOT / "nrms" / "__init__.py" else [])
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,10 @@ from conftest import write_log
 from PIL import Image
 from pydantic import Field
 
-from nrms import parameters
-from nrms.config import World, load_dataset, resolve
+from nrms.config import World, load_dataset, parameters, resolve
 from nrms.data import newsroom
 from nrms.data.prepare import prepare
-from nrms.files import load_checkpoint
+from nrms.runtime.checkpoints import load_checkpoint
 from nrms.train import train
 
 RECORDED = json.loads((Path(__file__).parent / "identities.json").read_text())

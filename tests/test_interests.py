@@ -10,18 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from nrms import NrmsError, terms
+from nrms import NrmsError
 from nrms.config import PARAMS, resolve
-from nrms.items.encoders import Frozen
-from nrms.items.fusion import FUSIONS
-from nrms.items.tower import ItemTower
-from nrms.recommender import Recommender, build
-from nrms.terms import Rows
+from nrms.models.build import build
+from nrms.models.items.encoders import Frozen
+from nrms.models.items.fusion import FUSIONS
+from nrms.models.items.tower import ItemTower
+from nrms.models.recommender import Recommender
+from nrms.models.users import clustering
+from nrms.models.users.clustering import CLUSTERS, distances, dpc_knn, kmeans, peaks
+from nrms.models.users.missrec import Interests, measures
+from nrms.models.warm_start import narrow, take
 from nrms.train import sampler_of
-from nrms.transfer import narrow, take
-from nrms.users import clusters
-from nrms.users.clusters import CLUSTERS, distances, dpc_knn, kmeans, peaks
-from nrms.users.interests import Interests, measures
+from nrms.training import losses
+from nrms.training.losses import Rows
 
 FINE = ["items.encoders.*.project.*", "users.norm.*", "users.blend"]
 
@@ -84,7 +86,7 @@ def blobs(scale: float = 1.0, offset: float = 0.0):
 @pytest.mark.parametrize(("scale", "offset"), [(1, 0), (1e-3, 0), (60, 0), (1e6, 0), (1, 1000), (1, -1e4), (60, 1e5)])
 def test_three_blobs_are_found(how, exact, scale, offset, monkeypatch):
     """Three Gaussian blobs, K = 3: every token is with its own, in whatever unit and wherever they lie, also where centres come from a sample."""
-    monkeypatch.setattr(clusters, "EXACT", exact)
+    monkeypatch.setattr(clustering, "EXACT", exact)
     tokens, own = blobs(scale, offset)
     label, centres = CLUSTERS[how](tokens, 3, torch.Generator().manual_seed(4))  # from which k-means starts in all three
     for blob in range(3):
@@ -112,9 +114,9 @@ def test_equal_tokens_are_one_cluster():
 @pytest.mark.parametrize("count", [40, 100, 130])
 def test_a_sample_bounds_dpc(count, monkeypatch):
     """Of more tokens than EXACT no more than that are held against each other; clusters that the sample cannot give begin at drawn tokens."""
-    monkeypatch.setattr(clusters, "EXACT", 100)
+    monkeypatch.setattr(clustering, "EXACT", 100)
     held = []
-    monkeypatch.setattr(clusters, "peaks", lambda tokens, share: held.append(len(tokens)) or peaks(tokens, share))
+    monkeypatch.setattr(clustering, "peaks", lambda tokens, share: held.append(len(tokens)) or peaks(tokens, share))
     tokens = torch.randn(250, 3)
     label, centres = dpc_knn(tokens, count, torch.Generator().manual_seed(0))
     assert held == [100] and centres.shape == (count, 3) and len(label.unique()) == count
@@ -136,7 +138,7 @@ def test_blocks_do_not_matter(block, monkeypatch):
     """The same clusters whatever the number of distances that are made at a time; the same seed gives the same clusters."""
     tokens = torch.randn(40, 3)
     whole = [f(tokens, 6, torch.Generator().manual_seed(0)) for f in (kmeans, dpc_knn)]
-    monkeypatch.setattr(clusters, "BLOCK", block)
+    monkeypatch.setattr(clustering, "BLOCK", block)
     again = [f(tokens, 6, torch.Generator().manual_seed(0)) for f in (kmeans, dpc_knn)]
     assert all(torch.equal(a[0], b[0]) and torch.allclose(a[1], b[1], atol=1e-6) for a, b in zip(whole, again, strict=True))
 
@@ -343,7 +345,7 @@ def test_rows_with_the_same_target_are_not_held_against_each_other():
     """Rows 0 and 2 have one target: two views are judged as if the other were not there."""
     views = {"final": torch.randn(3, 4), "second": torch.randn(3, 4)}
     none = torch.zeros(3, 0, dtype=torch.int64)
-    found = terms.two_views(views, Rows(torch.arange(3), torch.tensor([5, 6, 5]), none, none.bool()))
+    found = losses.two_views(views, Rows(torch.arange(3), torch.tensor([5, 6, 5]), none, none.bool()))
     cosines = F.normalize(views["final"], dim=1) @ F.normalize(views["second"], dim=1).T / 0.07
     rows = [cosines[0, :2], cosines[1], cosines[2, 1:]], [cosines[:2, 0], cosines[:, 1], cosines[1:, 2]]
     expected = sum(-(r.log_softmax(0)[i]) for side in rows for i, r in zip((0, 1, 1), side, strict=True)) / 6

@@ -9,10 +9,10 @@ from transformers import AutoConfig, AutoModel
 from nrms import NrmsError
 from nrms.config import PARAMS, reads_a_log, resolve
 from nrms.data import images
-from nrms.items.encoders import ImageEncoder
-from nrms.items.features import cached
-from nrms.items.fusion import FUSIONS
-from nrms.recommender import build, shuffled
+from nrms.models.build import build, shuffled
+from nrms.models.items.encoders import ImageEncoder
+from nrms.models.items.feature_cache import cached
+from nrms.models.items.fusion import FUSIONS
 
 TWO = [name for name in FUSIONS if name != "single"]
 

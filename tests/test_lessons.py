@@ -13,16 +13,20 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from test_report import fake
 
-from nrms import byhand, explain, show
 from nrms.config import resolve
+from nrms.data import description
 from nrms.data.tables import Impressions, Ragged
 from nrms.evaluate import evaluate_references
-from nrms.metrics import METRICS, catalogue_metrics, rank_metrics, set_metrics
-from nrms.objectives import OBJECTIVES
-from nrms.recommender import build
-from nrms.render import render
+from nrms.evaluation import metrics_by_hand
+from nrms.evaluation.metrics import METRICS, catalogue_metrics, rank_metrics, set_metrics
+from nrms.models import explain
+from nrms.models.build import build
+from nrms.report import sentences
+from nrms.report.pages.notebook_page import render
 from nrms.runtime import Run, run_folder
 from nrms.train import sampler_of
+from nrms.training import loss_by_hand
+from nrms.training.losses import OBJECTIVES
 
 # losses --------------------------------------------------------------------------------------------------------------
 
@@ -32,7 +36,7 @@ from nrms.train import sampler_of
 )
 def test_loss_of_equal_scores(objective, by):
     """Known values for four equal scores of 0."""
-    assert byhand.loss_parts(objective, np.zeros(4))[2] == pytest.approx(by)
+    assert loss_by_hand.loss_parts(objective, np.zeros(4))[2] == pytest.approx(by)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=6), st.sampled_from(sorted(OBJECTIVES)))
@@ -43,24 +47,24 @@ def test_losses_by_hand_are_those_of_the_package(scores, objective):
     clicked = torch.zeros_like(s, dtype=torch.bool)
     clicked[:, 0] = True
     package = OBJECTIVES[objective](s, torch.ones_like(clicked), clicked).item()
-    assert byhand.loss_parts(objective, np.array(scores))[2] == pytest.approx(package, abs=1e-5)
+    assert loss_by_hand.loss_parts(objective, np.array(scores))[2] == pytest.approx(package, abs=1e-5)
 
 
 def test_the_loss_of_a_real_row(model, tiny, split, config):
     """The sentence has the same number twice; masked candidates are no lines."""
     batch = next(sampler_of(config, split, len(tiny.news)).epoch(0))
-    lines, says = byhand.loss(config, tiny.news, batch, model(batch).scores)
+    lines, says = loss_by_hand.loss(config, tiny.news, batch, model(batch).scores)
     hand, package = says.removeprefix("By hand ").removesuffix(".").split(" nats for this row, by the package ")
     assert hand == package and len(lines.data) == batch.candidate_mask[0].sum() and lines.data["clicked"].tolist().count("yes") == 1
 
 
 def test_every_objective_has_an_equation(config):
     """Temperature and terms are named where there are some."""
-    assert byhand.EQUATIONS.keys() == OBJECTIVES.keys()
-    assert byhand.equation(config).startswith("`listwise`: loss = `-log(") and "divided" not in byhand.equation(config)
-    graph = byhand.equation(resolve("bm3", "movies"))
+    assert loss_by_hand.EQUATIONS.keys() == OBJECTIVES.keys()
+    assert loss_by_hand.equation(config).startswith("`listwise`: loss = `-log(") and "divided" not in loss_by_hand.equation(config)
+    graph = loss_by_hand.equation(resolve("bm3", "movies"))
     assert all(f" · {name}" in graph for name in resolve("bm3", "movies").terms)
-    assert "scores are divided by 0.15 first" in byhand.equation(resolve("idrec_sasrec", "movies"))
+    assert "scores are divided by 0.15 first" in loss_by_hand.equation(resolve("idrec_sasrec", "movies"))
 
 
 # metrics -------------------------------------------------------------------------------------------------------------
@@ -68,7 +72,7 @@ def test_every_objective_has_an_equation(config):
 
 def test_a_slate_by_hand():
     """Scores 3, 2, 1 with the middle one clicked: one of two pairs right, 1/2, and 1 / log2(3)."""
-    lines, sums = byhand.slate(np.array([1.0, 3.0, 2.0]), np.array([False, False, True]))
+    lines, sums = metrics_by_hand.slate(np.array([1.0, 3.0, 2.0]), np.array([False, False, True]))
     assert lines["clicked"].tolist() == [False, True, False] and lines["passed over, below"].tolist() == [0, 1, 0]
     assert sums == {"auc": (1, 2), "mrr": (0.5, 1), "ndcg5": (pytest.approx(1 / np.log2(3)), 1), "ndcg10": (pytest.approx(1 / np.log2(3)), 1)}
 
@@ -80,13 +84,13 @@ def test_slates_by_hand_are_those_of_the_package(candidates):
     scores, clicked = np.array([s for s, _ in candidates], float), np.array([c for _, c in candidates])
     if 0 < clicked.sum() < len(clicked):
         package = rank_metrics(scores, clicked, np.array([0, len(scores)]))
-        for name, (total, by) in byhand.slate(scores, clicked)[1].items():
+        for name, (total, by) in metrics_by_hand.slate(scores, clicked)[1].items():
             assert total / by == pytest.approx(package[name][0])
 
 
 def test_a_tie_across_the_cut_by_hand():
     """8 better and 4 tied: each of the ranks 9 to 13 is as likely, of which two are among the first 10."""
-    lines, sums = byhand.catalogue(np.array([11.0]), np.array([4]), "catalogue")
+    lines, sums = metrics_by_hand.catalogue(np.array([11.0]), np.array([4]), "catalogue")
     assert sums["ndcg10"] == (pytest.approx((1 / np.log2(10) + 1 / np.log2(11)) / 5), 1) and sums["hr10"] == (pytest.approx(2 / 5), 1)
     assert lines["tied with"].tolist() == [4] and lines["1/rank"].tolist() == [pytest.approx(sum(1 / r for r in range(9, 14)) / 5)]
 
@@ -97,10 +101,10 @@ def test_ranks_by_hand_are_those_of_the_package(places):
     """One right item, or several, with ties, too."""
     better, tied = (np.array(column) for column in zip(*places, strict=True))
     package = set_metrics(better, tied, np.array([0, len(better)]))
-    for name, (total, by) in byhand.catalogue(better + 1 + tied / 2, tied, "sets")[1].items():
+    for name, (total, by) in metrics_by_hand.catalogue(better + 1 + tied / 2, tied, "sets")[1].items():
         assert total / by == pytest.approx(package[name][0])
     one = catalogue_metrics(better[:1], tied[:1])
-    for name, (total, by) in byhand.catalogue(better[:1] + 1 + tied[:1] / 2, tied[:1], "catalogue")[1].items():
+    for name, (total, by) in metrics_by_hand.catalogue(better[:1] + 1 + tied[:1] / 2, tied[:1], "catalogue")[1].items():
         assert total / by == pytest.approx(one[name][0])
 
 
@@ -109,7 +113,7 @@ def test_the_metrics_of_a_test_row(tiny, split):
     scores = np.random.default_rng(0).random(len(split.test.candidates.values))
     found = rank_metrics(scores, split.test.clicked, split.test.candidates.offsets)
     listed = pa.ListArray.from_arrays(pa.array(split.test.candidates.offsets, pa.int32()), pa.array(scores))
-    lines, says = byhand.metrics(tiny.news, split.test, 3, pa.table(found | {"scores": listed}), "impressions")
+    lines, says = metrics_by_hand.metrics(tiny.news, split.test, 3, pa.table(found | {"scores": listed}), "impressions")
     at = slice(*split.test.candidates.offsets[3:5])
     assert len(lines.data) == split.test.clicked[at].sum() and len(says.split("\n")) == 4
     for line in says.split("\n"):
@@ -124,7 +128,7 @@ def test_what_is_written_of_ties_is_enough(movies):
         rows = pq.read_table(run.folder / "rows.parquet")
         tied += sum(map(sum, rows["tied"].to_pylist()))
         for row in range(len(test)):
-            for line in byhand.metrics(tables.news, test, row, rows, "catalogue")[1].split("\n"):
+            for line in metrics_by_hand.metrics(tables.news, test, row, rows, "catalogue")[1].split("\n"):
                 assert line.split(" = ")[2].split(";")[0] == line.split("by the package ")[1]
     assert tied > 0
 
@@ -136,11 +140,11 @@ def test_the_metrics_of_a_question_with_ties(movies):
         *[np.array(["u"])] * 2, np.zeros(1, int), Ragged(np.array([1]), np.array([0, 1])), Ragged(np.array([2]), np.array([0, 1])), None
     )
     rows = pa.table(catalogue_metrics(np.array([8]), np.array([4])) | {"ranks": [[11.0]], "tied": [[4]]})
-    lines, says = byhand.metrics(tables.news, asked, 0, rows, "catalogue")
+    lines, says = metrics_by_hand.metrics(tables.news, asked, 0, rows, "catalogue")
     assert lines.data["right"].tolist() == [tables.news.title[2]] and "earlier version" not in says
     for line in says.split("\n"):
         assert line.split(" = ")[2].split(";")[0] == line.split("by the package ")[1]
-    assert "which did not keep how many items are tied" in byhand.metrics(tables.news, asked, 0, rows.drop_columns("tied"), "catalogue")[1]
+    assert "which did not keep how many items are tied" in metrics_by_hand.metrics(tables.news, asked, 0, rows.drop_columns("tied"), "catalogue")[1]
 
 
 # models --------------------------------------------------------------------------------------------------------------
@@ -201,7 +205,7 @@ def test_a_vector_is_described(model, tiny):
 def test_no_title_leaves_its_place(model, tiny, tmp_path, title):
     """Titles of strangers in computed sentences stay text on the page, whatever Markdown makes of ends of lines and backticks."""
     news = replace(tiny.news, title=np.where(np.arange(len(tiny.news)) == 7, title, tiny.news.title).astype(object))
-    cells = [explain.vector(model, news, 7), show.words(news, 7), explain.tokens(model, title)]
+    cells = [explain.vector(model, news, 7), description.words(news, 7), explain.tokens(model, title)]
     outputs = [new_output("display_data", {"text/markdown": text}) for text in cells]
     nbformat.write(new_notebook(cells=[new_markdown_cell("# Title"), new_code_cell("", outputs=outputs)]), tmp_path / "page.ipynb")
     render(tmp_path / "page.ipynb", tmp_path / "page.html")
@@ -231,14 +235,14 @@ def test_the_answer_of_training_is_computed(home):
     """Validation, steps, minutes, chance, and the best baseline once it is known; an untrained run says so."""
     fake("exp4", 3, np.full(10, 0.7), n=10)
     run = Run(run_folder("made-up", "exp4", 3))
-    assert "is not trained; its status is done" in explain.trained(run)
+    assert "is not trained; its status is done" in sentences.trained(run)
     run.update(best_valid=0.6543, best_step=20, steps=40, samples=1234)
-    says = explain.trained(run)
+    says = sentences.trained(run)
     assert "**exp4 on made-up, seed 3: best validation AUC 0.654** at step 20 of 40, 1,234 clicks in 1.5 minutes, at most 100 MB" in says
     assert "Chance is 0.500" in says and "baseline" not in says
     fake("content", 0, np.linspace(0.5, 0.7, 10), "baseline", n=10)
     fake("random", 0, np.linspace(0.4, 0.6, 10), "baseline", n=10)
-    assert "the best baseline, content, has 0.600 and random order 0.500." in explain.trained(run)
+    assert "the best baseline, content, has 0.600 and random order 0.500." in sentences.trained(run)
 
 
 def test_the_answer_of_training_on_a_log(home):
@@ -246,7 +250,7 @@ def test_the_answer_of_training_on_a_log(home):
     run = Run(run_folder("made-up", "lightgcn", 0))
     run.begin(kind="model", family="a", protocol="sets")
     run.update(status="trained", best_valid=0.25, best_step=1, steps=2, samples=3, minutes=0.5, peak_mb=7)
-    assert explain.trained(run).endswith("best validation Recall@20 0.250** at step 1 of 2, 3 clicks in 0.5 minutes, at most 7 MB of memory.")
+    assert sentences.trained(run).endswith("best validation Recall@20 0.250** at step 1 of 2, 3 clicks in 0.5 minutes, at most 7 MB of memory.")
 
 
 def test_time_and_memory_are_set_side_by_side(home):

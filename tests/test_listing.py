@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nrms import browse
-from nrms.browse import Browser
-from nrms.listing import LATEST, bar, compare
-from nrms.serve import Served, open_run
+from nrms.serve import browse, open_run
+from nrms.serve.browse import Browser
+from nrms.serve.item_cards import LATEST, bar, compare
+from nrms.serve.one_user import Served
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-from nrms.metrics import METRICS, compare, compare_all, holm, interval, interval_of_ratios, intervals, rank_metrics, summarise
+from nrms.evaluation.metrics import METRICS, rank_metrics
+from nrms.evaluation.statistics import compare, compare_all, holm, interval, interval_of_ratios, intervals, summarise
 
 
 def one(scores, clicked):

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from nrms import NrmsError
 from nrms.config import Dataset, load_dataset
-from nrms.data import ledger as ledgers
-from nrms.data import mind
 from nrms.data.prepare import load, prepare
+from nrms.data.sources import mind
+from nrms.data.sources import rows as row_reader
+from nrms.data.sources.rows import Ledger, Member
 from nrms.data.tables import read_impressions, read_news
 from nrms.runtime import data_folder
 
@@ -168,7 +169,7 @@ def test_blocks_do_not_matter(tmp_path, monkeypatch):
     """The same tables whether a file is read at once or in pieces smaller than a row."""
     source, results = write(tmp_path / "in", train=[f"{i}\t" + ROWS[0].split("\t", 1)[1] for i in range(50)]), []
     for size in (1 << 20, 37):
-        monkeypatch.setattr(ledgers, "BLOCK", size)
+        monkeypatch.setattr(row_reader, "BLOCK", size)
         folder = tmp_path / str(size)
         folder.mkdir()
         facts = mind.convert(source, folder, 1.0)
@@ -219,9 +220,9 @@ fields = st.text(alphabet="NU1237 -01\t\r\0é/:AMP", max_size=30)
 @given(st.lists(st.one_of(fields.map(str.encode), st.binary(max_size=30), st.sampled_from([r.encode() for r in ROWS])), max_size=8))
 def test_any_bytes_end_in_a_table_or_a_sentence(lines):
     """Whatever stands in behaviors.tsv: rows in = rows out + set aside, and never another library's traceback."""
-    news = mind.Ledger("news.tsv")
-    member = mind.Member("train/behaviors.tsv", lambda: io.BytesIO(b"\n".join(lines)))
-    table, _ = mind.read_all_news({"train": mind.Member("train/news.tsv", lambda: io.BytesIO("\n".join(NEWS).encode()))}, 1.0)
+    news = Ledger("news.tsv")
+    member = Member("train/behaviors.tsv", lambda: io.BytesIO(b"\n".join(lines)))
+    table, _ = mind.read_all_news({"train": Member("train/news.tsv", lambda: io.BytesIO("\n".join(NEWS).encode()))}, 1.0)
     tables = list(mind.read_behaviors(member, True, table["id"].combine_chunks(), news))
     assert news.rows_in == news.rows_out + sum(news.summary()["set_aside"].values()) and sum(map(len, tables)) == news.rows_out
     for part in tables:

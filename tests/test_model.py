@@ -9,15 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from nrms import NrmsError, recommender
-from nrms.data.batches import Batch, ClickSampler
-from nrms.dropout import Dropout
-from nrms.items.encoders import Pool, TextEncoder
-from nrms.items.pretrain import word_vectors
-from nrms.objectives import OBJECTIVES, listwise, pointwise
-from nrms.ranking import encode_items, score_impressions
-from nrms.recommender import USERS
-from nrms.users.blend import Blend
+from nrms import NrmsError
+from nrms.data.batches import Batch
+from nrms.data.samplers import ClickSampler
+from nrms.evaluation.ranking import encode_items, score_impressions
+from nrms.models import recommender
+from nrms.models.items.encoders import Pool, TextEncoder
+from nrms.models.items.local_models import word_vectors
+from nrms.models.layers import Dropout
+from nrms.models.users import USERS
+from nrms.models.users.late_fusion import Blend
+from nrms.training.losses import OBJECTIVES, listwise, pointwise
 
 D = 16
 
@@ -186,7 +188,7 @@ def test_an_item_does_not_depend_on_its_company(tiny_model, ids):
 
 @pytest.fixture(scope="module")
 def tiny_model(config, tiny):
-    from nrms.recommender import build
+    from nrms.models.build import build
 
     return build(config, tiny).eval()
 

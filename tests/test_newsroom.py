@@ -8,10 +8,11 @@ import pytest
 
 from nrms.config import World, load_dataset
 from nrms.data import newsroom
-from nrms.data.mind import convert
+from nrms.data.newsroom import world as world_file
+from nrms.data.sources.mind import convert
 from nrms.data.tables import read_impressions, read_news
-from nrms.metrics import rank_metrics
-from nrms.references import score_content
+from nrms.evaluation.baselines import score_content
+from nrms.evaluation.metrics import rank_metrics
 
 SMALL = World(news=200, users=100, train=300, dev=100)
 
@@ -37,7 +38,7 @@ def world(request, tmp_path_factory):
     world = data.world.model_copy(update=sizes | {"seed": int(request.param.endswith("1"))})
     folder = tmp_path_factory.mktemp("world")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(newsroom, "write_images", lambda *_: None)
+        patch.setattr(world_file, "write_images", lambda *_: None)
         newsroom.generate(world, folder / "raw")
     convert(folder / "raw", folder, 0.0)
     truth = pq.read_table(folder / "raw" / "truth.parquet")
@@ -62,9 +63,9 @@ def test_small_worlds_show_only_what_is_published(tmp_path):
     """In the smallest world too nobody clicks tomorrow's news, and every utility is a number."""
     world = World(news=50, users=50, train=60, dev=20)
     rng = np.random.default_rng(0)
-    stories, (tastes, _) = newsroom.draw_stories(world, rng), newsroom.draw_readers(world, rng)
-    _, time, story = newsroom.draw_histories(world, stories, tastes, rng)
-    assert (stories.published[story] <= time).all() and np.isfinite(newsroom.freshness(world, stories, story, time)).all()
+    stories, (tastes, _) = world_file.draw_stories(world, rng), world_file.draw_readers(world, rng)
+    _, time, story = world_file.draw_histories(world, stories, tastes, rng)
+    assert (stories.published[story] <= time).all() and np.isfinite(world_file.freshness(world, stories, story, time)).all()
 
 
 @pytest.mark.slow

@@ -13,16 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nrms import page, pipeline
-from nrms.compare import by_slice
+from nrms import pipeline
 from nrms.data.tables import IMPRESSIONS_SCHEMA, NEWS_SCHEMA, Ragged
-from nrms.disagree import Shown, most_apart
-from nrms.entries import entries
-from nrms.files import write_json
-from nrms.metrics import PROTOCOLS, compare, rank_metrics
-from nrms.render import render
+from nrms.evaluation.metrics import rank_metrics
+from nrms.evaluation.protocols import PROTOCOLS
+from nrms.evaluation.statistics import compare
+from nrms.report.experiments import entries
+from nrms.report.pages import index_page
+from nrms.report.pages.compare_page import by_slice
+from nrms.report.pages.disagreements import Shown, most_apart
+from nrms.report.pages.layout import document, plain
+from nrms.report.pages.notebook_page import render
 from nrms.runtime import Run, run_folder
-from nrms.shell import document, plain
+from nrms.runtime.files import write_json
 
 SCRIPT = "<script>window.hacked = 1</script>"
 EVIL = f"{SCRIPT}<img src=x onerror='window.hacked = 1'>"
@@ -40,7 +43,7 @@ def write_data(rng, sizes):
     candidates = rng.integers(1, ITEMS, total).astype(np.int32)
     clicked = np.zeros(total, bool)
     clicked[offsets[:-1] + rng.integers(sizes)] = True
-    folder = page.home() / "data" / "made-up"
+    folder = index_page.home() / "data" / "made-up"
     folder.mkdir(parents=True)
     texts = {name: [f"{name} {i} {EVIL}" for i in range(ITEMS)] for name in NEWS_SCHEMA.names}
     pq.write_table(pa.table(texts, schema=NEWS_SCHEMA), folder / "news.parquet")
@@ -108,7 +111,7 @@ def site(tmp_path_factory):
         Run(run_folder("made-up", "gone", 0)).update(pid=2**22 + 1)
         for exp, kind in (("sasrec", "model"), ("random", "baseline")):
             write_catalogue_run(rng, exp, kind)
-        page.write()
+        index_page.write()
         pipeline.render_again([run_folder("made-up", "good", 0)])  # now that there is more to link to
         found = {name: [e for e in entries(name) if e.status == "done"] for name in ("made-up", "shop")}
         assert all(len(e.rows) for rows in found.values() for e in rows)  # read while the home is this one
@@ -120,7 +123,7 @@ def site(tmp_path_factory):
 
 def write_catalogue_run(rng, exp, kind):
     """A finished run on a catalogue whose data are not there any more."""
-    from nrms.metrics import catalogue_metrics
+    from nrms.evaluation.metrics import catalogue_metrics
 
     run = Run(run_folder("shop", exp, 0))
     run.begin(kind=kind, family="a", protocol="catalogue")

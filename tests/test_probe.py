@@ -11,13 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nrms import NrmsError, __main__, probe_page
-from nrms.config import PARAMS, load_dataset
+from nrms import NrmsError, __main__
+from nrms.config import PARAMS, load_dataset, params_files
 from nrms.data.prepare import load
 from nrms.data.tables import Impressions, Interactions, Ragged, Split
 from nrms.evaluate import evaluate
-from nrms.metrics import rank_metrics
-from nrms.probe import (
+from nrms.evaluation import probe_vectors
+from nrms.evaluation.metrics import rank_metrics
+from nrms.evaluation.probe import (
     OVERLAP,
     among_largest,
     beside,
@@ -32,15 +33,22 @@ from nrms.probe import (
     random_vectors,
     re_encoded,
     score_slates,
-    shown,
     taken,
 )
-from nrms.ranking import encode_items
-from nrms.recommender import build_encoder, local_model
-from nrms.runs import load_run
+from nrms.evaluation.ranking import encode_items
+from nrms.models.build import build_encoder, local_model
+from nrms.models.load import load_run
+from nrms.report.pages import probe_page
+from nrms.report.pages.probe_page import shown
 from nrms.train import train
 
 ONE, SEVERAL, SLATES = (load_dataset(name) for name in ("movies", "movies-random", "newsroom-tiny"))
+
+
+def write_probe(dataset, *which, **files):
+    """(table, sets, paths) of a probe whose page is written."""
+    own, common, sets = probe_vectors.probe_all(dataset, *which, **files)
+    return own, sets, probe_page.write(dataset, own, common, sets)
 
 
 def ragged(rows):
@@ -259,7 +267,7 @@ SMALL = {"dim": 8, "heads": 2, "batch_size": 64, "epochs": 1, "device": "cpu"}
 
 
 def finish(exp, **given):
-    config = probe_page.resolve(exp, "movies", **SMALL | given)
+    config = params_files.resolve(exp, "movies", **SMALL | given)
     train(config)
     return evaluate(config)
 
@@ -302,7 +310,7 @@ def test_vectors_of_a_run_are_those_of_its_model(probed):
     for exp, kinds in (("alignrec", ["", " scored"]), ("idmo_text", [""])):
         run = finish(exp)
         config, tables, model = load_run(run)
-        found = probe_page.vectors_of(model, len(tables.news), late=config.fusion == "late")
+        found = probe_vectors.vectors_of(model, len(tables.news), late=config.fusion == "late")
         scored = encode_items(model)[:25]
         assert list(found) == kinds and np.allclose(found[kinds[-1]], scored.detach().numpy(), atol=1e-6)
         assert found[""].shape == (25, 8 * (3 if exp == "alignrec" else 1)) and not found[""][0].any()
@@ -325,26 +333,26 @@ def test_what_cannot_be_probed_is_said(probed):
         ([run.folder.parent.name], [], "may know what is asked here"),
     ):
         with pytest.raises(NrmsError, match=says):
-            probe_page.write("movies", runs, [probed / f for f in files])
+            write_probe("movies", runs, [probed / f for f in files])
     assert not (probed / "reports" / "movies" / "probe.html").exists()
 
 
 def test_an_encoder_that_is_not_to_be_had_is_named(probed, monkeypatch):
     """The others are on the page all the same."""
     data = load_dataset("movies").model_copy(update={"vit": "nobody/nothing"})
-    monkeypatch.setattr(probe_page, "load_dataset", lambda name: data)
-    monkeypatch.setattr(probe_page, "resolve", lambda exp, dataset, old=probe_page.resolve: old(exp, dataset, vit="nobody/nothing"))
-    table, sets, _ = probe_page.write("movies")
+    monkeypatch.setattr(probe_vectors, "load_dataset", lambda name: data)
+    monkeypatch.setattr(probe_vectors, "resolve", lambda exp, dataset, old=params_files.resolve: old(exp, dataset, vit="nobody/nothing"))
+    table, _, sets = probe_vectors.probe_all("movies")
     assert "vit" not in table.index and "bert" in table.index and any("The role vit is left out" in s and "nobody/nothing" in s for s in sets.absent)
 
 
 def test_impressions_are_probed_too(model, place, browser, monkeypatch):
     """By AUC, on slates of items that have a vector; a page that asks nothing of the network and fits a phone."""
-    monkeypatch.setattr(probe_page, "ROLES", {"text": "bert"})  # the model that the tiny world has by now
+    monkeypatch.setattr(probe_vectors, "ROLES", {"text": "bert"})  # the model that the tiny world has by now
     some = random_vectors(len(model.items.lengths))[1:]
     some[::2] = 0
     np.save(place / "some.npy", some)
-    table, _, paths = probe_page.write("newsroom-tiny", files=[place / "some.npy"])
+    table, _, paths = write_probe("newsroom-tiny", files=[place / "some.npy"])
     assert (table["zero-shot AUC, by chance"] == 0.5).all() and table.loc["bert, centred", "zero-shot AUC"] > 0.55
     assert table.loc["some.npy", "items"] == some.any(1).sum() and 0 < table.loc["some.npy", "questions"] < table.loc["bert", "questions"]
     view, requests = browser.new_page(viewport={"width": 360, "height": 700}), []
@@ -359,6 +367,6 @@ def test_impressions_are_probed_too(model, place, browser, monkeypatch):
 def test_every_data_set_has_frozen_encoders(path):
     """The experiment that stands behind a role's features is valid for every data set, reads that one modality, and tunes nothing."""
     data = load_dataset(path.stem)
-    for modality, role in probe_page.ROLES.items():
-        config = probe_page.frozen(modality, path.stem, data)
+    for modality, role in probe_vectors.ROLES.items():
+        config = probe_vectors.frozen(modality, path.stem, data)
         assert config.modalities == [modality] and getattr(config, modality) == role and config.tuning_of(modality) == "frozen"

@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nrms import ROOT, NrmsError, processes
+from nrms import ROOT, NrmsError
 from nrms.config import resolve
 from nrms.data.batches import Batch
-from nrms.runtime import Run
+from nrms.runtime import Run, distributed
 from nrms.train import train
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -72,9 +72,9 @@ def test_several_find_what_one_finds(count, place, alone):
 
 def test_shares_are_whole_and_even(monkeypatch):
     """All of n things, each once, in order; no process has two more than another."""
-    monkeypatch.setattr(processes, "count", lambda: 3)
+    monkeypatch.setattr(distributed, "count", lambda: 3)
     for n in range(12):
-        shares = [processes.share(n, of) for of in range(3)]
+        shares = [distributed.share(n, of) for of in range(3)]
         assert [i for share in shares for i in share] == list(range(n)) and max(map(len, shares)) - min(map(len, shares)) <= 1
 
 

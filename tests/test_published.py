@@ -13,7 +13,7 @@ from test_report import fake
 from nrms import ROOT, NrmsError
 from nrms.config import resolve
 from nrms.evaluate import evaluate, evaluate_references
-from nrms.publish import BEGIN, END, publish, put_results, results
+from nrms.report.publish import BEGIN, END, publish, put_results, results
 from nrms.runtime import Run, run_folder
 from nrms.train import train
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from nrms import ROOT
-from nrms.publish import BEGIN, END
+from nrms.report.publish import BEGIN, END
 
 NAMES = ("README.md", "README.zh.md")
 INLINE = re.compile(r"`([^`\n]+)`")

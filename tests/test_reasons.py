@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nrms.data import cards, images, interactions, mind
-from nrms.data.ledger import REASONS
+from nrms.data import images
+from nrms.data.sources import im_mind, interactions, mind
+from nrms.data.sources.rows import REASONS
 
 NEWS = ["N1\tnews\tworld\tA title\tText\thttp://x\t[]\t[]", "N2\tnews\tworld\tB title\tText\thttp://x\t[]\t[]"]
 SHOWN = "1\tU1\t11/9/2019 1:44:52 AM\tN1\tN2-1 N1-0"
@@ -87,7 +88,7 @@ PICTURES = {  # reason: (bytes, are they a card?)
     "size": (encoded(Image.new("1", (8000, 8000))), False),
     "broken": (encoded(Image.fromarray(np.arange(3 * 64 * 64, dtype=np.uint8).reshape(64, 64, 3)), "JPEG")[:700], False),
     "card": (encoded(Image.new("RGB", (8, 8))), True),
-    "blank": (encoded(Image.new("RGB", cards.SIZE, "white")), True),
+    "blank": (encoded(Image.new("RGB", im_mind.SIZE, "white")), True),
 }
 
 
@@ -96,4 +97,4 @@ def test_every_reason_of_a_picture_has_a_file_that_gives_it(reason, tmp_path):
     """A picture that cannot be used says why."""
     data, is_card = PICTURES[reason]
     (tmp_path / "N1.jpg").write_bytes(data)
-    assert images.decode(tmp_path / "N1.jpg", 16, cards.cover if is_card else None) == reason
+    assert images.decode(tmp_path / "N1.jpg", 16, im_mind.cover if is_card else None) == reason

@@ -15,7 +15,7 @@ import pytest
 
 from nrms import ROOT
 from nrms.config import resolve
-from nrms.recommender import build
+from nrms.models.build import build
 
 README = (ROOT / "README.md").read_text()
 RECIPES = {title: text for title, text in re.findall(r"^### Add (an? .+)\n((?:(?!#{2,3} ).*\n)*)", README, re.M)}

@@ -12,10 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nrms import ROOT, answers, compare, figures, page, pipeline, planned, report, two_splits
-from nrms.files import process_started, write_json
-from nrms.metrics import METRICS, PROTOCOLS
+from nrms import ROOT, pipeline, report
+from nrms.evaluation.metrics import METRICS
+from nrms.evaluation.protocols import PROTOCOLS
+from nrms.report import experiments, figures, other_split, planned_comparisons, research_questions, tables
+from nrms.report.pages import compare_page, index_page
 from nrms.runtime import Run, run_folder
+from nrms.runtime.files import process_started, write_json
 
 COLUMNS = "dataset,exp,kind,seeds,status,auc,auc_low,auc_high,mrr,ndcg5,ndcg10,params,trainable,minutes,peak_mb"
 
@@ -54,7 +57,7 @@ def test_a_leaderboard_is_made_once(runs, monkeypatch):
     """As long as no file of its runs changes; what is done with it by one who has it is not seen by the next."""
     first = report.leaderboard("made-up")
     first["auc"] = 0
-    monkeypatch.setattr(report, "intervals", lambda samples: pytest.fail("made anew"))
+    monkeypatch.setattr(tables, "intervals", lambda samples: pytest.fail("made anew"))
     assert (report.leaderboard("made-up")["auc"].dropna() > 0).all()
     monkeypatch.undo()
 
@@ -72,7 +75,7 @@ def test_a_changed_run_is_seen(runs, home):
 
 def test_leaderboard(runs, home):
     """Seeds are averaged by impression; the difference is paired with the best baseline; failed and dead runs are rows."""
-    path, _ = page.write()
+    path, _ = index_page.write()
     board = pd.read_csv(path, dtype={"seeds": str})
     assert path.read_text().startswith(COLUMNS)
     done = board[(board.exp == "exp4") & (board.status == "done")].iloc[0]
@@ -85,14 +88,14 @@ def test_leaderboard(runs, home):
 
 def test_index_page(runs, home):
     """The page shows every row, escapes what it quotes, defines its numbers and asks nothing of the network."""
-    text = page.write()[1].read_text()
+    text = index_page.write()[1].read_text()
     assert text.count("<tr") == 1 + 6 and "the &lt;cat&gt; sat on it" in text and "http://" not in text and "https://" not in text
     assert all(label in text for label, _ in METRICS.values() if "first" not in label) and "What the numbers mean" in text
 
 
 def test_empty_report(home):
     """Without runs there is a page that says how to make one, and a leaderboard with a header."""
-    board, index = page.write()
+    board, index = index_page.write()
     assert report.comparison("newsroom").empty
     assert board.read_text().startswith(COLUMNS) and len(board.read_text().splitlines()) == 1 and "python -m nrms demo" in index.read_text()
 
@@ -141,14 +144,14 @@ def test_pipeline_runs_skips_and_reports(home):
     assert pipeline.run([4], "newsroom-tiny", [0], say=say.append, force=True, epochs=1) == 1 and "busy" in say[-3]
     assert Run(folder).status == "running" and (folder / "checkpoint" / "best.safetensors").exists(), "another process's run is left alone"
     Run(folder).update(status="done")
-    page.write()
+    index_page.write()
     board = pd.read_csv(home / "reports" / "leaderboard.csv")
     assert board.set_index("exp").status["broken"] == "failed" and board.set_index("exp").status["exp4-epochs1"] == "done"
 
 
 def index_row(home, exp):
     """The status of an experiment in the leaderboard that `page.write` makes."""
-    return pd.read_csv(page.write()[0]).set_index("exp").status[exp]
+    return pd.read_csv(index_page.write()[0]).set_index("exp").status[exp]
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "metrics.json"])
@@ -162,7 +165,7 @@ def test_a_run_without_its_numbers_is_incomplete(name, runs, home):
 def test_a_run_that_is_begun_anew_meanwhile_is_running(runs, home, monkeypatch):
     """Where its files go between the look at it and the reading of them, all is read once more."""
     fake("exp9", 0, runs)
-    entries, left = page.entries, [1]
+    entries, left = experiments.entries, [1]
 
     def beaten(*names):
         found = entries(*names)
@@ -170,7 +173,7 @@ def test_a_run_that_is_begun_anew_meanwhile_is_running(runs, home, monkeypatch):
             Run(run_folder("made-up", "exp9", 0)).begin(kind="model")
         return found
 
-    monkeypatch.setattr(page, "entries", beaten)
+    monkeypatch.setattr(index_page, "entries", beaten)
     assert index_row(home, "exp9") == "running"
 
 
@@ -183,12 +186,12 @@ def test_folders_of_other_names_are_no_runs(runs, home):
 def test_rows_of_different_protocols_are_not_compared(runs, home):
     """Most rows decide: the others are shown, without a difference, and are in no figure, planned comparison or pair; the page names them."""
     fake("exp3", 0, runs + 0.2, protocol="sets")
-    board, index = page.write()
+    board, index = index_page.write()
     row = pd.read_csv(board).set_index("exp").loc["exp3"]
     assert row.status == "apart" and row.recall20 == pytest.approx(runs.mean() + 0.2, abs=1e-5) and np.isnan(row.difference)
     text = (home / "reports" / "made-up" / "compare.html").read_text()
     assert "asked other questions, than most runs on made-up (by AUC): exp3 (sets)." in text
-    assert report.protocol_of("made-up") is PROTOCOLS["impressions"] and "exp3" not in answers.finished("made-up")
+    assert report.protocol_of("made-up") is PROTOCOLS["impressions"] and "exp3" not in planned_comparisons.finished("made-up")
     labels = [label.get_text() for label in figures.ranking("made-up").axes[0].get_yticklabels()]
     assert "exp4" in labels and "exp3" not in labels and "exp3" in index.read_text()
 
@@ -206,12 +209,12 @@ def test_rows_of_different_questions_are_not_compared(home):
         of_data(exp, split="random")
     of_data("bm3", split="period")
     of_data("freedom", data="other", split="random")
-    board, index = page.write()
+    board, index = index_page.write()
     rows = pd.read_csv(board).set_index("exp")
     assert dict(rows.status) == {"bm3": "apart", "freedom": "apart", "lightgcn": "done", "vbpr": "done", "popularity": "done"}
     assert rows.difference.notna().sum() == 2 and rows.loc["bm3", "recall20"] == pytest.approx(base.mean() + 0.3, abs=1e-5)
-    assert set(answers.finished("made-up")) == {"popularity", "lightgcn", "vbpr", planned.BASELINE}
-    assert [(d.exp, d.other) for d in answers.differences("made-up")] == [("lightgcn", "popularity"), ("vbpr", "lightgcn")]
+    assert set(planned_comparisons.finished("made-up")) == {"popularity", "lightgcn", "vbpr", research_questions.BASELINE}
+    assert [(d.exp, d.other) for d in planned_comparisons.differences("made-up")] == [("lightgcn", "popularity"), ("vbpr", "lightgcn")]
     text = (home / "reports" / "made-up" / "compare.html").read_text()
     assert "(by Recall@20): bm3 (split period), freedom (other data)." in text
     assert "Best of the models: <b>vbpr on made-up" in index.read_text() and "bm3" in index.read_text() and "<b>apart</b>" in index.read_text()
@@ -230,15 +233,15 @@ def test_records_from_before_say_nothing_of_questions(home):
 def test_pages_of_the_same_runs_are_not_made_again(runs, home, monkeypatch):
     """compare.html is kept until a run of its data set changes; `anew` makes it all the same."""
     path = home / "reports" / "made-up" / "compare.html"
-    page.write()
-    monkeypatch.setattr(compare, "facts", Mock(wraps=compare.facts))
-    page.write()
-    assert not compare.facts.called
-    page.write(anew=True)
-    assert compare.facts.call_count == 1
+    index_page.write()
+    monkeypatch.setattr(compare_page, "facts", Mock(wraps=compare_page.facts))
+    index_page.write()
+    assert not compare_page.facts.called
+    index_page.write(anew=True)
+    assert compare_page.facts.call_count == 1
     fake("exp9", 0, runs)
-    page.write()
-    assert compare.facts.call_count == 2 and "exp9" in path.read_text()
+    index_page.write()
+    assert compare_page.facts.call_count == 2 and "exp9" in path.read_text()
 
 
 def test_two_splits_side_by_side(home):
@@ -252,27 +255,27 @@ def test_two_splits_side_by_side(home):
     for exp, values in {"popularity": (0.1, 0.15), "cooccurrence": (0.45, 0.05)}.items():
         for dataset, value in zip(("drawn", "later"), values, strict=True):
             fake(exp, 0, noise + value, "baseline", dataset=dataset, protocol="sets", n=50)
-    both = two_splits.side_by_side("drawn", "later")
+    both = other_split.side_by_side("drawn", "later")
     assert list(both.index) == ["ours", "theirs", "cooccurrence", "third", "popularity"]
     assert list(both["here_place"]) == [1, 2, 3, 4, 5] and list(both["there_place"]) == [4, 2, 5, 1, 3]
-    says = two_splits.sentence(both, "drawn", "later")
+    says = other_split.sentence(both, "drawn", "later")
     assert says.startswith("**Of 3 models ours is the best on drawn, and number 3 on later.** Kendall's tau of the two orders is -1.00")
     assert says.endswith("Above the best baseline, cooccurrence and popularity, are 2 on drawn and 2 on later.")
-    assert two_splits.table(both, "drawn", "later").loc["ours", "drawn"].startswith("0.60")
+    assert other_split.table(both, "drawn", "later").loc["ours", "drawn"].startswith("0.60")
     assert len(figures.two_splits(both, ("drawn", "later"), "Recall@20").axes) == 2
 
 
 def test_splits_that_are_judged_otherwise_do_not_stand_side_by_side(runs, home):
     """Recall of one data set and AUC of another have no common table, and neither has what was not run."""
     fake("ours", 0, np.ones(50), dataset="drawn", protocol="sets", n=50)
-    assert two_splits.side_by_side("drawn", "made-up").empty and two_splits.side_by_side("drawn", "nothing").empty
-    assert two_splits.sentence(two_splits.side_by_side("drawn", "drawn"), "drawn", "drawn") == ""
+    assert other_split.side_by_side("drawn", "made-up").empty and other_split.side_by_side("drawn", "nothing").empty
+    assert other_split.sentence(other_split.side_by_side("drawn", "drawn"), "drawn", "drawn") == ""
 
 
 def test_inputs_of_an_ensemble():
     """What a row read and was given, without empty parts; of a path its last name."""
-    assert report.inputs({"given": {"of": "a + b"}}) == "of a + b"
-    assert report.inputs({"text": "bert", "tuning": "full", "given": {"bert": "/home/me/small"}}) == "title, bert small"
+    assert tables.inputs({"given": {"of": "a + b"}}) == "of a + b"
+    assert tables.inputs({"text": "bert", "tuning": "full", "given": {"bert": "/home/me/small"}}) == "title, bert small"
 
 
 def test_report_command(runs, home):

@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from nrms import NrmsError
-from nrms.files import read_json, write_json
-from nrms.ranking import score_impressions
-from nrms.runs import find_run, load_run, models_of
+from nrms.evaluation.ranking import score_impressions
+from nrms.models.load import find_run, load_run, models_of
 from nrms.runtime import Run, data_folder, run_folder
+from nrms.runtime.files import read_json, write_json
 
 TINY = "newsroom-tiny"
 

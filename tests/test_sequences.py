@@ -12,20 +12,22 @@ from hypothesis import strategies as st
 
 from nrms import NrmsError, pipeline, report
 from nrms.config import PARAMS, load_dataset, reads_a_log, resolve
+from nrms.config.parameters import ORDERED
 from nrms.data.prepare import load, prepare
-from nrms.data.sequences import SequenceSampler
+from nrms.data.samplers import SequenceSampler
 from nrms.data.splits import leave_one_out, split_log, split_log_by_time
 from nrms.data.tables import Impressions, Interactions, Ragged
-from nrms.evaluate import check_fits, evaluate_references
-from nrms.gradients import backward, chance_of, loss_of
-from nrms.items.ids import IdTable
-from nrms.metrics import CATALOGUE, catalogue_metrics
-from nrms.objectives import bce, bpr
-from nrms.parameters import ORDERED
-from nrms.ranking import encode_items, judge_model, model_scorer, rank_catalogue
-from nrms.recommender import USERS, build
-from nrms.references import cooccurrence
+from nrms.evaluate import evaluate_references
+from nrms.evaluation.baselines import cooccurrence
+from nrms.evaluation.metrics import CATALOGUE, catalogue_metrics
+from nrms.evaluation.ranking import encode_items, judge_model, model_scorer, rank_catalogue
+from nrms.models.build import build
+from nrms.models.items.ids import IdTable
+from nrms.models.load import check_fits
+from nrms.models.users import USERS
 from nrms.train import sampler_of
+from nrms.training.gradients import backward, chance_of, loss_of
+from nrms.training.losses import bce, bpr
 
 CAUSAL = sorted(name for name in ORDERED if USERS[name].is_causal)
 logs = st.lists(st.lists(st.integers(1, 9), min_size=3, max_size=12), min_size=1, max_size=6)
@@ -259,7 +261,7 @@ def test_pieces_do_not_matter(movies, monkeypatch):
     model, part = build(config, tables).eval(), tables.split(config.data).test
     vectors, found = encode_items(model), []
     for block in (1, 1 << 20):
-        monkeypatch.setattr("nrms.ranking.BLOCK", block)
+        monkeypatch.setattr("nrms.evaluation.ranking.BLOCK", block)
         found.append(rank_catalogue(model_scorer(model, vectors, part, config.history), part, len(vectors)))
     assert all(np.array_equal(found[0][k], found[1][k]) for k in ("better", "tied"))
 

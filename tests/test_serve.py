@@ -13,14 +13,15 @@ from nrms.__main__ import main
 from nrms.config import resolve
 from nrms.data.images import Pixels
 from nrms.evaluate import evaluate
-from nrms.files import write_json
-from nrms.items.fusion import FUSIONS
+from nrms.evaluation.ranking import model_scorer, rank_impressions
+from nrms.models.build import build
+from nrms.models.items.fusion import FUSIONS
+from nrms.models.load import find_run
 from nrms.pipeline import best_pair
-from nrms.ranking import model_scorer, rank_impressions
-from nrms.recommender import build
-from nrms.runs import find_run
 from nrms.runtime import Run, run_folder
-from nrms.serve import describe, meaning, open_run, recommend
+from nrms.runtime.files import write_json
+from nrms.serve import describe, open_run, recommend
+from nrms.serve.one_user import meaning
 from nrms.train import train
 
 
@@ -182,7 +183,7 @@ def test_a_candidate_by_candidate_model(tiny):
 def loose(config, tables, model):
     """A model served as if a run held it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nrms.serve.load_run", lambda run: (config, tables, model))
+        patch.setattr("nrms.serve.one_user.load_run", lambda run: (config, tables, model))
         return open_run(Run(tables.folder / "seed0"))
 
 

@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nrms import show
 from nrms.config import Experiment, load_dataset
+from nrms.data import description
 from nrms.data.prepare import load
 from nrms.data.tables import Impressions, Interactions, News, Ragged, Split
+from nrms.report import experiment_settings
+from nrms.runtime import notebook_output
 
 
 def ragged(*rows):
@@ -36,7 +38,7 @@ def small():
 
 def test_checks_count_what_they_say(small):
     """Shares by hand: 3 of 10 rows lost, half the test users new, half of what is right never seen, two of three titles the same."""
-    found = show.checks(*small)
+    found = description.checks(*small)
     assert found["found"].to_dict() == {
         "rows are kept": "7 of 10",
         "what is asked for comes after all training": "0.0% of it does not",
@@ -53,11 +55,11 @@ def test_checks_count_what_they_say(small):
 
 def test_the_answer_on_data_is_computed(small, tiny, split):
     """Rows, reasons, pictures and what asks for a closer look; nothing suspicious is said where all checks come out well."""
-    answer = show.data_answer("small", *small)
+    answer = description.data_answer("small", *small)
     assert "**small: 10 rows in, 7 out, 3 set aside**, most of them for `time`" in answer
     assert "3 items, 33% of them with a picture; 2 impressions to train on, 1 impressions to choose by, 2 to judge by" in answer
     assert "Look closer at 3 of 8 checks, where it does not hold that rows are kept" in answer
-    assert "Nothing looks suspicious: all 8 checks below come out well" in show.data_answer("newsroom-tiny", tiny, split)
+    assert "Nothing looks suspicious: all 8 checks below come out well" in description.data_answer("newsroom-tiny", tiny, split)
 
 
 def test_a_log_split_at_random_may_know_the_future(board, monkeypatch):
@@ -67,19 +69,19 @@ def test_a_log_split_at_random_may_know_the_future(board, monkeypatch):
     tables = load("movies", data)
     split = tables.split(data)
     late = (split.test.time <= split.train.time.max()).mean()
-    found = show.checks(tables, split).loc["what is asked for comes after all training"]
+    found = description.checks(tables, split).loc["what is asked for comes after all training"]
     assert late > 0.5 and found["found"] == f"{late:.1%} of it does not" and found["verdict"] == "look closer"
-    assert "interactions to train on" in show.data_answer("movies", tables, split)
+    assert "interactions to train on" in description.data_answer("movies", tables, split)
 
 
 def test_a_table_whose_names_repeat_can_be_shown():
     """Two lines of one name: the name becomes a column."""
-    assert show.readable(pd.DataFrame({"x": [1, 2]}, index=pd.Index(["a", "a"], name="rank"))).to_html().count(">a<") == 2
+    assert notebook_output.readable(pd.DataFrame({"x": [1, 2]}, index=pd.Index(["a", "a"], name="rank"))).to_html().count(">a<") == 2
 
 
 def test_timeline(small):
     """Each part in its place on one axis, with its size; the highest share of each line is a full block."""
-    train, valid, test, axis = show.timeline(small[1], width=4).split("\n")
+    train, valid, test, axis = description.timeline(small[1], width=4).split("\n")
     assert train == "train |██  |  2" and valid == "valid |  █ |  1"  # 0 and 10, 20, 30 and 40 of 0 .. 40
     assert test == "test  |   █|  2"
     assert axis.split()[0] == "1997-05-19"
@@ -89,31 +91,31 @@ def test_timeline_without_time():
     """A log that only has an order is drawn by places in it."""
     log = Interactions(np.array(["a"]), ragged([1, 2]), np.array([0, 1]))
     asked = questions([2], [[1, 2]], [[3]], [1])
-    assert "place 0" in show.timeline(Split(log, asked, asked)) and "place 2" in show.timeline(Split(log, asked, asked))
+    assert "place 0" in description.timeline(Split(log, asked, asked)) and "place 2" in description.timeline(Split(log, asked, asked))
 
 
 def test_words_are_counted():
     """Words and marks of one title, and over all titles."""
     news = SimpleNamespace(title=np.array(["", "It's a cat", "A `dog`"], object))
-    text = show.words(news, 1)
+    text = description.words(news, 1)
     assert "`it · ' · s · a · cat` has 5 words and marks" in text and "4.5 on average, 5 at most; 7 different ones make up 2 titles" in text
-    assert show.words(news, 2).count("`") == 2
+    assert description.words(news, 2).count("`") == 2
 
 
 def test_lines_and_rows_of_the_example(tiny):
     """The line with its tabs marked beside the row it became; data of an earlier version say so."""
     example = tiny.manifest["example"]
-    assert " ⇥ ".join(example["lines"][0]["text"].split("\t")[:2]) in show.raw(tiny.manifest).to_html()
+    assert " ⇥ ".join(example["lines"][0]["text"].split("\t")[:2]) in description.raw(tiny.manifest).to_html()
     item = int(np.flatnonzero(tiny.news.id == example["item"])[0])
-    assert tiny.news.title[item].split()[0] in show.record(tiny.news, item).to_html()
-    assert "earlier version" in show.raw({"files": []})
+    assert tiny.news.title[item].split()[0] in description.record(tiny.news, item).to_html()
+    assert "earlier version" in description.raw({"files": []})
 
 
 def test_the_picture_of_the_example_stands_first(tiny):
     """If it has one; each picture once."""
     has = np.flatnonzero(tiny.pixels.present)
-    assert next(iter(show.pictures(tiny.news, tiny.pixels, has[3], most=4))) == tiny.news.title[has[3]]
-    assert len(show.pictures(tiny.news, tiny.pixels, has[3], most=4)) == 4 and show.pictures(tiny.news, None, 1) == {}
+    assert next(iter(description.pictures(tiny.news, tiny.pixels, has[3], most=4))) == tiny.news.title[has[3]]
+    assert len(description.pictures(tiny.news, tiny.pixels, has[3], most=4)) == 4 and description.pictures(tiny.news, None, 1) == {}
 
 
 def test_a_slate_is_ranked_by_all_digits():
@@ -121,9 +123,9 @@ def test_a_slate_is_ranked_by_all_digits():
     many = np.arange(1, 41)
     news = SimpleNamespace(**{k: np.array([f"{k}{i}" for i in range(41)], object) for k in ("id", "category", "title")})
     shown = questions([0], [[1]], [many], np.zeros(40))
-    table = show.slate(news, shown, 0, np.full(40, 0.1)).data
+    table = description.slate(news, shown, 0, np.full(40, 0.1)).data
     assert table["news"].tolist() == [f"id{i}" for i in many] and table.index.tolist() == many.tolist() and table.index.name == "rank"
-    table = show.slate(news, shown, 0, np.where(many == 1, 0.1001, np.where(many == 2, 0.1004, 0.0))).data
+    table = description.slate(news, shown, 0, np.where(many == 1, 0.1001, np.where(many == 2, 0.1004, 0.0))).data
     assert table["news"].tolist()[:3] == ["id2", "id1", "id3"] and table["score"].tolist()[:2] == [0.1, 0.1]
 
 
@@ -132,7 +134,7 @@ def test_what_cannot_be_asked_is_not_checked(small):
     tables, split = small
     tables.news = replace(tables.news, title=np.array([""] * 4, object))
     nothing = replace(split.test, clicked=np.zeros(4, bool))
-    found = show.checks(tables, replace(split, test=nothing))
+    found = description.checks(tables, replace(split, test=nothing))
     assert not {"titles tell items apart", "what is right was in training"} & set(found.index) and found.loc[
         "items have a title", "found"
     ].startswith("100")
@@ -142,23 +144,25 @@ def test_what_cannot_be_asked_is_not_checked(small):
 def test_words_of_scripts_without_spaces():
     """Each character counts as one, beside the words of other scripts; an item, or a data set, without titles says so."""
     news = SimpleNamespace(title=np.array(["", "iPhone 发布会", "", "한국 뉴스"], object))
-    assert "`iphone · 发 · 布 · 会` has 4 characters, words and marks; titles have 2.0 on average, 4 at most; 6 different" in show.words(news, 1)
-    assert show.words(news, 2).startswith("This item has no title") and "`" not in show.words(news, 2)
-    assert show.words(SimpleNamespace(title=np.array(["", ""], object)), 1) == "No item has a title."
+    assert "`iphone · 发 · 布 · 会` has 4 characters, words and marks; titles have 2.0 on average, 4 at most; 6 different" in description.words(
+        news, 1
+    )
+    assert description.words(news, 2).startswith("This item has no title") and "`" not in description.words(news, 2)
+    assert description.words(SimpleNamespace(title=np.array(["", ""], object)), 1) == "No item has a title."
 
 
 def test_text_of_strangers_in_markdown():
     """One line, and no backtick inside; nothing is said to be nothing."""
-    assert show.code(" a\r\r`b`\u2028c ") == "`a 'b' c`" and show.code(" \n") == "(empty)"
+    assert notebook_output.code(" a\r\r`b`\u2028c ") == "`a 'b' c`" and notebook_output.code(" \n") == "(empty)"
 
 
 def test_an_experiment_may_depart_in_nothing(config):
     """All values as by default: an empty table."""
-    table = show.settings(SimpleNamespace(**{name: field.default for name, field in Experiment.model_fields.items()}), every=False)
+    table = experiment_settings.settings(SimpleNamespace(**{name: field.default for name, field in Experiment.model_fields.items()}), every=False)
     assert table.data.empty and "<table" in table.to_html()
 
 
 def test_settings_that_depart_from_the_default(config):
     """every=False leaves out what is as by default."""
-    few, all_of_them = show.settings(config, every=False).data, show.settings(config).data
+    few, all_of_them = experiment_settings.settings(config, every=False).data, experiment_settings.settings(config).data
     assert set(few.index) < set(all_of_them.index) and "dim" in few.index and "clip" not in few.index

@@ -16,14 +16,14 @@ from sklearn.metrics import ndcg_score, roc_auc_score
 from nrms import NrmsError
 from nrms.__main__ import main
 from nrms.config import resolve
-from nrms.data.ledger import Member
+from nrms.data.sources.rows import Member
 from nrms.data.tables import News
 from nrms.evaluate import evaluate
-from nrms.files import read_json
-from nrms.ranking import encode_items
-from nrms.recommender import build
-from nrms.runs import find_run, load_run
-from nrms.submit import Expected, check, check_can, ranks_of, submit
+from nrms.evaluation.leaderboard_file import Expected, check, check_can, ranks_of, submit
+from nrms.evaluation.ranking import encode_items
+from nrms.models.build import build
+from nrms.models.load import find_run, load_run
+from nrms.runtime.files import read_json
 from nrms.train import train
 
 NAME = "newsroom-tiny"
@@ -140,7 +140,7 @@ def test_blocks_change_nothing(run, home, tmp_path, monkeypatch):
     part = strip_labels(home, tmp_path / "test")
     path, _ = submit(run, "test", part)
     before = read(path)
-    monkeypatch.setattr("nrms.data.ledger.BLOCK", 9_000)
+    monkeypatch.setattr("nrms.data.sources.rows.BLOCK", 9_000)
     path, _ = submit(run, "test", part)
     assert read(path) == before
 
@@ -269,7 +269,7 @@ def judge(path, rows, block=1 << 20):
 @pytest.mark.parametrize("fault", SPOILT)
 def test_a_spoilt_file_is_found(fault, block, tmp_path, monkeypatch):
     """Each fault is named with its line, however the file is cut into blocks; the sound file passes."""
-    monkeypatch.setattr("nrms.data.ledger.BLOCK", block)
+    monkeypatch.setattr("nrms.data.sources.rows.BLOCK", block)
     judge(tmp_path / "prediction.txt", GOOD)
     spoil, words = SPOILT[fault]
     with pytest.raises(NrmsError) as error:

@@ -16,13 +16,13 @@ import psutil
 import pytest
 import torch
 
-from nrms import ROOT, STOPPED, NrmsError, Stopped, arguments, files, page, pipeline, runtime, troubles
+from nrms import ROOT, STOPPED, NrmsError, Stopped, pipeline, runtime
 from nrms.config import resolve
-from nrms.data import images
 from nrms.data.prepare import load, prepare, read_manifest
-from nrms.files import locked, new_table, write_json
-from nrms.items import features
-from nrms.runtime import Run, data_folder, run_folder
+from nrms.report.pages import index_page
+from nrms.runtime import Run, checkpoints, data_folder, errors, files, locks, run_folder, signals, terminal
+from nrms.runtime.files import new_table, write_json
+from nrms.runtime.locks import locked
 from nrms.train import train
 
 learning = sys.modules["nrms.train"]
@@ -50,7 +50,7 @@ def until(true, process=None, seconds=120):
 def at_the_command_line(main):
     """What `command` says of the error that `main` raises."""
     with pytest.raises(SystemExit) as ended:
-        arguments.command(main)
+        terminal.command(main)
     return str(ended.value)
 
 
@@ -70,17 +70,17 @@ def full_disk(path, flags="r", *rest, **options):
 
 def test_a_full_disk_ends_training_in_a_sentence(place, monkeypatch):
     """The checkpoint finds no room: run.json says failed, the best weights of before are still whole, and the same run goes on when there is room."""
-    run, real = Run(run_folder("newsroom-tiny", "full", 0)), files.save_checkpoint
+    run, real = Run(run_folder("newsroom-tiny", "full", 0)), checkpoints.save_checkpoint
 
     def second_is_too_much(path, *rest):
         if path.stem == "best" and path.exists():
             full_disk(path)
         real(path, *rest)
 
-    monkeypatch.setattr("nrms.resume.save_checkpoint", second_is_too_much)
+    monkeypatch.setattr("nrms.training.resume.save_checkpoint", second_is_too_much)
     text = at_the_command_line(lambda: train(small(name="full", validations=4)))
     assert text.startswith("nrms: The disk with") and "is full" in text and "NRMS_HOME" in text
-    assert run.status == "failed" and files.load_checkpoint(run.folder / "checkpoint" / "best.safetensors")[0]
+    assert run.status == "failed" and checkpoints.load_checkpoint(run.folder / "checkpoint" / "best.safetensors")[0]
     monkeypatch.undo()
     monkeypatch.setenv("NRMS_HOME", str(place))
     assert train(small(name="full", validations=4)).status == "trained"
@@ -98,9 +98,9 @@ def test_a_full_disk_leaves_the_old_data_set(place, monkeypatch, at):
 
 def test_a_full_disk_leaves_the_old_report(home, monkeypatch):
     """Rebuilding the report finds no room: a sentence, and the page of before."""
-    before = [path.read_text() for path in page.write()]
+    before = [path.read_text() for path in index_page.write()]
     monkeypatch.setattr(Path, "write_text", full_disk)
-    assert "is full" in at_the_command_line(page.write)
+    assert "is full" in at_the_command_line(index_page.write)
     assert [(home / "reports" / name).read_text() for name in ("leaderboard.csv", "index.html")] == before
 
 
@@ -109,7 +109,7 @@ def test_a_full_disk_is_found_before_a_table_is_filled(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", lambda *_: full_disk(tmp_path), raising=False)
     with pytest.raises(OSError, match="No space left"):
         new_table(tmp_path / "x.npy", "float32", (10, 4))
-    assert features.new_table is new_table and images.new_table is new_table
+    assert files.new_table is new_table and files.new_table is new_table
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_home_that_may_not_be_written_is_a_sentence(home, monkeypatch, code):
         raise OSError(code, os.strerror(code), str(self))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    for main in (page.write, lambda: prepare("newsroom-tiny", small().data)):
+    for main in (index_page.write, lambda: prepare("newsroom-tiny", small().data)):
         text = at_the_command_line(main)
         assert "may not be written" in text and str(home) in text and "NRMS_HOME" in text
 
@@ -164,7 +164,7 @@ def test_a_home_without_rights_is_a_sentence(home):
     """A folder whose rights were taken away."""
     home.chmod(0o500)
     try:
-        assert "may not be written" in at_the_command_line(page.write)
+        assert "may not be written" in at_the_command_line(index_page.write)
     finally:
         home.chmod(0o700)
 
@@ -209,9 +209,9 @@ def test_really_no_memory_is_a_sentence():
 def test_other_errors_keep_their_traceback():
     """What is not the machine's is not dressed up: a wrong shape, a file that is not there."""
     for error in (RuntimeError("shapes do not fit"), FileNotFoundError(errno.ENOENT, "No such file", "/x"), NrmsError("can't allocate memory")):
-        assert troubles.meaning(type(error).__name__, str(error)) is None
+        assert errors.meaning(type(error).__name__, str(error)) is None
     with pytest.raises(RuntimeError, match="shapes"):
-        arguments.command(raising(RuntimeError("shapes do not fit")))
+        terminal.command(raising(RuntimeError("shapes do not fit")))
 
 
 def test_an_error_in_a_notebook_is_the_same_sentence(place, monkeypatch):
@@ -246,14 +246,14 @@ def test_a_run_that_is_told_to_stop_goes_on(place):
     write_json(place / "reports" / "newsroom-tiny" / "data_prep.html", {})  # that page is another matter
     process = start(*words, home=place)
     until(last.exists, process)
-    saved = files.read_state(last)["step"]
+    saved = checkpoints.read_state(last)["step"]
     until(lambda: json.loads(log.read_text().splitlines()[-1])["step"] > saved, process)
     kernels = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate()
     assert process.returncode == STOPPED and "nrms: stopped" in err and Run(folder).status == "stopped", err
     assert kernels and not psutil.wait_procs(kernels, timeout=20)[1]
-    reached = files.read_state(last)["step"]
+    reached = checkpoints.read_state(last)["step"]
     assert reached > saved
     kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= reached]
     out, err = (again := start(*words, home=place)).communicate()
@@ -288,20 +288,20 @@ def test_who_is_told_to_end_while_validating_does_not_wait(name, place, monkeypa
         train(told)
     run = Run(run_folder("newsroom-tiny", "told", 0))
     assert time.monotonic() - before < 50 and run.status == "stopped" and len(begun) == 2
-    assert "valid" not in files.read_state(run.folder / "checkpoint" / "last.safetensors")["unjudged"]
+    assert "valid" not in checkpoints.read_state(run.folder / "checkpoint" / "last.safetensors")["unjudged"]
     monkeypatch.undo()
     monkeypatch.setenv("NRMS_HOME", str(place))
     ends = [train(config) for config in (told, plain)]
     found = [[{k: v for k, v in json.loads(line).items() if "second" not in k} for line in (r.folder / "history.jsonl").open()] for r in ends]
     assert found[0] == found[1] and sum("valid" in line for line in found[0]) == 3
-    first, second = (files.load_checkpoint(r.folder / "checkpoint" / "best.safetensors")[0] for r in ends)
+    first, second = (checkpoints.load_checkpoint(r.folder / "checkpoint" / "best.safetensors")[0] for r in ends)
     assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
 def test_a_second_interrupt_does_not_wait(heard):
     """SIGINT asks; SIGINT again is a KeyboardInterrupt; afterwards signals are heard as before."""
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), runtime.told_to_end() as asked:
+    with pytest.raises(KeyboardInterrupt), signals.told_to_end() as asked:
         os.kill(os.getpid(), signal.SIGINT)
         assert asked.is_set()
         os.kill(os.getpid(), signal.SIGINT)
@@ -311,14 +311,14 @@ def test_a_second_interrupt_does_not_wait(heard):
 def test_urgency_ends_with_its_block():
     """However early in it this process is told to end: what comes after the block is not broken off."""
 
-    class Early(runtime.Asked):
+    class Early(signals.Asked):
         def __setattr__(self, name, value):
             super().__setattr__(name, value)
             if name == "urgent" and value:
-                raise runtime.Interrupted
+                raise signals.Interrupted
 
     asked = Early()
-    with pytest.raises(runtime.Interrupted), asked.at_once():
+    with pytest.raises(signals.Interrupted), asked.at_once():
         pass
     assert not asked.urgent
 
@@ -355,7 +355,7 @@ def hold(path):
 
 def test_the_second_waits_and_says_for_whom(tmp_path, monkeypatch, capsys):
     """While another process holds a lock we wait and name it; when it is killed (SIGKILL) the lock is free."""
-    monkeypatch.setattr(files, "PATIENCE", 0)
+    monkeypatch.setattr(locks, "PATIENCE", 0)
     holder, entered = hold(tmp_path / "x"), []
     thread = threading.Thread(target=lambda: entered.append(locked(tmp_path / "x").__enter__()), daemon=True)
     thread.start()
@@ -509,6 +509,6 @@ def test_the_same_seed_gives_the_same_numbers(place):
     ends = [(*process.communicate(), process.returncode) for process in processes]
     assert [code for *_, code in ends] == [0, 0], ends
     runs = [Run(home / "reports" / "newsroom-tiny" / "exp4-epochs1" / "seed0") for home in homes]
-    first, second = (files.load_checkpoint(run.folder / "checkpoint" / "best.safetensors")[0] for run in runs)
+    first, second = (checkpoints.load_checkpoint(run.folder / "checkpoint" / "best.safetensors")[0] for run in runs)
     assert first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
     assert runs[0].record["best_valid"] == runs[1].record["best_valid"]

@@ -9,20 +9,22 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from nrms import NrmsError, ranking
+from nrms import NrmsError
 from nrms.config import resolve
-from nrms.data.batches import ClickSampler
 from nrms.data.prepare import load
+from nrms.data.samplers import ClickSampler
 from nrms.data.splits import split_by_time
 from nrms.data.tables import ragged
 from nrms.evaluate import evaluate, evaluate_references
-from nrms.files import load_checkpoint, process_started, save_checkpoint
-from nrms.gradients import backward
-from nrms.guards import Movement, check_first_loss, check_loss, check_movement, check_terms
-from nrms.items.reuse import Reuse
-from nrms.recommender import build
+from nrms.evaluation import ranking
+from nrms.models.build import build
 from nrms.runtime import Run, run_folder
+from nrms.runtime.checkpoints import load_checkpoint, save_checkpoint
+from nrms.runtime.files import process_started
 from nrms.train import learning_rate, train
+from nrms.training.gradients import backward
+from nrms.training.learning_checks import Movement, check_first_loss, check_loss, check_movement, check_terms
+from nrms.training.vector_reuse import Reuse
 
 
 def small(**given):
@@ -48,11 +50,11 @@ def test_resume_equals_no_interruption(place, threads, monkeypatch):
         if saves.count("last") in (1, 3) and path.stem == "last":
             raise Killed
 
-    monkeypatch.setattr("nrms.resume.save_checkpoint", save_and_die)
+    monkeypatch.setattr("nrms.training.resume.save_checkpoint", save_and_die)
     for _ in range(2):
         with pytest.raises(Killed):
             train(small(name="parts", validations=4))
-    monkeypatch.setattr("nrms.resume.save_checkpoint", real)
+    monkeypatch.setattr("nrms.training.resume.save_checkpoint", real)
     parts = train(small(name="parts", validations=4))
     assert weights(whole).keys() == weights(parts).keys() and all(torch.equal(v, weights(parts)[k]) for k, v in weights(whole).items())
     logs = [[json.loads(line) for line in (run.folder / "history.jsonl").open()] for run in (whole, parts)]

@@ -9,21 +9,24 @@ import pytest
 import torch
 from conftest import write_log
 
-from nrms import NrmsError, explain, transfer
+from nrms import NrmsError
 from nrms.config import default_name, load_dataset, resolve
 from nrms.data.prepare import load, prepare
-from nrms.entries import entries
 from nrms.evaluate import evaluate
-from nrms.files import load_checkpoint, read_json, save_checkpoint
-from nrms.items.encoders import Frozen
-from nrms.items.fusion import FUSIONS
-from nrms.items.ids import IdTable
-from nrms.items.tower import ItemTower
+from nrms.models import explain, warm_start
+from nrms.models.build import build
+from nrms.models.items.encoders import Frozen
+from nrms.models.items.fusion import FUSIONS
+from nrms.models.items.ids import IdTable
+from nrms.models.items.tower import ItemTower
+from nrms.models.recommender import Recommender
+from nrms.models.users.missrec import Interests
 from nrms.pipeline import is_current, run
-from nrms.planned import CATALOGUE, INTERESTS
-from nrms.recommender import Recommender, build
+from nrms.report.experiments import entries
+from nrms.report.research_questions import CATALOGUE, INTERESTS
+from nrms.runtime.checkpoints import load_checkpoint, save_checkpoint
+from nrms.runtime.files import read_json
 from nrms.train import train
-from nrms.users.interests import Interests
 
 SMALL = {"dim": 8, "heads": 2, "history": 12, "wide": 12, "epochs": 1, "batch_size": 16, "lr": 1e-2, "device": "cpu", "name": None}
 ADAPTERS = {f"items.encoders.{m}.project.{kind}" for m in ("text", "image") for kind in ("weight", "bias")}
@@ -64,7 +67,7 @@ def begun(config):
     """The model of an experiment as its training begins, and what came along."""
     torch.manual_seed(1)
     model = build(config, load(config.dataset, config.data))
-    return model, transfer.begin(model, config)
+    return model, warm_start.begin(model, config)
 
 
 # what comes along ----------------------------------------------------------------------------------------------------
@@ -150,7 +153,7 @@ def test_as_many_weights_learn_as_in_the_released_code():
     users = Interests(modalities=list(encoders), present=torch.stack([present] * 3, 1), **options)
     model = Recommender(ItemTower(encoders, FUSIONS["late"](dim=300, modalities=3, dropout=0.0)), users)
     assert sum(p.numel() for p in model.parameters()) == 3_035_313
-    transfer.narrow(model, resolve("missrec_finetune_id", "scientific").trains)
+    warm_start.narrow(model, resolve("missrec_finetune_id", "scientific").trains)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 1_624_201
 
 
@@ -158,7 +161,7 @@ def test_nothing_to_start_from_is_refused(two, monkeypatch, tmp_path):
     """An experiment that narrows what learns asks for `start` before anything is read, trained or executed."""
     monkeypatch.setenv("NRMS_HOME", str(tmp_path))
     config = small("missrec_finetune", "scientific")
-    for begin in (lambda: train(config), lambda: run(["missrec_finetune"], "scientific", [0]), lambda: transfer.begin(None, config)):
+    for begin in (lambda: train(config), lambda: run(["missrec_finetune"], "scientific", [0]), lambda: warm_start.begin(None, config)):
         with pytest.raises(NrmsError, match=r"missrec_finetune lets some .* give `-p start FILE`"):
             begin()
     assert not list(tmp_path.iterdir())

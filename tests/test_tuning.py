@@ -6,10 +6,11 @@ import torch
 from transformers import AutoConfig, AutoModel, BertTokenizerFast, BlipForImageTextRetrieval, CLIPModel
 
 from nrms import NrmsError
-from nrms.items import encoders, features
-from nrms.items.encoders import ImageEncoder, JointEncoder, TextEncoder, standardise
-from nrms.items.side import Side
-from nrms.items.tuning import prefix, rest_on, tune
+from nrms.models.items import encoders, feature_cache, frozen_prefix
+from nrms.models.items.encoders import ImageEncoder, JointEncoder, TextEncoder, standardise
+from nrms.models.items.fine_tuning import tune
+from nrms.models.items.frozen_prefix import prefix, rest_on
+from nrms.models.items.side_network import Side
 
 TITLES = ["", "the cat sat", "a dog", "the cat and the dog sat in the sun", "sun"]
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), dtype=np.uint8)
@@ -158,7 +159,7 @@ def test_a_kept_prefix_is_exact(kind, how, tmp_path):
     whole, upper = make(kind, tmp_path), make(kind, tmp_path)
     below = prefix(upper, 1)
     assert below == 2
-    states = features.cached_states(upper, below, "content", tmp_path, "x")
+    states = frozen_prefix.cached_states(upper, below, "content", tmp_path, "x")
     for encoder in (whole, upper):
         torch.manual_seed(0)
         tune(encoder, how, layers=1, rank=2)
@@ -175,7 +176,7 @@ def test_a_kept_prefix_is_exact(kind, how, tmp_path):
 def test_a_kept_prefix_knows_blank_pictures(tmp_path):
     """A news without a picture that is asked for all the same is a blank one, with a kept prefix too."""
     whole, upper = make("vit", tmp_path), make("vit", tmp_path)
-    states = features.cached_states(upper, 2, "content", tmp_path, "x")
+    states = frozen_prefix.cached_states(upper, 2, "content", tmp_path, "x")
     tune(upper, "top", layers=1)
     rest_on(upper, states, 2)
     assert torch.allclose(whole(torch.tensor([2, 3])), upper(torch.tensor([2, 3])), atol=1e-5)
@@ -185,8 +186,8 @@ def test_a_kept_prefix_knows_blank_pictures(tmp_path):
 def test_a_side_network_starts_as_the_frozen_encoder(kind, tmp_path):
     """At step 0 a side network gives the encoder's own pooled vector, standardised; every bottleneck gets a gradient."""
     encoder = make(kind, tmp_path)
-    layers = features.cached_layers(encoder, "content", tmp_path, "x")
-    assert layers.shape == (5, 4, 32) and np.allclose(layers[:, -1], features.cached(encoder, "content", tmp_path, "x"), atol=1e-6)
+    layers = feature_cache.cached_layers(encoder, "content", tmp_path, "x")
+    assert layers.shape == (5, 4, 32) and np.allclose(layers[:, -1], feature_cache.cached(encoder, "content", tmp_path, "x"), atol=1e-6)
     side = Side([layers], encoder.present, encoder.present, dim=8, rank=2, layers=6, dropout=0.0)
     expected = standardise(layers, encoder.present)[ids, -1]
     assert torch.allclose(side.features(ids), expected, atol=1e-4)

@@ -1,1 +1,1 @@
-"""From disk to batches: tables, readers, splits. Knows nothing of models."""
+"""From files to batches: readers of foreign files (sources), the demo world (newsroom), tables, splits, samplers. Knows nothing of models."""

@@ -9,10 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
-
-from nrms.data.tables import Impressions, Ragged
 
 
 @dataclass(frozen=True)
@@ -56,64 +53,6 @@ class Batch:
     def target(self) -> torch.Tensor:
         """(B,) the clicked item of each row."""
         return self.candidates.expand(self.clicked.shape)[self.clicked]
-
-
-def draw_distinct(count: np.ndarray, k: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """For each row up to k different numbers below count[row]: (rows, k) and their mask; all of them where there are fewer than k.
-
-    Floyd's algorithm on all rows at once: uniform over subsets, without building any list.
-    """
-    chosen = np.full((len(count), k), -1)
-    for j in range(k):
-        top = count - k + j  # the largest number that may be drawn now
-        draw = np.floor(rng.random(len(count)) * (top + 1)).astype(np.int64)
-        chosen[:, j] = np.where((chosen == draw[:, None]).any(1), top, draw)
-    few = count < k
-    chosen[few] = np.arange(k)
-    return chosen, chosen < count[:, None]
-
-
-class ClickSampler:
-    """Training batches of an epoch, a function of (seed, epoch) alone; so an interrupted epoch continues where it stopped.
-
-    by_reader: all clicks of a reader stand together, and readers change places instead of clicks. A batch then has fewer histories and fewer
-    different news, so it is cheaper; and its rows are less independent.
-    """
-
-    def __init__(self, impressions: Impressions, *, batch_size: int, negatives: int, history: int, seed: int, by_reader: bool = False):
-        self.impressions, self.batch_size, self.negatives, self.history, self.seed = impressions, batch_size, negatives, history, seed
-        self.by_reader = by_reader
-        shown = impressions.candidates
-        offsets = np.concatenate([[0], np.cumsum(~impressions.clicked)])[shown.offsets]
-        self.passed = Ragged(shown.values[~impressions.clicked], offsets)  # shown and not clicked
-        self.click = np.flatnonzero(impressions.clicked)
-        self.row = shown.rows[self.click]
-
-    def __len__(self) -> int:
-        """Batches per epoch; the last one may be smaller."""
-        return -(-len(self.click) // self.batch_size)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of this epoch from number `start` on; the clicked item stands in column 0."""
-        rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(len(self.click))
-        if self.by_reader:
-            reader = self.impressions.reader[self.row]
-            order = order[np.argsort(rng.permutation(reader.max(initial=0) + 1)[reader[order]], kind="stable")]
-        drawn, mask = draw_distinct(self.passed.lengths[self.row], self.negatives, rng)
-        for begin in range(start * self.batch_size, len(order), self.batch_size):
-            at = order[begin : begin + self.batch_size]
-            row = self.row[at]
-            place = np.where(mask[at], self.passed.offsets[row][:, None] + drawn[at], 0)
-            negatives = np.where(mask[at], self.passed.values[place] if len(self.passed.values) else 0, 0)
-            candidates = np.column_stack([self.impressions.candidates.values[self.click[at]], negatives])
-            shown = np.column_stack([np.ones(len(at), bool), mask[at]])
-            clicked = np.zeros_like(shown)
-            clicked[:, 0] = True
-            _, first, reader = np.unique(self.impressions.reader[row], return_index=True, return_inverse=True)
-            history, read = self.impressions.history.pad(row[first], self.history)
-            columns = (history.astype(np.int64), read, reader, candidates.astype(np.int64), shown, clicked)
-            yield Batch(*map(torch.from_numpy, columns))
 
 
 def ahead(batches: Iterable[Batch], pin: bool, size: int = 4) -> Iterator[Batch]:

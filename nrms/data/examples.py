@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nrms.data import interactions, mind
 from nrms.data.images import read_store
-from nrms.data.ledger import Member, read_blocks, split_quoted
+from nrms.data.sources import interactions, mind
+from nrms.data.sources.rows import Member, read_blocks, split_quoted
 from nrms.data.tables import Impressions, read_impressions, read_interactions, read_news
 
 SHOWN = 1000  # characters of a line that are kept

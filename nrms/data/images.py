@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nrms import NrmsError
-from nrms.files import atomic, new_table
-from nrms.progress import progress
+from nrms.runtime.files import atomic, new_table
+from nrms.runtime.progress import progress
 
 if TYPE_CHECKING:
     from PIL import Image

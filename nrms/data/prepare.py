@@ -3,23 +3,19 @@
 A data set is a folder of parquet tables whose manifest.json was written last, and which took its place by one rename: there is no half data set.
 """
 
-import contextlib
 import hashlib
-import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 
 from nrms import NrmsError
-from nrms.checks import check_name
-from nrms.config import PARAMS, Dataset, load_dataset
-from nrms.data import cards, examples, images, interactions, mind, newsroom, splits, tables
-from nrms.files import atomic, atomic_folder, locked, read_json, sweep, write_json
-from nrms.runtime import data_folder, now
+from nrms.config.parameters import Dataset
+from nrms.data import examples, images, newsroom, splits, tables
+from nrms.data.sources import im_mind, interactions, mind
+from nrms.runtime.files import atomic_folder, read_json, sweep, write_json
+from nrms.runtime.locks import locked
+from nrms.runtime.run_record import data_folder, now
 
 FORMAT = 2  # of the tables; a data set of another format is prepared anew
 WORLD = 3  # of the code that draws demo worlds; to be raised where the same values come to draw other bytes, which a test sees
@@ -85,47 +81,6 @@ class Tables:
         return self.manifest["tables"].get("interactions.parquet")
 
 
-@contextlib.contextmanager
-def with_settings_of(dataset: str, like: str | None, **given: Any) -> Iterator[None]:
-    """What happens in the block has a settings file for `dataset`, made by `new_dataset` if it is to be `like` another one but for what is
-    `given`; if the block fails, a file that was made for it goes."""
-    path = PARAMS / "data" / f"{dataset}.yaml"
-    was_there = path.exists()
-    if like:
-        new_dataset(dataset, like, given)
-    try:
-        yield
-    except BaseException:
-        if like and not was_there:
-            path.unlink(missing_ok=True)
-        raise
-
-
-def new_dataset(dataset: str, like: str, given: Mapping[str, Any] | None = None) -> Path:
-    """Writes params/data/<dataset>.yaml, for data of one's own, with the settings of the data set `like`, but for the values `given`; what was made
-    from it before is kept.
-
-    Raises NrmsError for a name that is none, or not known, and where there is a file that was not made from `like`.
-    """
-    path = PARAMS / "data" / f"{check_name(dataset, 'data set name')}.yaml"
-    load_dataset(like)
-    made = f"# Made from params/data/{like}.yaml: "
-    if path.exists() and not path.read_text().startswith(made):
-        raise NrmsError(f"params/data/{dataset}.yaml is there already, and was not made from {like}: leave out `--like`, or delete it.")
-    if not path.exists():
-        text = (PARAMS / "data" / f"{like}.yaml").read_text()
-        text = re.sub(r"^#.*\n", "", text, flags=re.M)
-        text = re.sub(r"^download:\n(?:[ \n].*\n|\n)*", "", text, flags=re.M)  # addresses and hashes are of those files
-        text = re.sub(r"^other_split: .*\n", "", text, flags=re.M)  # of another log
-        text = re.sub(r"^about: .*$", f"about: data of my own, with the settings of {like}", text, flags=re.M)
-        for name, value in (given or {}).items():
-            text = re.sub(rf"^{name}:.*\n(?: .*\n)*", "", text, flags=re.M)
-            text += yaml.safe_dump({name: value}, default_flow_style=True, width=1 << 20, allow_unicode=True)[1:-2] + "\n"  # one line, without braces
-        with atomic(path) as part:
-            part.write_text(f"{made}`python -m nrms prepare {dataset} --from FOLDER`. Any line may be changed.\n{text}")
-    return path
-
-
 def key_of(data: Dataset) -> str:
     """Changes when the tables would come out different: by values of the data set's file or, of a generated world, by the code that draws it."""
     code = f"world {WORLD}".encode() if data.source == "newsroom" else b""
@@ -189,8 +144,8 @@ def make(name: str, data: Dataset, source: Path | None, pictures: Path | None, *
         manifest = {"dataset": name, "format": FORMAT, "key": key_of(data), "made": now(), "source": data.source, **facts}
         if pictures is not None:
             news = tables.read_news(folder / "news.parquet")
-            names, matched = cards.names_of_pictures(news, ids) if ids else (None, {})
-            options = {"names": names, "cut": cards.cover if are_cards else None}
+            names, matched = im_mind.names_of_pictures(news, ids) if ids else (None, {})
+            options = {"names": names, "cut": im_mind.cover if are_cards else None}
             manifest["images"] = images.write_store(pictures, news.id, data.image_size, folder / "images.npy", **options) | {"matched": matched}
             manifest["images"]["sha256"] = images.fingerprint(folder / "images.npy")
         manifest["example"] = examples.find(source, folder, data.log)

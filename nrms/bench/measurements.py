@@ -1,0 +1,348 @@
+"""How long does it take? The parts of the benchmark: each measures one thing, and returns lines of plain numbers."""
+
+import contextlib
+import itertools
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from transformers import BertConfig, BertModel, ViTConfig, ViTModel
+
+from nrms import NrmsError
+from nrms.bench.ordinary_way import SLICE, autocast, plain_metrics, plain_ranks, plain_reading, plain_step, rows_of
+from nrms.config.parameters import Config
+from nrms.config.params_files import resolve
+from nrms.data.batches import Batch, ahead
+from nrms.data.prepare import Tables
+from nrms.data.samplers import ClickSampler
+from nrms.data.sources import mind
+from nrms.data.splits import split_by_time
+from nrms.data.tables import Impressions, Ragged
+from nrms.evaluation.metrics import rank_metrics
+from nrms.evaluation.ranking import encode_items, rank_catalogue, rank_impressions
+from nrms.models.build import build
+from nrms.models.items import local_models
+from nrms.models.items.encoders import Frozen
+from nrms.models.items.fusion import FUSIONS
+from nrms.models.items.side_network import Side
+from nrms.models.items.tower import ItemTower
+from nrms.models.recommender import Recommender, distinct
+from nrms.models.users import USERS
+from nrms.runtime.environment import peak_mb
+from nrms.runtime.files import atomic_folder
+from nrms.runtime.progress import progress
+from nrms.training.gradients import backward_in_two_passes
+from nrms.training.losses import listwise
+
+
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def times(work: Callable[[], object], repeats: int, *, warm: bool = True) -> dict[str, float]:
+    """Seconds of `work`, done `repeats` times, after once to warm up unless it is too long for that: median, quartiles low and high, n."""
+    if warm:
+        work()
+    found = []
+    for _ in range(repeats):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - began)
+    return {"median": float(np.median(found)), "low": float(np.quantile(found, 0.25)), "high": float(np.quantile(found, 0.75)), "n": repeats}
+
+
+def our_step(model: Recommender, batch: Batch, part: int | None = None) -> float:
+    """The same loss and gradients: each different news once, in parts of like length, each history once.
+
+    part: gradients in two passes, so many items at a time, for what does not fit into memory at once.
+    """
+
+    def loss_of(scores: torch.Tensor) -> torch.Tensor:
+        return listwise(scores, batch.candidate_mask, batch.clicked)
+
+    if part:
+        accelerator = Accelerator(mixed_precision="bf16" if device() == "cuda" else "no")
+        return backward_in_two_passes(model, batch, loss_of, part, accelerator)[0].item()
+    with autocast():
+        scores = model(batch).scores
+    loss = loss_of(scores)
+    loss.backward()
+    return loss.item()
+
+
+def random_encoder(tables: Tables, layers: int, width: int) -> Path:
+    """A BERT of this size with random weights and a vocabulary of these titles: speed does not depend on what weights know."""
+    folder = tables.folder / "models" / f"random-{layers}x{width}"
+    if not folder.exists():
+        tokenizer = local_models.train_tokenizer(list(tables.news.title[1:20_000]))
+        sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": max(width // 64, 1), "intermediate_size": 4 * width}
+        with atomic_folder(folder) as part:
+            torch.manual_seed(0)
+            BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(part)
+            tokenizer.save_pretrained(part)
+    return folder
+
+
+def random_vision(tables: Tables, layers: int, width: int) -> Path:
+    """A ViT of this size with random weights, patches of 16 pixels."""
+    size = tables.pixels.values.shape[1]
+    folder = tables.folder / "models" / f"random-vit-{layers}x{width}"
+    if not folder.exists():
+        sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": max(width // 64, 1), "intermediate_size": 4 * width}
+        with atomic_folder(folder) as part:
+            torch.manual_seed(0)
+            ViTModel(ViTConfig(image_size=size, **sizes)).save_pretrained(part)
+    return folder
+
+
+def flops_of(model: Recommender, items: torch.Tensor, tokens: int | None = None) -> float:
+    """Floating point operations of a forward and a backward pass over `items`: 6 for each weight of a linear map that a token or patch meets.
+
+    tokens: of the text, where it is not what these titles have.
+    """
+    total = 0.0
+    for name, encoder in model.items.encoders.items():
+        weights = sum(m.weight.numel() for m in encoder.model.modules() if isinstance(m, torch.nn.Linear))
+        if name == "text":
+            count = int(encoder.lengths[items].sum()) if tokens is None else tokens
+        else:
+            config = encoder.model.config
+            count = int(encoder.present[items].sum()) * ((config.image_size // config.patch_size) ** 2 + 1)
+        total += 6.0 * count * weights
+    return total
+
+
+def measure_steps(config: Config, tables: Tables, sizes: list[int], repeats: int) -> list[dict]:
+    """Training steps by batch size: ours, ours with clicks sorted by reader, and, of experiments that read titles alone, the plain way.
+
+    Items and tokens encoded, FLOP/s, minutes of an epoch at this rate, and on a GPU the most memory that a step held, in MB.
+    """
+    split, lines = split_by_time(tables.parts, config.data.valid_share), []
+    torch.manual_seed(0)
+    model = build(config, tables, device()).train()
+    lengths = model.items.lengths
+    for size in progress(sizes, f"steps of {config.exp} by batch size"):
+        for by_reader in (False, True):
+            sampler = ClickSampler(split.train, batch_size=size, negatives=config.negatives, history=config.history, seed=0, by_reader=by_reader)
+            batch = next(sampler.epoch(0)).to(device())
+            items, _ = distinct(batch)
+            places = len(batch) * (batch.history.shape[1] + batch.candidates.shape[1])
+            step = partial(our_step, part=config.encode_at_once)
+            work = {"ours": (step, len(items), int(lengths[items].sum()), batch)}
+            if not by_reader and config.modalities == ["text"]:
+                few = rows_of(batch, slice(0, min(size, 2 * SLICE)))  # the plain way takes as long for every row
+                work["plain"] = (plain_step, places, places * config.title_tokens, few)
+            for way, (step, encoded, tokens, rows) in work.items():
+
+                def once(step=step, rows=rows) -> None:
+                    model.zero_grad()
+                    step(model, rows)
+
+                if device() == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                took = times(once, repeats if way == "ours" else max(repeats // 2, 1))
+                scale = len(batch) / len(rows)
+                took |= {k: took[k] * scale for k in ("median", "low", "high")}
+                line = {"exp": config.exp, "batch": size, "way": way, "by_reader": by_reader, "encoded": encoded, "tokens": tokens, **took}
+                line["flops"] = flops_of(model, items, None if way == "ours" else tokens) / took["median"]
+                line["epoch_minutes"] = took["median"] * len(sampler) / 60
+                line["peak_mb"] = torch.cuda.max_memory_allocated() >> 20 if device() == "cuda" else None
+                lines.append(line)
+    return lines
+
+
+def measure_epochs(config: Config, tables: Tables, steps: int, width: int = 768, depth: int = 13) -> list[dict]:
+    """An epoch of exp2 and of exp3_side from cached features, `width` wide and, for the side networks, `depth` layers deep, of random numbers.
+
+    44 % of the news have a picture, as in MIND-small with IM-MIND. `steps` steps, sampling and optimizer included, stand for the epoch.
+    """
+    split, lines, rng = split_by_time(tables.parts, config.data.valid_share), [], np.random.default_rng(0)
+    names = ("dim", "heads", "query_dim", "dropout", "history")
+    every = torch.arange(len(tables.news)) > 0
+    some = every & torch.from_numpy(rng.random(len(every)) < 0.44)
+    for exp in ("exp2", "exp3_side"):
+        this = resolve(exp, config.dataset, **{k: getattr(config, k) for k in ("dim", "heads", "query_dim", "batch_size")})
+        options = {"dim": this.dim, "dropout": this.dropout}
+        torch.manual_seed(0)
+        if exp == "exp2":
+            table = rng.standard_normal((len(every), width), dtype=np.float32)
+            encoders = {"text": Frozen(table, every, every, **options), "image": Frozen(table, some, every, **options)}
+        else:
+            options |= {"rank": this.rank, "layers": this.side_layers}
+            table = rng.standard_normal((len(every), depth, width), dtype=np.float32)
+            encoders = {"text": Side([table], every, every, **options), "image": Side([table], some, some, **options)}
+            encoders["both"] = Side([table, table], some, some, **options)
+        fusion = FUSIONS[this.fusion](dim=this.dim, modalities=len(encoders), dropout=this.modality_dropout)
+        model = Recommender(ItemTower(encoders, fusion), USERS[this.users](**{k: getattr(this, k) for k in names})).to(device()).train()
+        sampler = ClickSampler(split.train, batch_size=this.batch_size, negatives=this.negatives, history=this.history, seed=0)
+        optimizer, marks = torch.optim.AdamW(model.parameters(), lr=1e-4), []
+        for batch in itertools.islice(ahead(sampler.epoch(0), pin=device() == "cuda"), steps + 3):  # three to warm up
+            optimizer.zero_grad()
+            our_step(model, batch.to(device()))
+            optimizer.step()
+            marks.append(time.perf_counter())
+        took = np.diff(marks[2:])
+        lines.append({"exp": exp, "batch": this.batch_size, "dim": this.dim, "steps": len(took), "seconds": float(took.mean() * len(sampler))})
+    return lines
+
+
+def measure_parts(config: Config, tables: Tables, size: int, repeats: int) -> list[dict]:
+    """Where the time of one of our steps goes: sampling, encoding, ranking, gradients, the optimizer's step."""
+    split = split_by_time(tables.parts, config.data.valid_share)
+    torch.manual_seed(0)
+    model = build(config, tables, device()).train()
+    sampler = ClickSampler(split.train, batch_size=size, negatives=config.negatives, history=config.history, seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    batches, found = sampler.epoch(0), []
+    for _ in range(repeats + 1):
+        marks = [time.perf_counter()]
+
+        def mark(marks=marks) -> None:
+            if device() == "cuda":
+                torch.cuda.synchronize()
+            marks.append(time.perf_counter())
+
+        batch = next(batches).to(device())
+        mark()
+        ids, place = distinct(batch)
+        vectors = model.items(ids)
+        mark()
+        loss = listwise(model.rank(vectors, place, batch), batch.candidate_mask, batch.clicked)
+        mark()
+        optimizer.zero_grad()
+        loss.backward()
+        mark()
+        optimizer.step()
+        mark()
+        found.append(np.diff(marks))
+    names = ("sampling", "encoding news", "users and scores", "gradients", "optimizer")
+    return [{"part": name, "median": float(np.median(column))} for name, column in zip(names, np.array(found[1:]).T, strict=True)]
+
+
+def measure_evaluation(config: Config, tables: Tables, repeats: int) -> dict[str, list[dict]]:
+    """Metrics by both ways, for a growing number of impressions; and the whole evaluation from the vectors of all items."""
+    split = split_by_time(tables.parts, config.data.valid_share)
+    model = build(config, tables, device())
+    vectors = torch.randn(len(tables.news), config.dim, device=device())
+    test, metrics, whole = split.test, [], []
+    scores = np.random.default_rng(0).random(len(test.candidates.values)).astype(np.float32)
+    for share in (0.125, 0.25, 0.5, 1.0):
+        n = max(int(share * len(test)), 1)
+        end = test.candidates.offsets[n]
+        y, s, offsets = test.clicked[:end], scores[:end], test.candidates.offsets[: n + 1]
+        metrics.append({"way": "ours", "impressions": n, **times(lambda y=y, s=s, offsets=offsets: rank_metrics(s, y, offsets), repeats)})
+        some: Impressions = test.take(np.arange(n))
+        work = lambda some=some: rank_metrics(rank_impressions(model, vectors, some, config.history), some.clicked, some.candidates.offsets)  # noqa: E731
+        took = times(work, max(repeats // 2, 1))
+        moved = 4 * 6 * config.dim * int(end)  # a candidate's vector and its reader's state: each gathered, which reads and writes, and read
+        whole.append({"way": "ours", "impressions": n, "bytes": moved / took["median"], **took})
+    few = min(2000, len(test))
+    end = test.candidates.offsets[few]
+    y, s, offsets = test.clicked[:end], scores[:end], test.candidates.offsets[: few + 1]
+    with contextlib.suppress(ImportError):  # scikit-learn is for development only; without it there is no plain way to compare with
+        metrics.append({"way": "plain", "impressions": few, **times(lambda: plain_metrics(s, y, offsets), max(repeats // 2, 1))})
+    return {"metrics": metrics, "evaluation": whole}
+
+
+def measure_items(config: Config, tables: Tables, repeats: int) -> list[dict]:
+    """Encoding a growing number of items once."""
+    model, lines = build(config, tables, device()), []
+    for n in (250, 500, 1000, 2000):
+        ids = torch.arange(1, min(n, len(tables.news) - 1) + 1, device=device())
+        with torch.inference_mode():
+            lines.append({"items": len(ids), **times(lambda ids=ids: encode_items(model, ids=ids), repeats)})
+    return lines
+
+
+def measure_reading(tables: Tables, repeats: int) -> list[dict]:
+    """Reading behaviors.tsv by both ways."""
+    folder = tables.folder / "raw"
+    path = folder / "train" / "behaviors.tsv"
+    if not path.exists():
+        raise NrmsError(f"{tables.manifest['dataset']} was not generated here: the reading benchmark needs a demo world.")
+    with tempfile.TemporaryDirectory() as target:
+        ours = times(lambda: mind.convert(folder, Path(target), 0.0), max(repeats // 2, 1))
+    rows = sum(part["impressions"] for part in tables.manifest["parts"].values())
+    few = min(20_000, tables.manifest["parts"]["train"]["impressions"])
+    plain = times(lambda: plain_reading(path, few), max(repeats // 2, 1))
+    return [{"way": "ours", "rows": rows, **ours}, {"way": "plain", "rows": few, **plain}]
+
+
+def write_copies(raw: Path, target: Path, copies: int, news: int) -> None:
+    """A MIND folder with `copies` times the train impressions of `raw`, ids of their own, and as many news (at least) as `news`."""
+    for part in ("train", "dev"):
+        (target / part).mkdir(parents=True)
+        lines = (raw / part / "news.tsv").read_bytes().splitlines(keepends=True)
+        with (target / part / "news.tsv").open("wb") as file:
+            for i in range(-(-news // len(lines))):
+                file.writelines(lines if not i else (b"%d%s" % (i, line) for line in lines))  # an id that no impression names
+    (target / "dev" / "behaviors.tsv").write_bytes((raw / "dev" / "behaviors.tsv").read_bytes())
+    lines = (raw / "train" / "behaviors.tsv").read_bytes().splitlines(keepends=True)
+    with (target / "train" / "behaviors.tsv").open("wb") as file:
+        for i in range(copies):
+            file.writelines(b"%d-%s" % (i, line) for line in lines)
+
+
+def convert_alone(source: Path, target: Path) -> dict:
+    """In a process of its own, so that its peak memory is its own: reads `source`; seconds and MB."""
+    began = time.perf_counter()
+    facts = mind.convert(source, target, 0.0)
+    return {"seconds": time.perf_counter() - began, "peak_mb": peak_mb(), "rows": sum(p["impressions"] for p in facts["parts"].values())}
+
+
+def measure_preparation(tables: Tables, copies: tuple[int, ...]) -> list[dict]:
+    """Reading logs of growing size, each in a process of its own: rows, news, seconds, peak MB. 14 copies of newsroom-large make MIND-large."""
+    lines, spawn = [], multiprocessing.get_context("spawn")
+    for n in progress(copies, "reading logs of growing size"):
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = Path(folder) / "raw", Path(folder) / "tables"
+            target.mkdir()
+            news = (len(tables.news) - 1) * (1 if n == 1 else min(n, 4))
+            write_copies(tables.folder / "raw", source, n, news)
+            with ProcessPoolExecutor(1, spawn) as process:  # which says so when the process dies
+                lines.append({"copies": n, "news": news, **process.submit(convert_alone, source, target).result()})
+    return lines
+
+
+def measure_catalogue(users: int, items: int, repeats: int, width: int = 64, few: int = 500) -> list[dict]:
+    """Ranks of `users` right items among all `items`, vectors of random numbers, 30 items of each user left out: ours for all, sorting for a few."""
+    rng = np.random.default_rng(0)
+    vectors = torch.from_numpy(rng.standard_normal((items + 1, width), dtype=np.float32))
+    states = torch.from_numpy(rng.standard_normal((users, width), dtype=np.float32))
+    target = rng.integers(1, items + 1, users).astype(np.int32)
+    past = Ragged(rng.integers(1, items + 1, users * 30).astype(np.int32), np.arange(users + 1) * 30)
+    name = np.arange(users)
+    asked = Impressions(name, name, name, past, Ragged(target, np.arange(users + 1)), np.ones(users, bool))
+
+    def ours() -> None:
+        rank_catalogue(lambda rows: states[torch.from_numpy(rows)] @ vectors.T, asked, items + 1)
+
+    some = min(few, users)
+    began = peak_mb()
+    lines = [{"way": "ours", "users": users, "items": items, **times(ours, repeats, warm=False)}]
+    lines[0]["more_mb"] = peak_mb() - began
+    with torch.inference_mode():
+        took = times(lambda: plain_ranks(states[:some], vectors, target[:some]), max(repeats, 2))
+    return [*lines, {"way": "plain", "users": some, "items": items, **took}]
+
+
+def measure_machine(repeats: int) -> dict[str, float]:
+    """What the machine gives: FLOP/s of a large matrix product, bytes/s of a large copy (read and written), the best of `repeats`."""
+    n = 8192 if device() == "cuda" else 2048
+    dtype = torch.bfloat16 if device() == "cuda" else torch.float32
+    a, b = (torch.randn(n, n, device=device(), dtype=dtype) for _ in range(2))
+    source = torch.empty(1 << 28, dtype=torch.uint8, device=device())
+    target = torch.empty_like(source)
+    product, copy = times(lambda: a @ b, repeats), times(lambda: target.copy_(source), repeats)
+    return {"flops": 2 * n**3 / product["low"], "bytes": 2 * source.numel() / copy["low"]}

@@ -1,0 +1,127 @@
+"""Which values go together? Errors are sentences that name what is wrong, the nearest valid value, and what to do."""
+
+import difflib
+import re
+
+from nrms import NrmsError
+from nrms.config.parameters import APART, GRAPHS, LOGS, TERMS, Config
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+
+def nearest(name: str, valid) -> str:
+    """`; did you mean x?` for the valid name that looks most like `name`, or a list of what there is."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    return f"; did you mean `{close[0]}`?" if close else f". Valid: {', '.join(valid)}."
+
+
+def check_name(value: object, what: str) -> str:
+    """`value` if it is a safe folder name: lower-case letters, digits, _ and -, at most 40."""
+    if not NAME.fullmatch(str(value)):
+        raise NrmsError(f"The {what} {str(value)!a} is not a name: use 1 to 40 lower-case letters, digits, `_` or `-`.")
+    return str(value)
+
+
+def check_together(config: Config) -> None:
+    """Raises NrmsError for values that are each valid but do not go together."""
+    if config.joint and (config.text or config.image):
+        raise NrmsError("joint reads text and image with one encoder: with it, text and image must be null.")
+    if not config.modalities:
+        raise NrmsError(f"{config.exp} reads nothing of an item: give text, image, joint or ids.")
+    if config.modalities == ["ids"] and config.users in APART:
+        raise NrmsError(f"users {config.users} needs what an item shows, and {config.exp} reads ids alone: give text, image or joint.")
+    if (config.fusion == "single") != (len(config.modalities) == 1):
+        raise NrmsError(
+            f"fusion is {config.fusion}, but {config.exp} reads {' and '.join(config.modalities)}: `single` goes with one of text, image, joint "
+            "and ids, the others with several."
+        )
+    check_protocol(config)
+    tunings = {config.tuning_of(m) for m in config.modalities if m != "ids"}
+    for how in ("frozen", "side"):
+        if how in tunings and config.pooling == "attention":
+            raise NrmsError(f"tuning is {how}, but pooling is attention, which learns: give mean, cls or projected, whose vectors can be kept.")
+    if "side" in tunings and (config.joint or config.pooling == "projected"):
+        raise NrmsError("tuning side reads the layers of one encoder of text or image: give neither joint nor pooling projected.")
+    if ("top" in tunings) > (config.tuned_layers is not None) or (config.tuned_layers and not tunings & {"top", "lora", "adapter"}):
+        raise NrmsError(f"tuned_layers is {config.tuned_layers}: tuning top needs a number, lora and adapter can have one, the others none.")
+    if config.tuned_modules and not tunings & {"lora", "adapter"}:
+        raise NrmsError("tuned_modules goes with tuning lora or adapter.")
+    if config.reuse_steps and config.encode_at_once:
+        raise NrmsError("reuse_steps and encode_at_once do not go together: give one of them.")
+    if config.image_tuning and not config.image:
+        raise NrmsError("image_tuning needs an image encoder: `image` is null.")
+    if config.shuffle_images and not config.image:
+        raise NrmsError("shuffle_images needs an image encoder: `image` is null.")
+    if config.fusion == "late" and config.users not in ("nrms", *APART):
+        raise NrmsError(f"fusion late hands modalities over one by one, which users {config.users} does not read: give users nrms.")
+    if config.fusion == "beside" and config.users != "lightgcn":
+        raise NrmsError(f"fusion beside makes item vectors as wide as all modalities, which users {config.users} does not read: give users lightgcn.")
+    check_terms(config)
+    if config.dim % config.heads:
+        raise NrmsError(f"heads is {config.heads} and does not divide dim, {config.dim}.")
+
+
+def check_terms(config: Config) -> None:
+    """Raises NrmsError for terms of the loss, or modalities, that the user encoder does not have."""
+    for name in config.terms:
+        if name not in TERMS:
+            raise NrmsError(f"`terms` names {name!r}, which is no term{nearest(name, TERMS)}")
+        if config.users not in TERMS[name]:
+            raise NrmsError(f"The term {name} looks at what users {config.users} does not have; it goes with users {', '.join(TERMS[name])}.")
+    if config.objective == "none" and not config.terms:
+        raise NrmsError("objective is none and there are no terms: nothing would be learned.")
+    if config.interests == "none" and (named := [name for name in config.terms if name.startswith("interest_")]):
+        raise NrmsError(f"interests is none, so there is nothing that the term {named[0]} could look at: take it out of `terms`.")
+    if ("two_views" in config.terms) != (config.item_drop > 0):
+        raise NrmsError("The term two_views and item_drop go together: a second view is the history with items left out.")
+    if config.terms and config.encode_at_once:
+        raise NrmsError("encode_at_once makes gradients in two passes, which terms do not have: give one of them.")
+    if not config.layers and config.users not in GRAPHS:
+        raise NrmsError(f"layers is 0, which only users {', '.join(GRAPHS)} can be without.")
+    if config.layers % 2 and config.users == "missrec":
+        raise NrmsError(f"layers is {config.layers}, but users missrec has half of them in its encoder, half in its decoder: give an even number.")
+    content = [m for m in config.modalities if m != "ids"]
+    if config.users in GRAPHS and any(config.tuning_of(m) != "frozen" for m in content):
+        raise NrmsError(f"users {config.users} reads the vectors of all items at every step: give tuning frozen.")
+    if config.users in ("bm3", "freedom", "alignrec") and not config.ids:
+        raise NrmsError(f"users {config.users} propagates ids: give ids true.")
+    if config.users in APART and not (content and config.fusion == "late"):
+        if content == config.modalities[:1] and len(config.modalities) == 1 and config.users == "missrec":
+            return
+        raise NrmsError(f"users {config.users} reads the modalities of an item one by one: give text, image or joint, and fusion late.")
+
+
+def check_protocol(config: Config) -> None:
+    """Raises NrmsError for values that do not go with the kind of data: impressions, or a log of interactions."""
+    if (config.candidates == "slate") != (config.data.protocol == "impressions"):
+        fits = "slate" if config.data.protocol == "impressions" else "drawn, batch or all"
+        raise NrmsError(f"candidates is {config.candidates}, but {config.dataset} has {config.data.source} data: give candidates {fits}.")
+    pairs = {"bce": ("slate", "drawn"), "bpr": ("slate", "drawn"), "pointwise": ("slate", "drawn")}
+    if config.candidates not in pairs.get(config.objective, (config.candidates,)):
+        raise NrmsError(f"objective {config.objective} takes few candidates, but candidates is {config.candidates}: give candidates drawn.")
+    if config.data.protocol == "impressions":
+        if config.users in LOGS:
+            raise NrmsError(f"users {config.users} learns from a log of interactions; {config.dataset} has impressions: give users nrms.")
+        if config.ids:
+            raise NrmsError(f"ids takes a log of interactions: on {config.dataset} a third of the news to be ranked are new.")
+    if config.data.protocol != "impressions" and config.users.startswith("pointwise"):
+        raise NrmsError(f"users {config.users} reads one candidate at a time and cannot rank a catalogue: give another.")
+    if config.repeats and (config.mask_history or config.candidates not in ("batch", "all") or config.users in GRAPHS):
+        raise NrmsError(
+            "repeats learns from what a user had, among the candidates: it goes with mask_history false, candidates batch or all, and users who are "
+            "read from their history. Give repeats false."
+        )
+    if config.log_popularity and config.candidates not in ("batch", "all"):
+        raise NrmsError("log_popularity goes with candidates batch or all.")
+    if (config.depth or config.features_learn) and "frozen" not in {config.tuning_of(m) for m in config.modalities}:
+        raise NrmsError("depth and features_learn go with tuning frozen.")
+
+
+def check_start(config: Config) -> None:
+    """Raises NrmsError for an experiment that lets some weights learn alone, and does not say where the others come from."""
+    if config.trains and not config.start:
+        raise NrmsError(
+            f"{config.exp} lets some of its weights learn alone (`trains`), so the others must come from elsewhere: give `-p start FILE`, the "
+            "checkpoint/best.safetensors of a run."
+        )

@@ -1,0 +1,330 @@
+"""How do a log of interactions and a table of items become tables?
+
+    interactions.tsv|csv|inter   a header, then user, item and time, one interaction a line; names as RecBole has them are understood
+                                 a column x_label (split, part) may say 0, 1, 2 or train, valid, test
+    train.inter valid.inter test.inter   instead: user, the items before, the item; the lines of valid and test that belong together are one user
+    items.tsv|csv|item           a header, then item, title (or text) and whatever else; without it items are what the log names
+    images/<item>.jpg|png|webp   pictures
+    text.npy, image.npy          vectors, one row for each line of the table of items
+
+A MIND folder or zip will do too: a user's log is then their history and what they clicked in the order of time, each news once.
+Ties in time keep the order of the file. Nothing is dropped in silence: every oddity has a reason code and is counted, as for MIND.
+"""
+
+from collections.abc import Sequence
+from itertools import compress
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from nrms import NrmsError
+from nrms.data.sources import mind
+from nrms.data.sources.rows import REASONS, Ledger, Member, flags, read_rows, repeats, split_quoted
+from nrms.data.tables import INTERACTIONS_SCHEMA, NEWS_SCHEMA, PART, read_impressions
+
+SUFFIXES = (".tsv", ".csv", ".inter", ".txt", ".item")
+NAMES = {  # what a column is called
+    "user": ("user", "user_id", "userid", "uid", "reviewerid"),
+    "item": ("item", "item_id", "itemid", "iid", "asin", "movie_id", "movieid", "news_id"),
+    "time": ("timestamp", "time", "unixreviewtime", "date"),
+    "rating": ("rating", "label", "stars", "overall"),
+    "part": ("x_label", "split", "part"),
+    "list": ("item_id_list", "item_list", "history"),
+    "title": ("title", "name", "text", "movie_title"),
+    "category": ("category", "categories", "genre", "genres", "class"),
+    "subcategory": ("subcategory",),
+    "url": ("url",),
+}
+MILLISECONDS = 10**11  # a larger time is one of milliseconds
+PARTS = {"0": 0, "1": 1, "2": 2, "0.0": 0, "1.0": 1, "2.0": 2, "train": 0, "valid": 1, "test": 2}
+
+
+def find_table(source: Path, stem: str) -> Path | None:
+    """The table called `stem` in a folder, whatever its suffix. Raises NrmsError where there are two."""
+    found = [source / f"{stem}{suffix}" for suffix in SUFFIXES if (source / f"{stem}{suffix}").is_file()]
+    if len(found) > 1:
+        raise NrmsError(f"{source} has {found[0].name} and {found[1].name}: leave one.")
+    return found[0] if found else None
+
+
+def find_log(source: Path, name: str | None = None) -> list[Path]:
+    """The log of a folder: one file of interactions, that called `name` or the one there is, or three of sequences."""
+    if not source.is_dir():
+        raise NrmsError(f"There is no folder {source}; `--from` takes a folder with interactions.tsv and items.tsv.")
+    if name is not None:
+        if (log := find_table(source, name)) is None:
+            raise NrmsError(f"`log` is {name}, but {source} has no {name}.tsv, .csv or .inter.")
+        return [log]
+    if (log := find_table(source, "interactions")) is not None:
+        return [log]
+    parts = [find_table(source, part) for part in ("train", "valid", "test")]
+    if all(parts):
+        return parts
+    others = sorted(source.glob("*.inter"))
+    if len(others) != 1:
+        raise NrmsError(f"{source} holds no log: expected interactions.tsv (or .csv, .inter), or train.inter, valid.inter and test.inter.")
+    return others
+
+
+def read_header(path: Path) -> tuple[list[str], str]:
+    """Names of the columns of a table, without RecBole's types, and what separates them."""
+    with path.open("rb") as file:
+        line = file.readline(1 << 20).decode("utf-8-sig", "replace").rstrip("\r\n")
+    separator = "\t" if "\t" in line else ","
+    names = [name.split(":")[0].strip() for name in split_quoted(line, separator)]
+    return names, separator
+
+
+def column_of(names: Sequence[str], kind: str, path: Path, *, needed: bool = True) -> int | None:
+    """The place of the column that is what `kind` says. Raises NrmsError where a needed one is missing."""
+    lower = [name.lower() for name in names]
+    found = next((lower.index(name) for name in NAMES[kind] if name in lower), None)
+    if found is None and needed:
+        named = ", ".join(names)[:400] or "nothing"
+        raise NrmsError(f"{path} has no column for the {kind}: its first line names {named}; expected one of {', '.join(NAMES[kind])}.")
+    return found
+
+
+def read_table(path: Path, ledger: Ledger, names: Sequence[str], separator: str):
+    """The sound rows of a table behind its header, block by block."""
+    member = Member(path.name, lambda: path.open("rb"))
+    yield from read_rows(member, ledger, len(names), separator=separator, skip=1)
+
+
+def is_blank(column: pa.Array) -> np.ndarray:
+    return flags(pc.equal(pc.utf8_trim_whitespace(column), ""))
+
+
+def read_items(path: Path, most: float) -> tuple[pa.Table, Ledger]:
+    """The table of items, row 0 padding. `title`: the column of that name, else text or name; all other text, categories too, goes to `abstract`."""
+    names, separator = read_header(path)
+    ledger = Ledger(path.name)
+    at = {kind: column_of(names, kind, path, needed=kind == "item") for kind in ("item", "title", "category", "subcategory", "url")}
+    rest = [i for i, name in enumerate(names) if i != at["title"] and name.lower() not in (*NAMES["item"], *NAMES["url"])]  # a second id is no text
+    blocks, seen = [pa.table([[""]] * 6, schema=NEWS_SCHEMA)], set()
+    for rows in read_table(path, ledger, names, separator):
+        rows.drop("id", is_blank(rows.columns[at["item"]]))
+        rows.drop("duplicate", repeats(rows.columns[at["item"]], seen))
+        empty = pa.array([""] * len(rows.numbers), pa.string())
+        columns = {kind: empty if i is None else rows.columns[i] for kind, i in at.items()}
+        rows.count("empty_title", is_blank(columns["title"]))
+        other = pc.binary_join_element_wise(*(rows.columns[i] for i in rest), " ") if rest else empty
+        subcategory = columns["category"] if at["subcategory"] is None else columns["subcategory"]
+        ordered = [columns["item"], columns["category"], subcategory, columns["title"], pc.utf8_trim_whitespace(other), columns["url"]]
+        blocks.append(pa.table(ordered, schema=NEWS_SCHEMA))
+        ledger.rows_out += len(rows.numbers)
+    ledger.check(most)
+    return pa.concat_tables(blocks), ledger
+
+
+def seconds(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Times as seconds since 1970, from numbers or ISO dates, and where a text is none."""
+    values = pd.to_numeric(pd.Series(column.to_pylist()), errors="coerce").to_numpy(np.float64, copy=True)
+    values[np.abs(values) > 10**14] = np.inf
+    values = np.where(np.abs(values) > MILLISECONDS, np.floor(values / 1000), values)
+    words = np.isnan(values)
+    if words.any():
+        text = pd.Series(column.filter(pa.array(words)).to_pylist())
+        text = text.where(text.str.match(r"\s*\d{4}\D"))  # pandas would also take `now` and `today`
+        text = text.str.replace(r"(:\d+)\.\d+", r"\1", regex=True)  # nanoseconds in one row would narrow the years of all others
+        dates = pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601")
+        values[words] = [np.nan if pd.isna(d) else d.timestamp() for d in dates]
+    bad = ~np.isfinite(values)
+    values[bad] = 0
+    return values.astype(np.int64), bad
+
+
+def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, most: float) -> tuple[pd.DataFrame, Ledger]:
+    """(user, item, time, part) of every sound interaction, in the order of the file; no part where no column says it.
+
+    ids: known items; None: whatever the log names.
+    """
+    names, separator = read_header(path)
+    ledger, parts = Ledger(path.name), []
+    user, item, time = (column_of(names, kind, path) for kind in ("user", "item", "time"))
+    rating = column_of(names, "rating", path, needed=min_rating is not None)
+    label = column_of(names, "part", path, needed=False)
+    for rows in read_table(path, ledger, names, separator):
+        rows.drop("id", is_blank(rows.columns[user]) | is_blank(rows.columns[item]))
+        rows.drop("time", seconds(rows.columns[time])[1])
+        if ids is not None:
+            rows.drop("unknown_item", flags(pc.is_null(pc.index_in(rows.columns[item], value_set=ids))))
+        if min_rating is not None:
+            value = pd.to_numeric(pd.Series(rows.columns[rating].to_pylist()), errors="coerce").to_numpy(np.float64)
+            rows.drop("rating", ~np.isfinite(value))
+            rows.drop("low_rating", value[np.isfinite(value)] < min_rating)
+        if label is not None:
+            rows.drop("part", ~flags(pc.is_in(rows.columns[label], value_set=pa.array(list(PARTS)))))
+        frame = {"user": rows.columns[user].to_pylist(), "item": rows.columns[item].to_pylist(), "time": seconds(rows.columns[time])[0]}
+        frame |= {} if label is None else {"part": [PARTS[word] for word in rows.columns[label].to_pylist()]}
+        parts.append(pd.DataFrame(frame))
+    log = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"user": [], "item": [], "time": []})
+    again = log.duplicated(["user", "item", "time"]).to_numpy(bool)
+    if again.any():
+        ledger.counts["repeated"] += int(again.sum())
+        for row in log[again][: 3 - len(ledger.examples)].itertuples(index=False):
+            ledger.examples.append(f"{ledger.file}, {REASONS['repeated']}: {str(tuple(row))[:160]}")
+        log = log[~again]
+    ledger.rows_out = len(log)
+    ledger.check(most)
+    return log, ledger
+
+
+def read_sequences(paths: Sequence[Path], ids: pa.Array | None, most: float) -> tuple[pd.DataFrame, list[Ledger]]:
+    """(user, item, time) of users whose last two items stand in valid and test; time is the place in the user's order.
+
+    The training file repeats what stands before, so it is only checked: no user may have more there than before their valid item.
+    """
+    sequences, ledgers, known = [], [], None if ids is None else set(ids.to_pylist())
+    for path in paths:
+        names, separator = read_header(path)
+        ledger, found, seen = Ledger(path.name), {}, set()
+        user, past, item = (column_of(names, kind, path) for kind in ("user", "list", "item"))
+        for rows in read_table(path, ledger, names, separator):
+            rows.drop("id", is_blank(rows.columns[user]) | is_blank(rows.columns[item]))
+            if path is not paths[0]:
+                rows.drop("duplicate", repeats(rows.columns[user], seen))
+            taken = [[*before.split(), last.strip()] for before, last in zip(*(rows.columns[i].to_pylist() for i in (past, item)), strict=True)]
+            lost = np.array([known is not None and not known.issuperset(items) for items in taken], bool)
+            rows.drop("unknown_item", lost)
+            for name, items in zip(rows.columns[user].to_pylist(), compress(taken, ~lost), strict=True):
+                if len(items) > len(found.get(name, ())):
+                    found[name] = items
+            ledger.rows_out += len(rows.numbers)
+        ledger.check(most)
+        sequences.append(found)
+        ledgers.append(ledger)
+    train, valid, test = sequences
+    for name in train | valid | test:
+        first, before, whole = (part.get(name, []) for part in sequences)
+        if not before or whole[:-1] != before or first != before[: len(first)]:
+            raise NrmsError(
+                f"{paths[2].name}: the items before the last one of user {name[:80]!r} are not those of {paths[1].name}, or {paths[0].name} "
+                "has others: these files do not leave out the last two items of each user, so give the log itself as interactions.tsv."
+            )
+    rows = [(name, item, place) for name, items in test.items() for place, item in enumerate(items)]
+    return pd.DataFrame(rows, columns=["user", "item", "time"]), ledgers
+
+
+def vectors(source: Path, folder: Path, items: pa.Table, ledger: Ledger | None) -> dict[str, int]:
+    """Copies text.npy and image.npy as (N + 1, W), row 0 zero; returns the widths. Raises NrmsError where rows are not those of the items."""
+    widths = {}
+    for name in ("text", "image"):
+        path = source / f"{name}.npy"
+        if not path.is_file():
+            continue
+        if ledger is None or ledger.rows_in != len(items) - 1:
+            raise NrmsError(
+                f"{path} goes by the lines of the table of items, of which {'there is none' if ledger is None else 'some are set aside'}."
+            )
+        table = read_vectors(path, len(items) - 1)
+        np.save(folder / f"{name}.npy", table)
+        widths[name] = table.shape[1]
+    return widths
+
+
+def read_vectors(path: Path, items: int) -> np.ndarray:
+    """A file of `items` rows, one for each item in its order, as (N + 1, W) float32, row 0 zero. Raises NrmsError for anything else."""
+    try:
+        given = np.lib.format.open_memmap(path, mode="r")  # never unpickles, nor opens a zip of arrays
+    except Exception as error:  # of a torn header numpy raises whatever comes
+        raise NrmsError(f"{path} is not an array of numbers ({' '.join(str(error).split())[:400]}).") from None
+    if given.ndim != 2 or len(given) != items or not given.size or given.dtype.kind not in "fiu":
+        raise NrmsError(f"{path} has shape {given.shape} of {given.dtype}; expected numbers, one row for each of {items:,} items.")
+    with np.errstate(over="ignore"):  # what is too large for float32 is said below
+        table = np.concatenate([np.zeros((1, given.shape[1]), np.float32), np.asarray(given, np.float32)])
+    if not np.isfinite(table).all():
+        raise NrmsError(f"{path} holds values that are no finite numbers, first in row {int((~np.isfinite(table)).any(1).argmax()) - 1}.")
+    return table
+
+
+def is_mind(source: Path) -> bool:
+    """True for a folder or zip with a behaviors.tsv."""
+    return source.exists() and any(member.name.endswith("behaviors.tsv") for member in mind.list_members(source))
+
+
+def read_clicks(source: Path, folder: Path, most: float) -> tuple[pd.DataFrame, pa.Table, list[dict]]:
+    """(user, item, time) from a MIND folder or zip, its news, and what was found in its files.
+
+    The clicks of a history have no time of their own: they stand before the user's first impression in their order, a second each.
+    """
+    facts, parts = mind.convert(source, folder, most), []
+    for part in ("train", "dev"):
+        path = folder / f"{part}.parquet"
+        if path.exists():
+            shown = read_impressions(path)
+            parts.append(shown)
+            path.unlink()
+    rows = []
+    for shown in parts:
+        order = np.lexsort((shown.time, shown.user))
+        first = order[np.r_[True, shown.user[order][1:] != shown.user[order][:-1]][: len(order)]]  # each user's first impression
+        size = shown.history.lengths[first]
+        back = np.arange(size.sum()) - np.repeat(np.cumsum(size), size)  # ..., -2, -1 in each history
+        rows.append((np.repeat(shown.user[first], size), shown.history.take(first).values, np.repeat(shown.time[first], size) + back))
+        row = shown.candidates.rows[shown.clicked]
+        rows.append((shown.user[row], shown.candidates.values[shown.clicked], shown.time[row]))
+    items = pq.read_table(folder / "news.parquet", schema=NEWS_SCHEMA)
+    ids = items["id"].to_numpy(zero_copy_only=False)
+    log = pd.DataFrame({k: np.concatenate(c) for k, c in zip(("user", "item", "time"), zip(*rows, strict=True), strict=True)})
+    log = log.sort_values("time", kind="stable").drop_duplicates(["user", "item"])
+    return log.assign(item=ids[log["item"]]), items, facts["files"]
+
+
+def convert(source: Path, folder: Path, most: float, *, min_rating: float | None, min_length: int, name: str | None = None) -> dict:
+    """Reads `source` and writes news.parquet (its items) and interactions.parquet into `folder`. Returns the facts for its manifest.
+
+    Raises NrmsError when files or columns are missing, or when more than the share `most` of the rows of one file is bad.
+    """
+    if name is None and is_mind(source):
+        log, items, files = read_clicks(source, folder, most)
+        return {**write_log(log, items, folder, min_length), "has_time": True, "vectors": {}, "files": files}
+    paths, table = find_log(source, name), find_table(source, "items")
+    table = table or next(iter(sorted(source.glob("*.item"))), None)
+    items, ledgers = None, []
+    if table is not None:
+        items, ledger = read_items(table, most)
+        ledgers.append(ledger)
+    ids = None if items is None else items["id"].combine_chunks()[1:]
+    if len(paths) == 1:
+        log, found = read_pairs(paths[0], ids, min_rating, most)
+        ledgers.append(found)
+    else:
+        log, found = read_sequences(paths, ids, most)
+        ledgers += found
+    if items is None:
+        names = pd.unique(log["item"]).tolist()
+        empty = [""] * (len(names) + 1)
+        items = pa.table([["", *names], empty, empty, empty, empty, empty], schema=NEWS_SCHEMA)
+    widths = vectors(source, folder, items, ledgers[0] if table is not None else None)
+    facts = write_log(log, items, folder, min_length)
+    return {**facts, "has_time": len(paths) == 1 and log["time"].nunique() > 1, "vectors": widths, "files": [ledger.summary() for ledger in ledgers]}
+
+
+def write_log(log: pd.DataFrame, items: pa.Table, folder: Path, min_length: int) -> dict:
+    """Writes the tables; users with fewer than `min_length` interactions are left out and counted. Raises NrmsError if none is left."""
+    size = log.groupby("user")["item"].transform("size").to_numpy()
+    short = size < min_length
+    if short.all():
+        raise NrmsError(f"No user has {min_length} interactions, which `min_length` asks for; the log has {len(log):,} sound ones in all.")
+    left_out = {"users": int(log["user"][short].nunique()), "interactions": int(short.sum())}
+    log = log[~short]
+    user, names = pd.factorize(log["user"])
+    order = np.lexsort((np.arange(len(log)), log["time"].to_numpy(), user))  # ties keep the order of the file
+    number = pc.index_in(pa.array(log["item"].tolist(), pa.string()), value_set=items["id"].combine_chunks()).to_numpy()[order]
+    offsets = pa.array(np.searchsorted(user[order], np.arange(len(names) + 1)), pa.int32())
+    columns = [
+        pa.array([str(n) for n in names], pa.string()),
+        pa.ListArray.from_arrays(offsets, pa.array(number.astype(np.int32))),
+        pa.ListArray.from_arrays(offsets, pa.array(log["time"].to_numpy(np.int64)[order])),
+    ]
+    pq.write_table(items, folder / "news.parquet", compression="zstd")
+    table = pa.table(columns, schema=INTERACTIONS_SCHEMA)
+    if "part" in log:
+        table = table.append_column(PART, pa.ListArray.from_arrays(offsets, pa.array(log["part"].to_numpy(np.int8)[order])))
+    pq.write_table(table, folder / "interactions.parquet", compression="zstd")
+    return {"news": len(items) - 1, "users": len(names), "interactions": len(log), "short": left_out}

@@ -1,0 +1,115 @@
+"""What do scorers reach that learn nothing, and, where the truth is known, scorers that know it? Baselines and ceilings, rows of every table."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from scipy import sparse
+
+from nrms.data.prepare import Tables
+from nrms.data.tables import Impressions, Ragged, Split
+from nrms.data.text_vectors import text_vectors, tfidf
+from nrms.evaluation.ranking import Scorer
+from nrms.runtime.progress import progress
+
+BASELINES = {
+    "random": "scores drawn at random",
+    "popularity": "clicks in the train part",
+    "recency": "the later first shown, the higher",
+    "content": "TF-IDF cosine of the title to the mean of the history's titles, nothing trained",
+}
+CATALOGUE_BASELINES = {
+    "random": "scores drawn at random",
+    "popularity": "interactions in the training part",
+    "cooccurrence": "cosine of who took an item with who took those of the history, summed",
+    "content": "cosine of the item's text to the mean of the history's: of the vectors that came with the data, else TF-IDF; nothing trained",
+}
+CEILINGS = {
+    "ceiling": "the true utility without its noise: no model can do better on average",
+    "ceiling_text": "the true taste for what titles say, alone",
+    "ceiling_image": "the true taste for what pictures show, alone",
+    "ceiling_history": "a nearly best reading of the history, given the true factors of all news, pictures and freshness included",
+}
+
+
+def score_popularity(split: Split, test: Impressions, size: int) -> np.ndarray:
+    train = [split.train, split.valid]
+    clicks = sum(np.bincount(part.candidates.values[part.clicked], minlength=size) for part in train)
+    return clicks[test.candidates.values].astype(np.float32)
+
+
+def score_recency(split: Split, test: Impressions, size: int) -> np.ndarray:
+    """A news is as new as the first impression that showed it or whose history holds it; no label is looked at."""
+    first = np.full(size, np.iinfo(np.int64).max)
+    for part in (split.train, split.valid, test):
+        np.minimum.at(first, part.candidates.values, np.repeat(part.time, part.candidates.lengths))
+    old = np.concatenate([split.train.history.values, split.valid.history.values])
+    first[old] = np.minimum(first[old], split.train.time.min())
+    return (first[test.candidates.values] - split.train.time.min()).astype(np.float64)
+
+
+def score_content(titles: np.ndarray, test: Impressions, history: int, batch: int = 2000) -> np.ndarray:
+    words = tfidf(titles)
+    flat = np.empty(len(test.candidates.values), np.float32)
+    for part in progress(np.array_split(np.arange(len(test)), -(-len(test) // batch)), "content similarity"):
+        past, mask = test.history.pad(part, history)
+        row = np.nonzero(mask)[0]
+        mean = sparse.csr_matrix((np.ones(len(row)), (row, past[mask])), shape=(len(part), len(titles))) @ words
+        at = test.candidates.index(part)
+        owner = np.repeat(np.arange(len(part)), test.candidates.lengths[part])
+        flat[at] = np.asarray(mean[owner].multiply(words[test.candidates.values[at]]).sum(1)).ravel()
+    return flat
+
+
+def references(tables: Tables, split: Split, history: int, seed: int) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(name, kind, flat scores of the test candidates) of every baseline and, where truth.parquet is there, every ceiling."""
+    test, size = split.test, len(tables.news)
+    yield "random", "baseline", np.random.default_rng(seed).random(len(test.candidates.values)).astype(np.float32)
+    yield "popularity", "baseline", score_popularity(split, test, size)
+    yield "recency", "baseline", score_recency(split, test, size)
+    yield "content", "baseline", score_content(tables.news.title, test, history)
+    path = tables.folder / "raw" / "truth.parquet"
+    if path.exists():
+        truth = {
+            k: c.combine_chunks().flatten().to_numpy()
+            for k, c in zip(("text", "image", "freshness", "history"), pq.read_table(path).columns[1:], strict=True)
+        }
+        yield "ceiling", "ceiling", truth["text"] + truth["image"] + truth["freshness"]
+        for name in ("text", "image", "history"):
+            yield f"ceiling_{name}", "ceiling", truth[name]
+
+
+def catalogue_references(tables: Tables, split: Split, history: int, seed: int) -> Iterator[tuple[str, Scorer]]:
+    """(name, scorer of the whole catalogue for the test questions) of every baseline; `history`: most recent items that are read."""
+    test, size, log = split.test, len(tables.news), split.train.items
+    rng = np.random.default_rng(seed)
+    yield "random", lambda rows: torch.from_numpy(rng.random((len(rows), size), dtype=np.float32))
+    count = torch.from_numpy(np.bincount(log.values, minlength=size).astype(np.float32))
+    yield "popularity", lambda rows: count.repeat(len(rows), 1)
+    yield "cooccurrence", product_scorer(test, cooccurrence(log, size), history)
+    yield "content", product_scorer(test, text_vectors(tables), history, square=False)
+
+
+def cooccurrence(log: Ragged, size: int) -> sparse.csr_matrix:
+    """(N + 1, N + 1): for two different items the cosine of the sets of users who have them."""
+    has = sparse.csr_matrix((np.ones(len(log.values), np.float32), (log.rows, log.values)), shape=(len(log), size))
+    has.data[:] = 1  # whoever took an item twice counts once
+    both = (has.T @ has).tocsr()
+    norm = np.sqrt(np.maximum(both.diagonal(), 1))
+    both.setdiag(0)
+    scale = sparse.diags(1 / norm)
+    return (scale @ both @ scale).tocsr().astype(np.float32)
+
+
+def product_scorer(test: Impressions, items: np.ndarray | sparse.csr_matrix, history: int, square: bool = True) -> Scorer:
+    """Scores of all items for histories: the sum of the rows of a `square` table of item by item, else the mean's product with the items' vectors."""
+
+    def scores_of(rows: np.ndarray) -> torch.Tensor:
+        past, mask = test.history.pad(rows, history)
+        reader = np.nonzero(mask)[0]
+        read = sparse.csr_matrix((np.ones(len(reader), np.float32), (reader, past[mask])), shape=(len(rows), items.shape[0]))
+        found = read @ items if square else (read @ items) @ items.T
+        return torch.from_numpy(np.ascontiguousarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float32))
+
+    return scores_of

@@ -1,0 +1,85 @@
+"""What are a loss and a metric made of? Those of one row, calculated line by line, beside what the package computes, for notebooks."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pandas.io.formats.style import Styler
+
+from nrms.evaluation.protocols import PROTOCOLS
+from nrms.runtime.notebook_output import readable
+
+Sums = dict[str, tuple[float, float]]  # metric: what its lines add up to, and by what that is divided
+
+
+def slate(scores: np.ndarray, clicked: np.ndarray) -> tuple[pd.DataFrame, Sums]:
+    """The ranking of one impression, line by line: rank, passed-over candidates below a click, 1/rank, gain; and the metrics from the lines.
+
+    scores, clicked (C,): candidates in any order. Equal scores share the mean over their ranks, of everything.
+    """
+    order = np.argsort(-scores, kind="stable")
+    s, hit = scores[order], clicked[order].astype(bool)
+    rank, n = np.arange(1, len(s) + 1), int(hit.sum())
+    same = s[:, None] == s[None]
+    below = ((s[:, None] > s[None]) + 0.5 * same) @ (~hit)  # ties half
+
+    def of_clicks(f: np.ndarray) -> np.ndarray:
+        return np.where(hit, same @ f / same.sum(1), 0)
+
+    lines = pd.DataFrame({"rank": same @ rank / same.sum(1), "clicked": hit, "passed over, below": np.where(hit, below, 0)})
+    lines["1/rank"] = of_clicks(1 / rank)
+    sums = {"auc": (lines["passed over, below"].sum(), n * (len(s) - n)), "mrr": (lines["1/rank"].sum(), n)}
+    for k in (5, 10):
+        gain = np.where(rank <= k, 1 / np.log2(rank + 1), 0)
+        lines[f"gain@{k}"] = of_clicks(gain)
+        sums[f"ndcg{k}"] = lines[f"gain@{k}"].sum(), gain[:n].sum()
+    return lines, sums
+
+
+def catalogue(ranks: np.ndarray, tied: np.ndarray, protocol: str) -> tuple[pd.DataFrame, Sums]:
+    """The right items of one question, line by line, and the metrics that are shown from the lines.
+
+    ranks (k,): from 1, among the whole catalogue, ties their average. tied (k,): how many other items score the same. Each is then equally likely at
+    any of its `tied` + 1 ranks, and everything is the mean over them, as in metrics.py.
+    """
+    ties = [rank - t / 2 + np.arange(t + 1) for rank, t in zip(ranks, tied, strict=True)]
+
+    def mean_over(f: Callable[[np.ndarray], np.ndarray]) -> list[float]:
+        return [float(np.mean(f(rank))) for rank in ties]
+
+    lines, n = pd.DataFrame({"rank": ranks, "tied with": tied, "1/rank": mean_over(lambda rank: 1 / rank)}), len(ranks)
+    lines = lines if tied.any() else lines.drop(columns="tied with")
+    sums = {"mrr": (lines["1/rank"].sum(), n)}
+    for name in PROTOCOLS[protocol].shown:
+        k = int("".join(filter(str.isdigit, name)) or 0)
+        if name.startswith(("hr", "recall")):
+            lines[f"among {k}"] = mean_over(lambda rank, k=k: rank <= k)
+            sums[name] = lines[f"among {k}"].sum(), n
+        elif name.startswith("ndcg"):
+            lines[f"gain@{k}"] = mean_over(lambda rank, k=k: np.where(rank <= k, 1 / np.log2(rank + 1), 0))
+            sums[name] = lines[f"gain@{k}"].sum(), (1 / np.log2(np.arange(2, min(n, k) + 2))).sum()
+    return lines, sums
+
+
+def metrics(news, impressions, row: int, rows: pa.Table, protocol: str) -> tuple[Styler, str]:
+    """What was right in one test row, line by line, and a sentence that holds the sums of the columns against rows.parquet."""
+    items, at = impressions.candidates[row], slice(*impressions.candidates.offsets[row : row + 2])
+    if protocol == "impressions":
+        scores = np.array(rows["scores"][row].as_py())
+        lines, sums = slate(scores, impressions.clicked[at])
+        items, kept = items[np.argsort(-scores, kind="stable")], lines.pop("clicked")
+        items, lines = items[kept], lines[kept]
+    else:
+        ranks, known = np.array(rows["ranks"][row].as_py()), "tied" in rows.column_names
+        lines, sums = catalogue(ranks, np.array(rows["tied"][row].as_py()) if known else np.zeros(len(ranks), int), protocol)
+    lines.insert(0, "right", [news.name(i) for i in items])
+    lines["rank"] = [f"{rank:g}" for rank in lines["rank"]]
+    labels: Mapping = PROTOCOLS[protocol].metrics
+    says = []
+    for name in PROTOCOLS[protocol].shown:
+        (total, by), package = sums[name], rows[name][row].as_py()
+        says.append(f"- {labels[name][0]} = {total:.4g} / {by:.4g} = {total / max(by, 1e-12):.4f}; by the package {package:.4f}")
+    if protocol != "impressions" and not known:
+        says.append("\nThis run was judged by an earlier version, which did not keep how many items are tied: by hand there are none.")
+    return readable(lines.set_index("rank").head(30)), "\n".join(says)

@@ -1,0 +1,238 @@
+"""What do item vectors know before any recommender is trained on them? Three cheap checks of AlignRec (Liu et al., CIKM 2024), for any vectors.
+
+    zero_shot    all items, or a slate, ranked by cosine to the mean of what the user had; the protocol's main metric
+    item_cf      share of an item's k nearest by vectors that are among its k nearest by who took them
+    masked       both, where a fixed half of the items has lost one modality; a joint encoder reads those anew, without it
+
+Vectors are (N + 1, W), row 0 padding, zero where an item has none: those that came with the data, of an encoder, of a trained model. Only items that
+have a vector are judged, and offered: the others are taken out of the data first, of histories and of what is to be found, and counted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+
+from nrms.config.parameters import Dataset
+from nrms.data.tables import Impressions, Interactions, Ragged, Split
+from nrms.evaluation.baselines import cooccurrence, product_scorer
+from nrms.evaluation.metrics import rank_metrics
+from nrms.evaluation.protocols import HISTORY, PROTOCOLS, K
+from nrms.evaluation.ranking import metrics_of, rank_catalogue
+from nrms.evaluation.statistics import interval
+
+FLAT = 1 << 14  # candidates of slates that are scored at a time
+OVERLAP = f"item-CF overlap@{K}"
+
+
+# vectors -------------------------------------------------------------------------------------------------------------
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1, float32; rows of zeros stay."""
+    vectors = np.asarray(vectors, np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
+
+
+def centred(vectors: np.ndarray) -> np.ndarray:
+    """Without what all items share: the mean over items that have a vector is taken off theirs, then rows of length 1.
+
+    An item that is the mean itself, as one of a table of ids that training does not have, has none any more: what rounding leaves says nothing.
+    """
+    vectors = np.asarray(vectors, np.float32)
+    has = np.any(vectors, axis=1)
+    if not has.any():
+        return vectors
+    found = np.where(has[:, None], vectors - vectors[has].mean(0, dtype=np.float64).astype(np.float32), 0)
+    least = 1e-5 * np.linalg.norm(vectors[has], axis=1).mean()
+    return unit(np.where(np.linalg.norm(found, axis=1, keepdims=True) > least, found, 0))
+
+
+def half_masked(both: np.ndarray) -> np.ndarray:
+    """(N + 1,) True for the half of the items `both` (N + 1,) that lose a modality, always the same: those that have it, and something else."""
+    items = np.flatnonzero(both)
+    flags = np.zeros(len(both), bool)
+    flags[np.random.default_rng(0).permutation(items)[: len(items) // 2]] = True
+    return flags
+
+
+def beside(parts: Mapping[str, np.ndarray], masked: str | None = None) -> np.ndarray:
+    """Vectors of several modalities side by side, each centred and of length 1.
+
+    masked: the modality that half of the items lose that have it and another; so whoever had a vector still has one.
+    """
+    tables = {name: centred(table) for name, table in parts.items()}
+    if masked is not None:
+        has = {name: np.any(table, axis=1) for name, table in tables.items()}
+        others = np.any([flags for name, flags in has.items() if name != masked], axis=0)
+        tables[masked] = np.where(half_masked(has[masked] & others)[:, None], 0, tables[masked])
+    return np.concatenate(list(tables.values()), 1)
+
+
+@torch.inference_mode()
+def re_encoded(encoder: torch.nn.Module, vectors: np.ndarray, masked: np.ndarray, batch: int = 256) -> np.ndarray:
+    """The `vectors` (N + 1, W) of a joint encoder as they were if it had not been shown the pictures of the items `masked` (N + 1,).
+
+    Those it reads anew, the text alone.
+    """
+    pictures = encoder.eval().content.pictures
+    shown, found = pictures.present, np.array(vectors, np.float32)
+    ids = torch.from_numpy(np.flatnonzero(masked)).to(shown.device)
+    pictures.present = shown & ~torch.from_numpy(masked).to(shown.device)
+    try:
+        for part in ids.split(batch):
+            found[part.cpu().numpy()] = encoder.features(part).float().cpu().numpy()
+    finally:
+        pictures.present = shown
+    return found
+
+
+def random_vectors(size: int) -> np.ndarray:
+    """(size, 64) normal numbers, row 0 zero, always the same: they know nothing."""
+    vectors = np.random.default_rng(0).standard_normal((size, 64)).astype(np.float32)
+    vectors[0] = 0
+    return vectors
+
+
+# what can be asked of them -------------------------------------------------------------------------------------------
+
+
+def renumbered(rows: Ragged, numbers: np.ndarray) -> Ragged:
+    """The rows with the numbers (N + 1,) that items have now; items whose number is 0 are taken out."""
+    values = numbers[rows.values]
+    return Ragged(values[values > 0], np.r_[0, np.cumsum(np.bincount(rows.rows[values > 0], minlength=len(rows)))])
+
+
+def questions(test: Impressions, numbers: np.ndarray, *, slates: bool) -> Impressions:
+    """What can be asked of items with `numbers` (N + 1,) above 0: there is something before, something right, and in a slate something wrong."""
+    clicked = test.clicked[numbers[test.candidates.values] > 0]
+    left = replace(test, history=renumbered(test.history, numbers), candidates=renumbered(test.candidates, numbers), clicked=clicked)
+    right = np.bincount(left.candidates.rows[clicked], minlength=len(test))
+    asked = (left.history.lengths > 0) & (right > 0)
+    return left.take(np.flatnonzero(asked & (right < left.candidates.lengths) if slates else asked))
+
+
+def taken(train: Impressions | Interactions) -> Ragged:
+    """The items that each user of the training part took; of impressions what the histories hold, and what was clicked. An item may stand twice."""
+    if isinstance(train, Interactions):
+        return train.items
+    user = pd.factorize(train.user)[0]
+    history = train.history.take(first := np.unique(train.reader, return_index=True)[1])  # each once
+    owner = np.concatenate([user[first][history.rows], user[train.candidates.rows[train.clicked]]])
+    order = np.argsort(owner, kind="stable")
+    items = np.concatenate([history.values, train.candidates.values[train.clicked]])
+    return Ragged(items[order], np.searchsorted(owner[order], np.arange(user.max(initial=-1) + 2)))
+
+
+# the checks ----------------------------------------------------------------------------------------------------------
+
+
+def zero_shot(vectors: np.ndarray, test: Impressions, data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """The protocol's main metric of every question (n,), by cosine of items to the mean of the history, and its expectation for a random order.
+
+    All items have a vector. Nothing is trained.
+    """
+    vectors, main = unit(vectors), PROTOCOLS[data.protocol].main
+    if data.protocol == "impressions":
+        scores = score_slates(vectors, test)
+        found = [rank_metrics(s, test.clicked, test.candidates.offsets) for s in (scores, np.zeros_like(scores))]
+    else:
+        scorers = product_scorer(test, vectors, HISTORY, square=False), lambda rows: torch.zeros(len(rows), len(vectors))  # all tied: every order
+        found = [metrics_of(rank_catalogue(s, test, len(vectors), seen=data.rank_seen), test, data) for s in scorers]
+    return found[0][main], found[1][main]
+
+
+def score_slates(vectors: np.ndarray, test: Impressions) -> np.ndarray:
+    """Products of the candidates of slates with the mean of the history, flat like test.candidates.values; a history's own factor ranks nothing."""
+    past, mask = test.history.pad(np.arange(len(test)), HISTORY)
+    row = np.nonzero(mask)[0]
+    users = sparse.csr_matrix((np.ones(len(row), np.float32), (row, past[mask])), shape=(len(test), len(vectors))) @ vectors
+    pieces = zip(*(np.split(x, range(FLAT, len(x), FLAT)) for x in (test.candidates.rows, test.candidates.values)), strict=True)
+    return np.concatenate([np.einsum("cw,cw->c", users[owner], vectors[items]) for owner, items in pieces])
+
+
+def among_largest(values: torch.Tensor, k: int) -> torch.Tensor:
+    """The probability of each value (..., C) to be among the k largest of its row, where ties are drawn."""
+    bar = values.topk(k).values[..., -1:]
+    above, tied = values > bar, values == bar
+    return above + tied * (k - above.sum(-1, keepdim=True)) / tied.sum(-1, keepdim=True)
+
+
+def item_cf(vectors: np.ndarray, log: Ragged, k: int = K) -> tuple[np.ndarray, float]:
+    """Share of an item's k nearest by cosine that are among its k nearest by who took them (n,), and its expectation for random vectors.
+
+    Of the n items that share a user with another; of fewer than k such others, all. Neither side counts the item itself; ties are drawn. All items
+    have a vector. log: items of each user.
+    """
+    size, rows = len(vectors), unit(vectors)
+    table = cooccurrence(log, size).tocsr()
+    items, most = np.flatnonzero(np.diff(table.indptr)), min(k, size - 2)
+    shares = []
+    for part in np.array_split(items, -(-len(items) // 512) or 1):
+        near = torch.from_numpy(rows[part] @ rows.T)
+        near[:, 0] = -torch.inf
+        near[torch.arange(len(part)), torch.from_numpy(part)] = -torch.inf
+        own = among_largest(near, most) if len(part) else near
+        for i, of in zip(part, own, strict=True):
+            others, weights = (torch.from_numpy(x[table.indptr[i] : table.indptr[i + 1]]) for x in (table.indices, table.data))
+            best = min(k, len(others))
+            shares.append(float((of[others.long()] * among_largest(weights, best)).sum()) / best)
+    return np.array(shares), most / (size - 2) if size > 2 else np.nan
+
+
+def judge(vectors: np.ndarray, split: Split, data: Dataset) -> dict[str, float]:
+    """One row of `probe`."""
+    has = np.any(vectors, axis=1) & (np.arange(len(vectors)) > 0)
+    numbers = np.where(has, np.cumsum(has), 0).astype(np.int32)
+    kept = np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), np.asarray(vectors, np.float32)[has]])
+    test, log = questions(split.test, numbers, slates=data.protocol == "impressions"), renumbered(taken(split.train), numbers)
+    values, chance = zero_shot(kept, test, data) if len(test) else (np.zeros(0), np.zeros(0))
+    line = {}
+    for name, found, random in ((f"zero-shot {PROTOCOLS[data.protocol].label}", values, mean(chance)), (OVERLAP, *item_cf(kept, log))):
+        low, high = interval(found)
+        line |= {name: mean(found), f"{name}_low": float(low), f"{name}_high": float(high), f"{name}, by chance": random}
+    return line | {"items": int(has.sum()), "all items": len(vectors) - 1, "questions": len(test), "all questions": len(split.test)}
+
+
+def mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else np.nan
+
+
+def probe(named: Mapping[str, np.ndarray], split: Split, data: Dataset) -> pd.DataFrame:
+    """One row for each set of vectors (N + 1, W), by name.
+
+    zero-shot <label of the protocol's main metric> and item-CF overlap@10: means; *_low and *_high: their 95 % bootstrap interval over questions
+    and over items; *, by chance: their expectation for vectors that know nothing. Nothing where nothing could be asked. items: how many have a
+    vector, of `all items`; questions: how many could be asked, of `all questions` of the test part.
+    """
+    counts = ("items", "all items", "questions", "all questions")
+    return pd.DataFrame({name: judge(vectors, split, data) for name, vectors in named.items()}).T.astype(dict.fromkeys(counts, int))
+
+
+def in_common(named: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same vectors, of the items alone that have one in every set: what they reach can be compared, whatever each of them covers."""
+    has = np.all([np.any(vectors, axis=1) for vectors in named.values()], axis=0)
+    return {name: np.where(has[:, None], vectors, 0) for name, vectors in named.items()}
+
+
+def variants(name: str, vectors: np.ndarray) -> dict[str, np.ndarray]:
+    """Vectors as they are, and without what all items share."""
+    return {name: np.asarray(vectors, np.float32), f"{name}, centred": centred(vectors)}
+
+
+def together(parts: Mapping[str, np.ndarray], name: str = "together") -> dict[str, np.ndarray]:
+    """Vectors of several modalities side by side, whole and with each of them lost by half of the items; nothing of fewer than two."""
+    if len(parts) < 2:
+        return {}
+    return {name: beside(parts)} | {f"{name}, half without {part}": beside(parts, part) for part in parts}
+
+
+def probe_content(vectors: Mapping[str, np.ndarray], split: Split, data: Dataset) -> pd.DataFrame:
+    """`probe` of frozen content, (N + 1, W) by modality: each as it is and centred, together, each masked; and of random vectors."""
+    named = {"random": random_vectors(len(next(iter(vectors.values()))))}
+    for name, table in vectors.items():
+        named |= variants(name, table)
+    return probe(named | together(vectors), split, data)

@@ -1,0 +1,163 @@
+"""How does a recommender rank what there is to rank? The slate of an impression, or the whole catalogue.
+
+Every item is encoded once, every history once; slates are scored flat, without padding to the longest. In a catalogue the rank of the right item is
+counted, not sorted for: one pass over a block of scores that fits in memory, whatever the number of users and items.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from nrms.config.parameters import Config, Dataset
+from nrms.data.tables import Impressions
+from nrms.evaluation.metrics import catalogue_metrics, rank_metrics, set_metrics
+from nrms.models.recommender import Recommender
+from nrms.runtime import distributed
+from nrms.runtime.progress import progress
+
+NUMBERS = 1 << 26  # of user states gathered at a time: bounds memory whatever the length of slates
+BLOCK = 1 << 23  # scores of the catalogue at a time, (users, N + 1): few enough to be read again before they leave the cache
+TOP = 10  # items of each ranking that are kept to be looked at
+
+
+@torch.inference_mode()
+def encode_items(model: Recommender, batch: int = 1024, ids: torch.Tensor | None = None) -> torch.Tensor:
+    """Vectors of all items (N + 1, D), or of these alone and zeros for the others; row 0 zero. In order of length, so that padding costs little.
+
+    Where users are nodes theirs stand behind, (N + 1 + R, D).
+    """
+    model.eval()
+    if model.users.whole:
+        return model.users.views(model.table())["final"]
+    lengths = model.items.lengths
+    ids = torch.arange(1, len(lengths), device=lengths.device) if ids is None else ids
+    order = ids[lengths[ids].argsort()]
+    own = order[distributed.index() :: distributed.count()]
+    vectors = torch.cat([model.items(some) for some in progress((own if len(own) else order[:1]).split(batch), "encoding items")])
+    table = vectors.new_zeros(len(lengths), vectors.shape[1])
+    return distributed.add_up(table.index_copy(0, own, vectors[: len(own)]))
+
+
+@torch.inference_mode()
+def score_impressions(model: Recommender, impressions: Impressions, history: int, batch: int = 1024) -> np.ndarray:
+    """Scores of all candidates, flat like impressions.candidates.values, float32. `history`: most recent clicks that are read."""
+    return rank_impressions(model, encode_items(model), impressions, history, batch)
+
+
+@torch.inference_mode()
+def rank_impressions(model: Recommender, vectors: torch.Tensor, impressions: Impressions, history: int, batch: int = 1024) -> np.ndarray:
+    """`score_impressions`, given the vectors of all items (N + 1, D)."""
+    model.eval()
+    flat = np.empty(len(impressions.candidates.values), np.float32)
+    rows = np.argsort(impressions.reader, kind="stable")
+    for part in progress(np.array_split(rows, -(-len(rows) // batch)), "scoring users"):
+        _, first, reader = np.unique(impressions.reader[part], return_index=True, return_inverse=True)
+        users = states_of(model, vectors, impressions, part[first], history)  # (R, ...): each history once
+        at = impressions.candidates.index(part)
+        owner = np.repeat(reader, impressions.candidates.lengths[part])
+        size = max(1, NUMBERS // users[0].numel())
+        for begin in range(0, len(at), size):
+            piece = slice(begin, begin + size)
+            items = vectors[torch.from_numpy(impressions.candidates.values[at[piece]]).to(vectors.device).long()]
+            flat[at[piece]] = model.users.score(users[owner[piece]], items[:, None])[:, 0].float().cpu().numpy()
+    return flat
+
+
+def states_of(model: Recommender, vectors: torch.Tensor, impressions: Impressions, rows: np.ndarray, history: int) -> torch.Tensor:
+    """User states (R, ...) behind the histories of these impressions."""
+    if model.users.whole:
+        nodes = len(model.items.lengths) + torch.from_numpy(impressions.owner[rows]).to(vectors.device)
+        return vectors[nodes]
+    past, mask = (torch.from_numpy(x).to(vectors.device) for x in impressions.history.pad(rows, history))
+    past = past.long()
+    if model.users.reads_items:
+        return model.states(vectors, past, mask, items=past)
+    return model.users.at_end(model.users(vectors[past], mask), mask)
+
+
+Scorer = Callable[[np.ndarray], torch.Tensor]  # numbers of impressions (b,) -> scores of all items (b, N + 1), which may be written over
+
+
+def model_scorer(model: Recommender, vectors: torch.Tensor, impressions: Impressions, history: int) -> Scorer:
+    """The scores of a model, given the vectors of all items (N + 1, D), users behind them where they are nodes."""
+    items = vectors[: len(model.items.lengths)]
+    numbers = torch.arange(len(items), device=items.device)
+
+    def scores_of(rows: np.ndarray) -> torch.Tensor:
+        scores = model.users.score(states_of(model, vectors, impressions, rows, history), items).float()
+        if model.repeats is None:
+            return scores
+        past = torch.from_numpy(impressions.history.pad(rows, history)[0]).to(items.device).long()
+        return model.with_repeats(scores, past, numbers)
+
+    return scores_of
+
+
+@torch.inference_mode()
+def rank_catalogue(scores_of: Scorer, impressions: Impressions, size: int, *, seen: bool = False, top: int = 0) -> dict[str, np.ndarray]:
+    """Where the candidates of each impression, the right items, stand among all `size` - 1 items, and the first `top` of each ranking.
+
+    {better, tied: for every right item, flat like impressions.candidates.values, how many other items score higher, and the same; items (n, top),
+    best first, 0 where there are no more}. Padding is no item; what the user had before is left out, but for the right items themselves, unless
+    `seen`. Raises ValueError when a right item's score is no finite number.
+    """
+    right, n = impressions.candidates, len(impressions)
+    better, tied = np.empty(len(right.values), np.int64), np.empty(len(right.values), np.int64)
+    best = np.zeros((n, min(top, size - 1)), np.int32)
+    for part in progress(np.array_split(np.arange(n), -(-n // max(1, BLOCK // size))), "ranking the catalogue"):
+        scores = scores_of(part)
+        wanted = right.take(part)
+        row, item = (torch.from_numpy(x.astype(np.int64)).to(scores.device) for x in (wanted.rows, wanted.values))
+        own = scores[row, item]  # before anything is left out
+        if not torch.isfinite(own).all():
+            raise ValueError("The score of a right item is no finite number; the model has diverged.")
+        scores[:, 0] = -torch.inf
+        if not seen:
+            past = impressions.history.take(part)
+            scores[torch.from_numpy(past.rows).to(scores.device), torch.from_numpy(past.values.astype(np.int64)).to(scores.device)] = -torch.inf
+            scores[row, item] = own
+        at = right.index(part)
+        for k in range(int(wanted.lengths.max(initial=0))):  # the k-th right item of every user that has so many
+            users = np.flatnonzero(wanted.lengths > k)
+            flat = wanted.offsets[users] + k
+            these = scores if len(users) == len(part) else scores[users]
+            bar = own[flat, None]
+            better[at[flat]], tied[at[flat]] = count_rows(these > bar), count_rows(these == bar) - 1
+        if top:
+            value, item = scores.topk(best.shape[1], dim=1)
+            best[part] = torch.where(value > -torch.inf, item, 0).cpu().numpy()
+    return {"better": better, "tied": tied, "items": best}
+
+
+def count_rows(flags: torch.Tensor) -> np.ndarray:
+    """How many values of each row are True. On a CPU by numpy, which counts bytes by words; torch would add them up as 64-bit numbers."""
+    return flags.sum(1).cpu().numpy() if flags.is_cuda else np.array([np.count_nonzero(row) for row in flags.numpy()])
+
+
+def judge_model(
+    model: Recommender, impressions: Impressions, config: Config, vectors: torch.Tensor | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The metrics of every impression by the protocol of the data, (n,) each, and what they were made of: flat scores, or ranks and first items.
+
+    vectors: of all items as `encode_items` gives them, where they are known.
+    """
+    vectors = encode_items(model) if vectors is None else vectors
+
+    def judge(rows: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        some = impressions if len(rows) == len(impressions) else impressions.take(rows)
+        if config.data.protocol == "impressions":
+            scores = rank_impressions(model, vectors, some, config.history)
+            return rank_metrics(scores, some.clicked, some.candidates.offsets), {"scores": scores}
+        scorer = model_scorer(model, vectors, some, config.history)
+        found = rank_catalogue(scorer, some, len(model.items.lengths), seen=config.data.rank_seen, top=TOP)
+        return metrics_of(found, some, config.data), found
+
+    return distributed.by_shares(len(impressions), judge)
+
+
+def metrics_of(found: dict[str, np.ndarray], impressions: Impressions, data: Dataset) -> dict[str, np.ndarray]:
+    """The metrics of what `rank_catalogue` found, where one item is right or where several are."""
+    if data.protocol == "catalogue":
+        return catalogue_metrics(found["better"], found["tied"])
+    return set_metrics(found["better"], found["tied"], impressions.candidates.offsets)

@@ -1,1 +1,0 @@
-"""From content to item vectors."""

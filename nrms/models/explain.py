@@ -1,0 +1,217 @@
+"""What does a model do? Its sizes, what it makes of one item and one batch, its time and memory, estimated and measured, for notebooks."""
+
+import time
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from pandas.io.formats.style import Styler
+
+from nrms.config.parameters import Config
+from nrms.data.batches import Batch
+from nrms.models.recommender import Recommender, distinct
+from nrms.models.warm_start import MOST, Brought
+from nrms.runtime.notebook_output import code, readable
+from nrms.runtime.run_record import Run
+
+
+def batch_rows(news, batch, rows: int = 2) -> Styler:
+    """The first rows of a training batch: the click, what it is to beat, and how much history stands before it."""
+    lines = []
+    for r in range(min(rows, len(batch))):
+        mask, clicked = batch.candidate_mask[r], batch.clicked[r]
+        shown = batch.candidates if batch.candidates.dim() == 1 else batch.candidates[r]
+        others = [news.name(i) if m else "(masked: there are no more)" for i, m in zip(shown[~clicked][:4], mask[~clicked][:4], strict=True)]
+        target = int(batch.target[r])
+        line = {"clicked": news.name(target)} | {f"not clicked {i + 1}": title for i, title in enumerate(others)}
+        line["candidates in all"] = int(mask.sum())
+        line["history"] = int(batch.history_mask[batch.reader[r]].sum() if batch.place is None else batch.place[r])
+        lines.append(line)
+    return readable(pd.DataFrame(lines).T)
+
+
+def places(batch) -> int:
+    """Items that the ordinary way would encode for a batch: every history of every row, every candidate."""
+    read = batch.history_mask[batch.reader] if batch.place is None else batch.history_mask  # one pass serves all rows of a window
+    return int(read.sum()) + int(batch.candidate_mask.sum() if batch.candidates.dim() == 2 else len(batch.candidates))
+
+
+def economy(model, batch, encoded: int) -> str:
+    """How many items one step encodes, beside the places that they fill."""
+    if model.users.whole:
+        return f"This step reads the vectors of all {encoded:,} items and of all users, for its graph; the batch has {len(batch):,} rows."
+    count = places(batch)
+    return (
+        f"This batch has {count:,} places in {len(batch):,} rows, filled by {encoded:,} different items: taking each once saves a factor of "
+        f"{count / encoded:.1f}."
+    )
+
+
+def tokens(model: Recommender, title: str) -> str:
+    """What the text encoder of a recommender reads of a title, in Markdown."""
+    encoders = model.items.encoders
+    encoder = encoders["text"] if "text" in encoders else next(iter(encoders.values()))
+    if "text" not in encoders and "joint" not in encoders:
+        return "This experiment reads no text."
+    if not hasattr(encoder, "tokenizer"):
+        return "The text encoder is frozen: its vectors were made once and are looked up."
+    pieces = encoder.tokenizer.convert_ids_to_tokens(encoder.tokenizer(title)["input_ids"])
+    read = pieces[: encoder.title_tokens]
+    return f"{code(' '.join(read))}: {len(pieces)} pieces, of which {len(read)} are read."
+
+
+def tuning(model) -> Styler:
+    """What of each encoder learns: the report of nrms.items.tuning, or what stands in the encoder's place."""
+    lines = {}
+    for name, encoder in model.items.encoders.items():
+        stands = {
+            "Frozen": "frozen: its vectors were made once, or came with the data, and are looked up",
+            "Side": "side network on hidden states that were made once",
+            "IdTable": "a vector for each item that training has",
+        }
+        lines[name] = str(getattr(encoder, "report", stands.get(type(encoder).__name__, "")))
+    return readable(pd.DataFrame({"what learns": lines}))
+
+
+def transfer(brought: Brought | None) -> Styler:
+    """What came along from the checkpoint that a recommender starts from, what was left there, and what is fresh."""
+    if brought is None:
+        return readable(pd.DataFrame({"from elsewhere": {"nothing": "there is no start: weights are fresh, or as their encoders came"}}))
+    kinds = {
+        "stays": "taken, and stays as it came",
+        "learns": "taken, and learns on",
+        "fresh": "not taken, and learns: fresh, or as its encoder came",
+        "bound": "left there: bound to the items or users of those data",
+        "unfit": "left there: nothing here has its name and shape",
+    }
+    lines = {}
+    for kind, about in kinds.items():
+        names = getattr(brought, kind)
+        lines[about] = {"tensors": len(names), "names": ", ".join(names[:MOST]) + (", ..." if len(names) > MOST else "")}
+    return readable(pd.DataFrame(lines).T.rename_axis(f"from {brought.origin}"))
+
+
+def sizes(model: Recommender) -> Styler:
+    """Parameters of a recommender by learning-rate group and module."""
+    lines = []
+    for group, parameters in model.groups().items():
+        known = {id(p) for p in parameters}
+        for name, module in (("items", model.items), ("users", model.users)):
+            count = sum(p.numel() for p in module.parameters() if id(p) in known)
+            lines += [{"group": group, "module": name, "parameters": f"{count:,}"}] if count else []
+    return readable(pd.DataFrame(lines, columns=["group", "module", "parameters"]).set_index("group"))
+
+
+def estimate_encoder(encoder, config: Config, modality: str) -> tuple[str, int] | None:
+    """Formula and number of the large weights of an item encoder; None where no short formula has them."""
+    d, q = config.dim, config.query_dim
+    kind = type(encoder).__name__
+    if kind == "IdTable":
+        return "(N + 1) D", len(encoder.known) * d
+    if kind == "Frozen":
+        w = encoder.table.shape[-1]
+        learns = isinstance(encoder.table, torch.nn.Parameter)
+        return "depth W² + W D" + " + (N + 1) W" * learns, len(encoder.hidden) * w * w + w * d + learns * encoder.table.numel()
+    facts = getattr(getattr(encoder, "model", None), "config", None)
+    known = all(hasattr(facts, name) for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    if kind not in ("TextEncoder", "ImageEncoder") or not known or config.tuning_of(modality) not in ("full", "lora"):
+        return None
+    w, f, layers = facts.hidden_size, facts.intermediate_size, facts.num_hidden_layers
+    total = layers * (4 * w * w + 2 * w * f) + w * d + (w * q if config.pooling == "attention" else 0)
+    if kind == "TextEncoder" and hasattr(facts, "vocab_size"):
+        return "layers (4 W² + 2 W F) + (words + places) W + W D + W Q", total + (facts.vocab_size + facts.max_position_embeddings) * w
+    if kind == "ImageEncoder" and hasattr(facts, "patch_size"):
+        patches = (facts.image_size // facts.patch_size) ** 2
+        return "layers (4 W² + 2 W F) + (3 P² + patches) W + W D + W Q", total + (3 * facts.patch_size**2 + patches) * w
+    return None
+
+
+def estimate_users(config: Config) -> tuple[str, int] | None:
+    """Formula and number of the large weights of a user encoder; None where no short formula has them."""
+    d, layers = config.dim, config.layers
+    return {
+        "nrms": ("3 D² + D Q", 3 * d * d + d * config.query_dim),
+        "sasrec": ("12 D² layers + (L + 1) D", 12 * d * d * layers + (config.history + 1) * d),
+        "bert4rec": ("12 D² layers + (L + 1) D", 12 * d * d * layers + (config.history + 1) * d),
+        "gru4rec": ("6 D² layers", 6 * d * d * layers),
+    }.get(config.users if config.fusion != "late" else "")
+
+
+def parameters(model: Recommender, config: Config) -> Styler:
+    """Parameters of every part: estimated by a formula of its large matrices, where a short one has them, and counted."""
+    parts = {f"items: {name}": (e, estimate_encoder(e, config, name)) for name, e in model.items.encoders.items()}
+    parts |= {"items: fusion": (model.items.fusion, None), f"users: {config.users}": (model.users, estimate_users(config))}
+    lines = {}
+    for name, (module, estimate) in parts.items():
+        if counted := sum(p.numel() for p in module.parameters()):
+            formula, about = estimate or ("no short formula", 0)
+            off = f"{about / counted - 1:+.1%}" if about else ""
+            lines[name] = {"formula": formula, "estimated": f"{about:,}" if about else "", "counted": f"{counted:,}", "estimate is off by": off}
+    return readable(pd.DataFrame(lines).T)
+
+
+@torch.inference_mode()
+def shapes(model: Recommender, batch: Batch) -> Styler:
+    """What flows through the model for one batch, with the letters of its shapes and the numbers they have here."""
+    model.eval()
+    if model.users.whole:
+        table = model.table()
+        final = model.users.views(table)["final"]
+        lines = [("vectors of all items", "(N + 1, W)", table.shape), ("the same and all users, after the graph", "(N + 1 + users, W)", final.shape)]
+        scores = model(batch).scores
+    else:
+        ids, place = distinct(batch)
+        vectors = model.items(ids)
+        states, scores = model.judge(vectors, place, batch)
+        gathered = (*batch.history.shape, vectors.shape[1])
+        lines = [("items of the batch, each once", "(U,)", ids.shape), ("their vectors", "(U, D)", vectors.shape)]
+        lines += [("histories, gathered", "(R, L, D)", gathered), ("user states", "(R, D), with by-place states (R, L + 1, D)", states.shape)]
+    lines += [("candidates", "(B, C), or (C,) where all rows have the same", batch.candidates.shape), ("scores", "(B, C)", scores.shape)]
+    return readable(pd.DataFrame([(a, b, str(tuple(c))) for a, b, c in lines], columns=["what", "letters", "here"]).set_index("what"))
+
+
+@torch.inference_mode()
+def vector(model: Recommender, news, item: int, most: int = 6) -> str:
+    """One item as the model's item tower has it: its first numbers, its length, and what each modality gave."""
+    model.eval()
+    device = model.items.lengths.device
+    ids = torch.tensor([item], device=device)
+    v = model.items(ids)[0].float().cpu()
+    parts, present = model.items.apart(ids)
+    says = "; ".join(
+        f"{modality} of length {part.float().norm().item():.2f}" if has else f"no {modality}"
+        for modality, part, has in zip(model.items.encoders, parts[0], present[0], strict=True)
+    )
+    name, shown = code(news.name(item)), ", ".join(f"{x:+.2f}" for x in v[:most])
+    return f"{name} becomes v = [{shown}{', ...' * (len(v) > most)}]: {len(v)} numbers, length {v.norm().item():.2f}. Made of {says}."
+
+
+class Pass(NamedTuple):
+    """One forward pass of a batch, and nothing of what lies between: no gradients, no vectors."""
+
+    scores: torch.Tensor  # (B, C)
+    encoded: int  # different items
+    seconds: float
+
+
+@torch.inference_mode()
+def forward(model: Recommender, batch: Batch) -> Pass:
+    """What a model says of a batch, and how long it takes. `shapes` of the same batch first, and the time is not that of a first pass."""
+    model.eval()
+    began = time.perf_counter()
+    scores, encoded, _ = model(batch)
+    scores.sum().item()  # waits for the device
+    return Pass(scores, encoded, time.perf_counter() - began)
+
+
+def speed(seconds: float, run: Run) -> str:
+    """Time and memory of a run, estimated and measured, in Markdown. seconds: of a forward pass here; a backward one takes about two more."""
+    record, estimated = run.record, 3 * seconds
+    measured = 60 * record["minutes"] / max(record["steps"], 1)
+    weights = 16 * record["trainable"] / 2**20
+    return (
+        f"**Time**: estimated {estimated * 1000:.0f} ms a step here, three times a forward pass; measured {measured * 1000:.0f} ms on "
+        f"{record['device']}, validation and saving included. **Memory**: weights, gradients and the two moments of Adam take 16 bytes for each of "
+        f"{record['trainable']:,} trained parameters, {weights:,.0f} MB; the process held {record['peak_mb']:,} MB at most. What lies between are "
+        "activations, the data, and the libraries themselves."
+    )

@@ -1,0 +1,253 @@
+"""How do data and experiments look beside each other? One function, one figure, in one style that colour-blind readers can tell apart.
+
+All read run folders or plain arrays; figures of a single run are in portrait.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from textwrap import wrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from nrms.evaluation.metrics import BEYOND
+from nrms.report.experiments import entries, protocol_of
+from nrms.report.planned_comparisons import Difference
+from nrms.report.tables import leaderboard, means_beyond
+from nrms.runtime.run_record import Run
+
+BLUE, ORANGE, GREY, GREEN = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[1], "#888888", sns.color_palette("colorblind")[2]
+GLYPHS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB")
+FAMILY = [
+    "sans-serif",
+    *(name for name in GLYPHS if name in get_font_names()),
+]  # behind the first, glyph by glyph; of absent ones matplotlib would warn
+plt.rcParams["font.family"] = FAMILY  # of legends and labels, which are written when the style below is over
+Color = str | tuple[float, ...]
+COLORS = {"model": BLUE, "baseline": GREY, "ceiling": ORANGE}
+
+
+def canvas(columns: int, size: tuple[float, float], **options) -> tuple[Figure, np.ndarray]:
+    """A row of axes in the one style, closed for pyplot, which would else show the figure a second time in a notebook."""
+    with sns.axes_style("whitegrid", {"font.family": FAMILY}), sns.plotting_context("notebook"):
+        figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False, **options)
+    plt.close(figure)
+    return figure, axes[0]
+
+
+def dot(ax: Axes, place: float, mean: float, low: float, high: float, color: Color, *, hollow: bool = False) -> None:
+    """A mean with its interval, at one place of the vertical axis."""
+    ax.plot([low, high], [place, place], color=color, lw=3, alpha=0.5)
+    ax.plot(mean, place, "o", color=color, mfc="white" if hollow else color)
+
+
+def ranking(dataset: str, only: Run | None = None) -> Figure:
+    """Every finished row of a data set by its main metric, with its interval: models (or this run alone), baselines, and ceilings."""
+    board, protocol = leaderboard(dataset, only), protocol_of(dataset)
+    metric = protocol.main
+    board = board[board["status"] == "done"].dropna(subset=[metric]).sort_values(metric)
+    figure, (ax,) = canvas(1, (9, 0.4 * len(board) + 1.2))
+    for i, (_, row) in enumerate(board.iterrows()):
+        dot(ax, i, row[metric], row[f"{metric}_low"], row[f"{metric}_high"], COLORS[row.kind])
+    for value, color in levels(board, metric).values():
+        ax.axvline(value, color=color, ls=":", zorder=0)
+    for kind, color in COLORS.items():
+        if (board["kind"] == kind).any():
+            ax.plot([], [], "o", color=color, label=kind)
+    ax.set(yticks=range(len(board)), yticklabels=board["exp"], xlabel=f"{protocol.label} with 95 % interval", title=dataset)
+    if len(board):
+        ax.legend(loc="lower right")
+    return figure
+
+
+def two_splits(both: pd.DataFrame, datasets: Sequence[str], label: str) -> Figure:
+    """What was run on two data sets of one log, in the order of the first: means with intervals. both: of two_splits.side_by_side."""
+    figure, axes = canvas(2, (12, 0.36 * len(both) + 1.2), sharey=True)
+    for ax, dataset, side in zip(axes, datasets, ("here", "there"), strict=True):
+        for i, (_, row) in enumerate(both.iterrows()):
+            dot(ax, i, row[f"{side}"], row[f"{side}_low"], row[f"{side}_high"], COLORS[row["kind"]])
+        best = both[both["kind"] == "baseline"][side].max()
+        ax.axvline(best, color=GREY, ls=":", zorder=0)
+        ax.set(title=dataset, xlabel=f"{label} with 95 % interval", yticks=range(len(both)), yticklabels=both.index)
+    axes[0].invert_yaxis()
+    return figure
+
+
+def levels(board: pd.DataFrame, metric: str) -> dict[str, tuple[float, tuple]]:
+    """{name: (value, colour)} of what models are held against: every ceiling, and the best baseline."""
+    done = board[board["status"] == "done"].dropna(subset=[metric])
+    kept = [done[done["kind"] == "ceiling"], done[done["kind"] == "baseline"].nlargest(1, metric)]
+    return {row.exp: (row[metric], COLORS[row.kind]) for part in kept for _, row in part.iterrows()}
+
+
+def apart(values: np.ndarray, gap: float) -> np.ndarray:
+    """Places near these values (n,), in the same order and at least `gap` apart: where labels stand that must not collide."""
+    order = np.argsort(values, kind="stable")
+    steps = gap * np.arange(len(values))
+    # least squares with an order: the pool of adjacent violators
+    blocks: list[list[float]] = []
+    for value in np.asarray(values, float)[order] - steps:
+        blocks.append([value, 1])
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (mean, n), (other, m) = blocks[-2:]
+            blocks[-2:] = [[(mean * n + other * m) / (n + m), n + m]]
+    placed = np.concatenate([np.full(int(n), mean) for mean, n in blocks]) + steps if blocks else np.zeros(0)
+    result = np.empty(len(values))
+    result[order] = placed
+    return result
+
+
+def cost(dataset: str) -> Figure:
+    """Main metric of every finished experiment over its minutes of training and over what it trained; ceilings and the best baseline as lines.
+
+    An experiment whose weights came from elsewhere has no minutes, and is left out of that panel. Names stand at the right
+    of each panel, at the height of their point as far as they do not collide, and a line leads to it.
+    """
+    board, protocol = leaderboard(dataset), protocol_of(dataset)
+    done = board[board["status"] == "done"].dropna(subset=[protocol.main])
+    models, lines = done[done["kind"] == "model"], levels(board, protocol.main)
+    height = max(4.0, 0.21 * (len(models) + len(lines)) + 1.2)
+    figure, axes = canvas(2, (15, height), sharey=True)
+    values = np.r_[models[protocol.main].to_numpy(float), [value for value, _ in lines.values()]]
+    low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
+    margin = 0.06 * max(high - low, 0.01)
+    place = apart(values, 0.21 / (height - 1.2) * (high - low + 2 * margin))
+    low, high = place.min(initial=low) - margin, place.max(initial=high) + margin
+    for ax, column, label in zip(axes, ("minutes", "trainable"), ("minutes of training", "parameters that are trained"), strict=True):
+        x = models[column].to_numpy(float)
+        x = np.maximum(x, x[x > 0].min(initial=1.0))  # a logarithmic scale has no zero; what is not known stays so
+        known = x[~np.isnan(x)]
+        ax.scatter(x, models[protocol.main], color=BLUE, zorder=3)
+        for value, color in lines.values():
+            ax.axhline(value, color=color, ls=":", zorder=1)
+        ends = [*zip(x, models[protocol.main], strict=True), *((None, value) for value, _ in lines.values())]
+        for (at, value), y, name in zip(ends, place, [*models["exp"], *lines], strict=True):
+            if at is not None and np.isnan(at):
+                continue
+            color = lines[name][1] if at is None else "black"
+            start = (1.0, value) if at is None else (at, value)
+            system = ax.get_yaxis_transform() if at is None else ax.transData
+            arrow = {"arrowstyle": "-", "color": GREY, "lw": 0.5, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
+            text = {"xytext": (1.02, y), "textcoords": ax.get_yaxis_transform(), "va": "center", "fontsize": 9, "color": color}
+            ax.annotate(name, start, xycoords=system, arrowprops=arrow, parse_math=False, annotation_clip=False, **text)
+        ax.set(xlabel=label, ylim=(low, high))
+        if not len(known):
+            ax.set(xticks=[], xlabel=f"{label}: not known of any experiment")
+            continue
+        ax.set(xscale="log")
+        wide = known.max() > 100 * known.min()
+        ax.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}".replace(",000,000", " million")))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    axes[0].set(ylabel=protocol.label, title=dataset)
+    return figure
+
+
+def differences(found: Sequence[Difference]) -> Figure:
+    """Planned comparisons with their intervals, question by question; filled where interval and corrected p agree that there is a difference."""
+    figure, (ax,) = canvas(1, (11, 0.36 * len(found) + 1.4))
+    for i, d in enumerate(found):
+        color = {"more": BLUE, "less": ORANGE, "unclear": GREY}[d.verdict]
+        dot(ax, i, d.mean, d.low, d.high, color, hollow=d.verdict == "unclear")
+        ax.plot(d.seeds, [i] * len(d.seeds), "|", color="black", ms=7)
+    for label, color in (("better", BLUE), ("worse", ORANGE), ("unclear", GREY)):
+        ax.plot([], [], "o", color=color, mfc="white" if label == "unclear" else color, label=label)
+    ax.plot([], [], "|", color="black", label="one seed", ls="none")
+    ax.axvline(0, color="black", lw=0.8)
+    names = [f"{d.exp} against {d.other}" for d in found]
+    ax.set(yticks=range(len(found)), yticklabels=names, xlabel=f"{found[0].label} difference, paired, with 95 % interval")
+    ax.invert_yaxis()
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def slice_differences(sliced: Mapping[tuple[str, str], pd.DataFrame], label: str) -> Figure:
+    """Paired differences of two experiments by slice, with intervals, n beside each name; side by side for several pairs."""
+    rows = max(len(table) for table in sliced.values())
+    figure, axes = canvas(len(sliced), (8.5 * len(sliced), 0.36 * rows + 1.4))
+    for ax, ((exp, other), table) in zip(axes, sliced.items(), strict=True):
+        for i, (_, row) in enumerate(table.iterrows()):
+            color = BLUE if row["low"] > 0 else ORANGE if row["high"] < 0 else GREY
+            dot(ax, i, row["mean"], row["low"], row["high"], color)
+        ax.axvline(0, color="black", lw=0.8)
+        names = [f"{name}  (n = {n:,})" for name, n in zip(table.index, table["n"], strict=True)]
+        ax.set(yticks=range(len(table)), yticklabels=names, xlabel=f"{label}: {exp} minus {other}, with 95 % interval")
+        ax.invert_yaxis()
+    return figure
+
+
+def distributions(samples: Mapping[str, np.ndarray], reference: Mapping[str, Sequence[float]], quantiles: Sequence[float]) -> Figure:
+    """Each sample as the value below which a share of it lies, beside the quantiles of a reference, where it has some."""
+    figure, axes = canvas(len(samples), (4.3 * len(samples), 3.4))
+    for ax, (name, values) in zip(axes, samples.items(), strict=True):
+        share = np.linspace(0, 1, 201)
+        ax.plot(share, np.quantile(values, share), color=BLUE, label="this data set")
+        if name in reference:
+            ax.plot(quantiles, reference[name], "o", color=ORANGE, label="real MIND-small")
+        ax.set(title=name, xlabel="share at or below", yscale="symlog")
+        ax.legend()
+    return figure
+
+
+def pictures(images: Mapping[str, np.ndarray]) -> Figure:
+    """A row of pictures (S, S, 3) under their titles."""
+    figure, axes = canvas(len(images), (2.6 * len(images), 3.4))
+    for ax, (title, image) in zip(axes, images.items(), strict=True):
+        ax.imshow(image)
+        ax.set_title("\n".join(wrap(title, 22, max_lines=4, placeholder=" …")), fontsize=8, parse_math=False)
+        ax.axis("off")
+    return figure
+
+
+def probe(table: pd.DataFrame) -> Figure:
+    """What sets of vectors know, as `probe.probe` found it: a panel for the zero-shot metric, one for item-CF, with intervals; chance is marked."""
+    figure, axes = canvas(2, (11, 0.36 * len(table) + 1.6), sharey=True)
+    places, names = np.arange(len(table)), [name.replace("$", r"\$") for name in table.index]  # a dollar would begin a formula
+    for ax, name in zip(axes, table.columns[:8:4], strict=True):
+        ax.barh(places, table[name], color=[GREY if row == "random" else BLUE for row in table.index])
+        ax.hlines(places, table[f"{name}_low"], table[f"{name}_high"], color="black", lw=1)
+        ax.vlines(table[f"{name}, by chance"], places - 0.4, places + 0.4, color=ORANGE, lw=2)
+        ax.set(title=name, yticks=places, yticklabels=names, ylim=(len(table) - 0.4, -0.6))
+    marks = [plt.Line2D([], [], color=ORANGE, lw=2, label="by chance"), plt.Line2D([], [], color="black", lw=1, label="95 % interval")]
+    figure.legend(handles=marks, loc="outside lower right", ncols=2)
+    return figure
+
+
+def beyond(dataset: str) -> Figure:
+    """Every finished row of a data set, best first: its main metric, and beside it what its lists are like, dotted where random lists lie.
+
+    Points are means over seeds; lines are the 95 % interval of that mean for the main metric, and for the others, where there are several seeds,
+    the mean over seeds of their 95 % intervals. A number that no row has gets no panel, nor does popularity, whose shift says the same.
+    """
+    board, protocol = leaderboard(dataset), protocol_of(dataset)
+    board = board[board["status"] == "done"].dropna(subset=[protocol.main]) if len(board) else board
+    board = board.sort_values(protocol.main, ascending=False).reset_index(drop=True) if len(board) else board
+    found = {(e.exp, " ".join(map(str, e.seeds))): means_beyond(e) for e in entries(dataset) if e.status == "done"}
+    means = [found[exp, seeds] for exp, seeds in zip(board["exp"], board["seeds"], strict=True)]
+    names = [name for name in BEYOND if name != "popularity" and any(pd.notna(m.get(name, {}).get("mean")) for m in means)]
+    columns = {protocol.label: [{"mean": r[protocol.main], **{k: r[f"{protocol.main}_{k}"] for k in ("low", "high")}} for _, r in board.iterrows()]}
+    columns |= {BEYOND[name][0]: [m.get(name, {}) for m in means] for name in names}
+    figure, axes = canvas(len(columns), (max(2.2 + 1.45 * len(columns), 6), 0.36 * len(board) + 1.8), sharey=True)
+    for ax, (label, values) in zip(axes, columns.items(), strict=True):
+        for i, (v, kind, exp) in enumerate(zip(values, board["kind"], board["exp"], strict=True)):
+            dot(ax, i, *(v.get(key, np.nan) for key in ("mean", "low", "high")), COLORS[kind])
+            if exp == "random" and v:
+                ax.axvline(v["mean"], color=GREY, ls=":", lw=1)
+        ax.set(title=label.replace(", ", ",\n").replace(" ", "\n", 1), yticks=range(len(board)), yticklabels=board["exp"])
+        ax.xaxis.set_major_locator(plt.MaxNLocator(2))
+    axes[0].invert_yaxis()
+    handles = [plt.Line2D([], [], marker="o", ls="", color=color, label=kind) for kind, color in COLORS.items() if (board["kind"] == kind).any()]
+    handles += [plt.Line2D([], [], color=GREY, ls=":", label="random")] if (board["exp"] == "random").any() else []
+    several = names and any(" " in seeds for seeds in board["seeds"])
+    says = f"{protocol.label}: 95 % interval;\nthe others: mean over\nseeds of their 95 % intervals" if several else "95 % interval"
+    handles += [plt.Line2D([], [], color=GREY, lw=3, alpha=0.5, label=says)] if len(board) else []
+    if not names:
+        axes[0].set_xlabel("No finished row has numbers beyond accuracy.")
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure

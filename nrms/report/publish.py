@@ -1,0 +1,119 @@
+"""How are results passed on? As a folder of pages and of the small files behind their numbers: no data set, no weights, no scores.
+
+Pages quote some titles, pictures and lines of the data; `--no-pages` leaves all but index.html out where these may not be passed on.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from nrms import NrmsError, home
+from nrms.evaluation.protocols import PROTOCOLS, Protocol
+from nrms.report import figures
+from nrms.report.experiments import KINDS, entries
+from nrms.report.format import name_only, number, thousands, with_interval
+from nrms.report.pages import index_page
+from nrms.report.pages.layout import OF_A_DATA_SET, OF_A_RUN
+from nrms.report.planned_comparisons import from_table, summary
+from nrms.report.tables import leaderboard
+from nrms.runtime.files import atomic, atomic_folder, read_json, write_json
+
+PRIVATE = ("host", "pid", "process_started", "error")  # facts of run.json that say where, and nothing of what
+FILES = ("metrics.json", "diagnostics.json", "beyond.json")
+TABLES = ("index.html", "leaderboard.csv", "comparisons.csv", "ranking.svg")  # a folder with these was written here before
+BEGIN, END = "<!-- results: written by `python -m nrms publish`, checked by tests/test_published.py -->\n", "<!-- end of results -->"
+
+
+def publish(dataset: str, target: Path, *, pages: bool = True) -> Path:
+    """Makes the folder `target` anew from the finished runs of a data set: index.html, leaderboard.csv, comparisons.csv, ranking.svg, of each run its
+    record and metrics, and, if `pages`, all pages that are there.
+
+    Raises NrmsError where nothing is finished, and where `target` may not be replaced.
+    """
+    target = target.resolve()
+    check_target(target)
+    index_page.write(anew=True)
+    found = [e for e in entries(dataset) if e.status == "done"]
+    if not any(e.kind == "model" for e in found):
+        raise NrmsError(f"No run on {dataset} is finished, so there is nothing to pass on: `python -m nrms run EXP --dataset {dataset}` makes one.")
+    reports = home() / "reports"
+    with atomic_folder(target) as folder:
+        for entry in found:
+            for run in entry.runs:
+                copy_run(run.folder, folder / run.folder.relative_to(reports), OF_A_RUN if pages else ())
+        copy(reports / dataset, folder / dataset, [f"{name}.html" for name in OF_A_DATA_SET if pages])
+        board = leaderboard(dataset, found=found)
+        index_page.write_tables(folder, board, {dataset: found})
+        figures.ranking(dataset).savefig(folder / "ranking.svg", metadata={"Date": None})
+    return target
+
+
+def check_target(target: Path) -> None:
+    """Raises NrmsError where a folder is not to take the place of `target`: it holds what `publish` did not write, or is a place of data or runs."""
+    data, reports = (home() / "data").resolve(), (home() / "reports").resolve()
+    if data.is_relative_to(target) or target.is_relative_to(data) or reports.is_relative_to(target):
+        raise NrmsError(f"{target} is, holds or lies in the place of data or of runs ({data}, {reports}): give `--to` another folder.")
+    if target.exists() and not target.is_dir():
+        raise NrmsError(f"{target} is a file: give `--to` a folder that is not there yet.")
+    held = {path.name for path in target.iterdir()} if target.exists() else set()
+    others = sorted(held - set(TABLES))  # the runs of one data set
+    if held and (not held.issuperset(TABLES) or len(others) > 1 or any(name.startswith(".") for name in others)):
+        strange = ", ".join(others[:3] or sorted(held))
+        raise NrmsError(
+            f"{target} would be made anew, but holds what was not written by `publish` ({strange}): give `--to` a folder that is empty or not there."
+        )
+
+
+def copy(source: Path, target: Path, names: list[str]) -> None:
+    """Those of the files `names` that are there."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / name)
+
+
+def copy_run(source: Path, target: Path, pages: Sequence[str]) -> None:
+    """The record of a run, of whose paths only the last names are kept, what its numbers are made of, and these pages."""
+    copy(source, target, [*FILES, *(f"{name}.html" for name in pages)])
+    record = {key: value for key, value in read_json(source / "run.json").items() if key not in PRIVATE}
+    write_json(target / "run.json", name_only(record))
+
+
+def results(folder: Path) -> str:
+    """What a published data set says, in Markdown: its questions with their computed answers, and one table. folder: that of `publish`."""
+    board, made = (pd.read_csv(folder / name, dtype={"seeds": str}) for name in ("leaderboard.csv", "comparisons.csv"))
+    found = from_table(made)
+    says = "".join(f"- **{question}** {summary(question, [d for d in found if d.question == question])}\n" for question in made["question"].unique())
+    board = board[board["status"] == "done"].fillna({"inputs": ""})
+    protocol, seeds = PROTOCOLS[board["protocol"].iloc[0]], board.loc[board["kind"] == "model", "seeds"].unique()
+    board = board.assign(place=board["kind"].map(KINDS.index)).sort_values(["place", protocol.main], ascending=[True, False])
+    lines = [line(row, protocol) for _, row in board.iterrows()]
+    head = ["", "reads", *(protocol.metrics[name][0] for name in protocol.shown), "against the best baseline", "weights that learn"]
+    if len(seeds) > 1:
+        head = [*head, "seeds"]
+        lines = [[*cells, own] for cells, own in zip(lines, board["seeds"].where(board["kind"] == "model", ""), strict=True)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
+    mean = f"mean over {'seeds' if len(seeds) != 1 else f'seeds {seeds[0]}'}"
+    about = f"{board['dataset'].iloc[0]}, {board['n'].max():,.0f} test {protocol.unit}s, {mean}; in brackets the 95 % interval."
+    return f"{says}\n{about[0].upper()}{about[1:]}\n\n{table}\n"
+
+
+def line(row: pd.Series, protocol: Protocol) -> list[str]:
+    """One row of the table of `results`."""
+    is_model = row["kind"] == "model"
+    name = f"`{row['exp']}`" if is_model else f"*{row['exp']}*"
+    shown = [with_interval(row, protocol.main), *(number(row[name]) for name in protocol.shown if name != protocol.main)]
+    gain = f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]" if pd.notna(row["difference"]) else ""
+    return [name, row["inputs"] if is_model else row["kind"], *shown, gain, thousands(row["trainable"])]
+
+
+def put_results(readme: Path, folder: Path) -> None:
+    """Writes `results` between the two marks of a README. Raises NrmsError where it has none."""
+    text = readme.read_text()
+    if BEGIN not in text or END not in text:
+        raise NrmsError(f"{readme} has no place for results; write these two lines where they belong:\n{BEGIN}{END}")
+    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    with atomic(readme) as part:
+        part.write_text(text[:begin] + results(folder) + text[end:])

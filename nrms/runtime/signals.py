@@ -1,0 +1,54 @@
+"""How does a process hear that it is to end? SIGTERM and SIGINT as an event that work looks at between its steps."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+
+class Interrupted(BaseException):
+    """This process is told to end while it does what may be broken off."""
+
+
+class Asked(threading.Event):
+    """Set when this process has been told to end."""
+
+    urgent = False
+
+    @contextlib.contextmanager
+    def at_once(self, allowed: bool = True) -> Iterator[None]:
+        """What is in the block may be broken off: to be told to end raises Interrupted in it, if `allowed`."""
+        try:
+            self.urgent = allowed
+            if allowed and self.is_set():
+                raise Interrupted
+            yield
+        finally:
+            self.urgent = False
+
+
+@contextlib.contextmanager
+def told_to_end() -> Iterator[Asked]:
+    """An event that is set when this process is told to end: by a scheduler (SIGTERM), a person, or whoever executes the notebook (SIGINT).
+
+    A second SIGINT is a KeyboardInterrupt. Heard in a main thread alone; what is ignored (as under nohup) stays so.
+    """
+    asked = Asked()
+
+    def hear(number: int, _: object) -> None:
+        if number == signal.SIGINT and asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        if asked.urgent:
+            raise Interrupted
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    heard = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, hear) for number in heard}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,58 @@
+"""How does training with several processes start from a notebook, or from one process? As torchrun would, with its progress shown here."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from nrms import ROOT, NrmsError, Stopped
+from nrms.config.parameters import Config
+from nrms.runtime.progress import progress
+from nrms.runtime.run_record import Run
+from nrms.runtime.signals import told_to_end
+
+
+def words_of(config: Config) -> list[str]:
+    """The command line after `python` that trains `config` in its processes on this machine."""
+
+    def word(value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value)
+
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.processes)]
+    given = [part for name, value in (config.given | {"name": config.name}).items() for part in ("-p", name, word(value))]
+    return [*torchrun, "-m", "nrms.train", config.exp, "--dataset", config.dataset, "--seed", str(config.seed), *given]
+
+
+def launch(config: Config, run: Run) -> None:
+    """Trains `config` in processes of its own and waits for them. Stopped here, they are asked to save and end.
+
+    Raises NrmsError with what they said when they fail, Stopped when they were asked to end.
+    """
+    with tempfile.TemporaryDirectory() as folder, told_to_end() as asked:
+        relayed, said = os.environ.get("NRMS_PROGRESS"), Path(folder) / "said"  # relayed: whoever executes this notebook looks there itself
+        shown = Path(relayed or Path(folder) / "progress")
+        bar = progress(what=f"{config.processes} processes:", bar_format="{desc} {postfix}", **({"disable": True} if relayed else {}))
+        with said.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, *words_of(config)], cwd=ROOT, env=os.environ | {"NRMS_PROGRESS": str(shown)}, stdout=subprocess.DEVNULL, stderr=file
+            )
+        try:
+            while process.poll() is None:
+                if asked.wait(0.5):
+                    process.terminate()
+                    process.wait()
+                bar.set_postfix_str(shown.read_text() if shown.exists() else "starting")
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            raise
+        finally:
+            bar.close()
+        if process.returncode:
+            lines = [line.removeprefix("nrms: ") for line in said.read_text().splitlines() if line.startswith("nrms: ")]
+            reason = run.record.get("error") if run.status in ("failed", "stopped") else None
+            kind = Stopped if run.status == "stopped" else NrmsError
+            raise kind(reason or "\n".join(lines) or f"The processes ended with status {process.returncode}:\n{said.read_text()[-2000:]}")

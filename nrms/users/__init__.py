@@ -1,1 +1,0 @@
-"""From clicked item vectors to a user vector."""
