@@ -238,7 +238,7 @@ def remedy_for(name: str, known: Dataset) -> str:
 
 def damage(folder: Path) -> Iterator[str]:
     """What a data set lacks, as the end of a sentence that begins with its name."""
-    from nrms.data.images import fingerprint
+    from nrms.data.images import file_digest
 
     try:
         manifest = read_json(folder / "manifest.json")
@@ -255,7 +255,7 @@ def damage(folder: Path) -> Iterator[str]:
         path = folder / name
         if not path.exists():
             yield f"lacks {name}, which its manifest lists"
-        elif (why := unreadable(path)) or (digest and path.stat().st_size < HASHED and fingerprint(path) != digest):
+        elif (why := unreadable(path)) or (digest and path.stat().st_size < HASHED and file_digest(path) != digest):
             yield f"has another {name} than its manifest says ({why or 'its SHA-256 differs'})"
 
 
@@ -281,10 +281,10 @@ def unread(folder: Path) -> str:
 
 def outdated(folder: Path, known: Dataset) -> list[Finding]:
     """Whether a whole data set is of another format, or other values, than its file has now."""
-    from nrms.data.prepare import FORMAT, key_of
+    from nrms.data.prepare import FORMAT, preparation_digest
 
     manifest = read_json(folder / "manifest.json")
-    if manifest.get("source") == known.source and manifest.get("format") == FORMAT and manifest.get("key") == key_of(known):
+    if manifest.get("source") == known.source and manifest.get("format") == FORMAT and manifest.get("key") == preparation_digest(known):
         return []
     why = "another format" if manifest.get("format") != FORMAT else "other values than its file in params/data has now"
     if known.source == "newsroom":

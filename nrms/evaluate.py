@@ -19,8 +19,8 @@ from nrms.data.tables import Split
 from nrms.evaluation.baselines import BASELINES, CATALOGUE_BASELINES, CEILINGS, catalogue_references, references
 from nrms.evaluation.beyond_accuracy import known_items
 from nrms.evaluation.metrics import rank_metrics
-from nrms.evaluation.ranking import TOP, encode_items, judge_model, metrics_of, rank_catalogue
-from nrms.evaluation.result_files import judge
+from nrms.evaluation.ranking import TOP, encode_items, evaluate_model, metrics_of, rank_catalogue
+from nrms.evaluation.result_files import write_results
 from nrms.evaluation.vector_diagnostics import diagnose, flat_map
 from nrms.models.build import build
 from nrms.models.load import check_fits, check_users, load_weights
@@ -61,7 +61,7 @@ def evaluate_references(config: Config) -> list[Run]:
         for name, kind, rows, found in scorers:
             run = reference_run(config, name)
             run.begin(kind=kind, about=about[name], config={"data": config.data.asked}, **identity)
-            judge(run, tables, split, rows, found, items)
+            write_results(run, tables, split, rows, found, items)
             run.update(status="done")
     return [reference_run(config, name) for name in names]
 
@@ -75,7 +75,7 @@ def judge_references(config: Config, tables: Tables, split: Split, history: int)
 def judge_catalogue_references(config: Config, tables: Tables, split: Split, history: int):
     """(name, kind, rows, found) of the baselines of a catalogue."""
     for name, scorer in catalogue_references(tables, split, history, seed=0):
-        found = rank_catalogue(scorer, split.test, len(tables.news), seen=config.data.rank_seen, top=TOP)
+        found = rank_catalogue(scorer, split.test, len(tables.items), seen=config.data.rank_seen, top=TOP)
         yield name, "baseline", metrics_of(found, split.test, config.data), found
 
 
@@ -85,9 +85,9 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
     Raises NrmsError when there is no such run, or when the checkpoint does not fit the experiment and the data.
     """
     distributed.join()
-    with distributed.first():
+    with distributed.main_process_first():
         tables = load(config.dataset, config.data)
-    run = (Bystander if distributed.index() else Run)(run_folder(config.dataset, config.name, config.seed))
+    run = (Bystander if distributed.process_index() else Run)(run_folder(config.dataset, config.name, config.seed))
     path = run.folder / "checkpoint" / "best.safetensors"
     fits = run.record.get("hash") == config.hash and run.record.get("data") == tables.manifest["tables"]
     if config.checkpoint:
@@ -112,22 +112,22 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
             f"{run.folder} holds no run trained with these values on these data (its status is {run.status}): train first, with "
             f"notebooks/train.ipynb or `python -m nrms run {config.exp} --dataset {config.dataset} --seeds {config.seed}`."
         )
-    if distributed.told(run.status == "done" and not force):
+    if distributed.broadcast_object(run.status == "done" and not force):
         return run
     began = time.perf_counter()
     split = tables.split(config.data)
-    with distributed.first():
+    with distributed.main_process_first():
         model = build(config, tables, run.record["device"].split(":")[0])  # of several GPUs, each process has its own
     load_weights(model, path)
     with distributed.watched():
         vectors = encode_items(model)
-        rows, found = judge_model(model, split.test, config, vectors)
-    if distributed.index():
+        rows, found = evaluate_model(model, split.test, config, vectors)
+    if distributed.process_index():
         return run
-    judge(run, tables, split, rows, found, known_items(tables, split))
+    write_results(run, tables, split, rows, found, known_items(tables, split))
     write_json(run.folder / "diagnostics.json", diagnose(model, vectors, split, config.history, found.get("items")))
     with atomic(run.folder / "map.npz") as part, part.open("wb") as file:  # a name without .npz would get one
-        np.savez(file, **flat_map(vectors[: len(tables.news)]))
+        np.savez(file, **flat_map(vectors[: len(tables.items)]))
     memory = max(run.record.get("peak_mb", 0), peak_mb())
     run.update(status="done", error=None, evaluated=now(), evaluation_minutes=(time.perf_counter() - began) / 60, peak_mb=memory)
     return run
@@ -136,7 +136,7 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
 def main(arguments: list[str] | None = None) -> None:
     """`python -m nrms.evaluate EXP`: evaluation without a notebook."""
     run = evaluate(read_config(__doc__ or "", arguments))
-    if not distributed.index():
+    if not distributed.process_index():
         print(json.dumps(read_json(run.folder / "metrics.json")["all"]))
         print(f"wrote {run.folder}")
     distributed.leave()

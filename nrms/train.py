@@ -21,7 +21,7 @@ from nrms.data.prepare import Tables, load
 from nrms.data.samplers import ClickSampler, PairSampler, SequenceSampler
 from nrms.data.tables import Impressions, Split
 from nrms.evaluation.protocols import PROTOCOLS
-from nrms.evaluation.ranking import judge_model
+from nrms.evaluation.ranking import evaluate_model
 from nrms.models import warm_start
 from nrms.models.build import build
 from nrms.models.recommender import Recommender
@@ -63,7 +63,7 @@ def sampler_of(config: Config, split: Split, size: int) -> ClickSampler | Sequen
 
 def validate(model: Recommender, valid: Impressions, config: Config) -> float:
     """Mean of the protocol's main metric on `valid`. Raises NrmsError when all scores of each impression are equal, or none can be judged."""
-    rows, found = judge_model(model, valid, config)
+    rows, found = evaluate_model(model, valid, config)
     if "scores" in found:
         offsets = valid.candidates.offsets[:-1]
         flat = (np.maximum.reduceat(found["scores"], offsets) == np.minimum.reduceat(found["scores"], offsets)).all()
@@ -95,9 +95,9 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
     AcceleratorState._reset_state(True)  # it is global: without this a second run in one kernel could not choose another precision
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=config.device == "cpu")
     seed_everything(config.seed)
-    with distributed.first():  # who makes caches that the others read
+    with distributed.main_process_first():  # who makes caches that the others read
         model = build(config, tables, accelerator.device)
-    brought = warm_start.begin(model, config)
+    brought = warm_start.warm_start(model, config)
     groups = model.groups()
     rates = {"encoder": config.encoder_lr, "head": config.lr}
     optimizer = torch.optim.AdamW(
@@ -112,8 +112,8 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
         "trainable": sum(p.numel() for g in groups.values() for p in g),
     }
     run.update(precision="bf16" if bf16 else "fp32", device=str(accelerator.device), **facts)
-    if distributed.index():  # all begin with the same weights; then each has dropout of its own
-        torch.manual_seed(config.seed + 1_000_003 * distributed.index())
+    if distributed.process_index():  # all begin with the same weights; then each has dropout of its own
+        torch.manual_seed(config.seed + 1_000_003 * distributed.process_index())
     # evaluation mode: gradients are added up by processes.py, which serves every loss, two passes, and tables of which a process reads a part
     return accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare_optimizer(optimizer), accelerator
 
@@ -128,9 +128,9 @@ def train(config: Config, *, force: bool = False) -> Run:
         raise NrmsError(f"{config.checkpoint} is given to be evaluated, not to be trained: use notebooks/eval.ipynb or `python -m nrms evaluate`.")
     check_start(config)
     distributed.join()
-    with distributed.first():
+    with distributed.main_process_first():
         tables = load(config.dataset, config.data)
-    run = (Bystander if distributed.index() else Run)(run_folder(config.dataset, config.name, config.seed))
+    run = (Bystander if distributed.process_index() else Run)(run_folder(config.dataset, config.name, config.seed))
     identity = {
         "kind": "model",
         "protocol": config.data.protocol,
@@ -141,19 +141,19 @@ def train(config: Config, *, force: bool = False) -> Run:
     }
     same = all(run.record.get(k) == identity[k] for k in ("hash", "data"))
     trained = same and run.record.get("trained") and (run.folder / "checkpoint" / "best.safetensors").exists()
-    if distributed.told(trained and not force):
+    if distributed.broadcast_object(trained and not force):
         if run.status in ("failed", "dead", "stopped"):  # what failed came after training
             run.update(status="trained", error=None)
         return run
-    if (not same or force) and not distributed.index():
+    if (not same or force) and not distributed.process_index():
         run.check_free()
         for name in ("best", "last"):
             (run.folder / "checkpoint" / f"{name}.safetensors").unlink(missing_ok=True)
-    if config.processes > distributed.count() == 1:
+    if config.processes > distributed.process_count() == 1:
         launch(config, run)
         return run
-    run.begin(**identity, processes=distributed.count())
-    distributed.wait()
+    run.begin(**identity, processes=distributed.process_count())
+    distributed.barrier()
     with recorded(run), distributed.watched():
         fit(config, tables, run)
     return run
@@ -165,19 +165,19 @@ class Training:
     def __init__(self, config: Config, tables: Tables, run: Run):
         self.config, self.run, self.split = config, run, tables.split(config.data)
         self.model, self.optimizer, self.accelerator = start(config, tables, run)
-        self.sampler = sampler_of(config, self.split, len(tables.news))
+        self.sampler = sampler_of(config, self.split, len(tables.items))
         length = len(self.sampler)  # steps of an epoch
         if not length:
             raise NrmsError("There is nothing to train on: no train impression has a click.")
         self.steps, self.rising = config.epochs * length, round(config.warmup * config.epochs * length)
         self.stops = {round(length * i / config.validations) for i in range(1, config.validations + 1)}  # steps of an epoch after which to validate
         self.reuse = (
-            Reuse(self.model.items, items=len(tables.news), steps=config.reuse_steps, patience=self.steps / 20) if config.reuse_steps else None
+            Reuse(self.model.items, items=len(tables.items), steps=config.reuse_steps, patience=self.steps / 20) if config.reuse_steps else None
         )
         new = {"objective": config.objective, "step": 0, "best_valid": -1.0, "best_step": 0, "encoded": 0, "samples": 0, "seconds": 0.0}
         self.state = resume(run, self.model, self.optimizer) or new
         run.rewind(self.state["step"])
-        self.facts = {"config": config.model_dump(), "content": tables.content, "log": tables.taken}
+        self.facts = {"config": config.model_dump(), "content": tables.content_digest, "log": tables.log_digest}
         self.checked = False  # whether the weights have been seen to move as they should
         self.clock, self.saved = time.perf_counter() - self.state["seconds"], time.perf_counter()
         self.bar = progress(what=f"training {config.name}", total=self.steps, initial=self.state["step"], unit=" steps")
@@ -186,7 +186,7 @@ class Training:
         """All epochs that are left, or until patience has run out. Raises Stopped, with everything saved, when this process is told to end."""
         with told_to_end() as self.asked:
             if line := self.state.pop("unjudged", None):
-                self.judge(line)
+                self.validate_and_save(line)
             while self.state["step"] < self.steps:
                 epoch, begin = divmod(self.state["step"], len(self.sampler))
                 if not begin and self.config.patience and self.state["step"] - self.state["best_step"] >= self.config.patience * len(self.sampler):
@@ -202,12 +202,12 @@ class Training:
             judged = i in self.stops
             line = self.step(batch.to(self.accelerator.device), judged or (self.state["step"] + 1) % max(1, self.steps // LOGS) == 0)
             if judged:
-                self.judge(line)
+                self.validate_and_save(line)
             elif line:
                 self.log(line)
             end = distributed.any_of(self.asked.is_set())
             if distributed.any_of(time.perf_counter() - self.saved > 60 * self.config.save_minutes) or (end and not judged):
-                self.save(self.state, distributed.every(random_states()))
+                self.save(self.state, distributed.gather_objects(random_states()))
             if end:
                 raise self.ended()
 
@@ -243,11 +243,11 @@ class Training:
         line = log_line(state, {name: part.item() for name, part in parts.items()}, float(norm), moved, self.optimizer)
         return line | ({"drift": self.reuse.drift} if self.reuse else {})
 
-    def judge(self, line: dict) -> None:
+    def validate_and_save(self, line: dict) -> None:
         """Validates, logs and saves; asked to end meanwhile, it leaves judging the weights as they are to the process that goes on."""
-        state, drawn = self.state, distributed.every(random_states())
+        state, drawn = self.state, distributed.gather_objects(random_states())
         try:
-            with self.asked.at_once(not distributed.index()):  # the others wait for process 0, or find that it has ended
+            with self.asked.at_once(not distributed.process_index()):  # the others wait for process 0, or find that it has ended
                 valid = validate(self.model, self.split.valid, self.config)
         except BaseException:
             if not self.asked.is_set():
@@ -279,18 +279,18 @@ def fit(config: Config, tables: Tables, run: Run) -> None:
     training.learn()
     state = training.state
     result = {k: state[k] for k in ("best_valid", "best_step", "chance", "samples")}
-    result["encoded"] = state["encoded"] or (len(tables.news) - 1) * (config.modalities != ["ids"])  # frozen: each once, in whatever run came first
+    result["encoded"] = state["encoded"] or (len(tables.items) - 1) * (config.modalities != ["ids"])  # frozen: each once, in whatever run came first
     run.update(status="trained", error=None, trained=now(), steps=state["step"], minutes=state["seconds"] / 60, peak_mb=peak_mb(), **result)
-    distributed.wait()
-    if not distributed.index():
+    distributed.barrier()
+    if not distributed.process_index():
         (run.folder / "checkpoint" / "last.safetensors").unlink()
 
 
 def main(arguments: list[str] | None = None) -> None:
     """`python -m nrms.train EXP`: training without a notebook, for machines that have nothing but what learning needs."""
     run = train(read_config(__doc__ or "", arguments))
-    distributed.wait()
-    if not distributed.index():
+    distributed.barrier()
+    if not distributed.process_index():
         print(json.dumps({k: run.record[k] for k in ("status", "best_valid", "steps", "samples", "encoded", "minutes", "peak_mb", "device")}))
         print(f"wrote {run.folder}")
     distributed.leave()

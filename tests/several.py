@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from nrms.config import resolve
 from nrms.config.parameters import GRAPHS
 from nrms.data.prepare import load
-from nrms.evaluation.ranking import judge_model
+from nrms.evaluation.ranking import evaluate_model
 from nrms.models.build import build
 from nrms.runtime import distributed
 from nrms.train import sampler_of
@@ -41,7 +41,7 @@ def main(path: Path) -> None:
     found: dict[str, torch.Tensor] = {}
     for number, (exp, dataset, given) in enumerate(CASES):
         config = resolve(exp, dataset, **SMALL | given)
-        with distributed.first():
+        with distributed.main_process_first():
             tables = load(dataset, config.data)
             torch.manual_seed(0)
             model = build(config, tables).eval()  # without dropout, which each process has of its own
@@ -49,17 +49,17 @@ def main(path: Path) -> None:
             model = model.double()
         split, accelerator = tables.split(config.data), Accelerator(cpu=True)
         model.on_epoch_start([0, 0], resumed=False)
-        whole = next(sampler_of(config, split, len(tables.news)).epoch(0))
+        whole = next(sampler_of(config, split, len(tables.items)).epoch(0))
         for name, batch in (("batch", whole), ("reader", whole.of_readers(0, 1)[0])):  # of one reader most processes have nothing
             model.zero_grad()
             parts, _ = backward(model, batch, config, accelerator, None)
             found |= {f"{number}.{name}.loss.{k}": v for k, v in parts.items()}
             found |= {f"{number}.{name}.gradient.{k}": p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
-        rows, flat = judge_model(model, split.valid, config)
+        rows, flat = evaluate_model(model, split.valid, config)
         found |= {f"{number}.judged.{k}": torch.from_numpy(v).clone() for k, v in {**rows, **flat}.items()}
-    if not distributed.index():
+    if not distributed.process_index():
         save_file(found, path)
-    distributed.wait()
+    distributed.barrier()
     distributed.leave()
 
 

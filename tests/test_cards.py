@@ -9,7 +9,7 @@ from nrms.config import load_dataset
 from nrms.data import images
 from nrms.data.prepare import load, prepare
 from nrms.data.sources import im_mind
-from nrms.data.tables import News
+from nrms.data.tables import Items
 
 HEADER = ("id", "category", "subcategory", "title", "abstract", "url")
 
@@ -26,7 +26,7 @@ def news(*rows):
     """News of (id, title, abstract, url), behind the padding row."""
     columns = zip(("", "", "", ""), *rows, strict=True)
     name, title, abstract, url = (np.array(c, object) for c in columns)
-    return News(name, title, title, title, abstract, url)
+    return Items(name, title, title, title, abstract, url)
 
 
 def test_the_cover_is_cut_out_and_a_white_one_is_missing(tmp_path):

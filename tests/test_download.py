@@ -18,7 +18,7 @@ from nrms.__main__ import main
 from nrms.config import load_dataset, resolve
 from nrms.config.parameters import Archive, Dataset, Download
 from nrms.data import images
-from nrms.data.prepare import key_of, prepare
+from nrms.data.prepare import preparation_digest, prepare
 from nrms.data.sources import download as download_file
 from nrms.data.sources.download import BrokenOff, Failed, download, fetch
 
@@ -405,7 +405,11 @@ def test_addresses_change_no_experiment():
     data = load_dataset("mind-small")
     mine = data.download.model_copy(update={"sources": ["https://example.org/"]})
     config, other = resolve(4, "mind-small"), resolve(4, "mind-small", download=mine)
-    assert config.data != other.data and (config.hash, config.family, key_of(config.data)) == (other.hash, other.family, key_of(other.data))
+    assert config.data != other.data and (config.hash, config.family, preparation_digest(config.data)) == (
+        other.hash,
+        other.family,
+        preparation_digest(other.data),
+    )
 
 
 def test_the_sources_of_the_data_sets_are_https():

@@ -46,11 +46,11 @@ def test_the_example_of_impressions(tiny, split):
     """The manifest has the lines of one dev impression and of what was clicked in it; `carried` finds both in the tables."""
     example = tiny.manifest["example"]
     news, behaviors = example["lines"]
-    row, item = examples.carried(example, tiny.news.id, split.test)
-    assert (split.test.id[row], tiny.news.id[item]) == (example["impression"], example["item"])
-    assert news["text"].split("\t")[:4] == [getattr(tiny.news, k)[item] for k in ("id", "category", "subcategory", "title")]
+    row, item = examples.carried(example, tiny.items.id, split.test)
+    assert (split.test.id[row], tiny.items.id[item]) == (example["impression"], example["item"])
+    assert news["text"].split("\t")[:4] == [getattr(tiny.items, k)[item] for k in ("id", "category", "subcategory", "title")]
     raw = (tiny.folder / "raw" / behaviors["file"]).read_text().split("\n")[behaviors["line"] - 1]
-    assert raw == behaviors["text"] and f"{example['item']}-1" in raw and raw.split("\t")[3].split() == list(tiny.news.id[split.test.history[row]])
+    assert raw == behaviors["text"] and f"{example['item']}-1" in raw and raw.split("\t")[3].split() == list(tiny.items.id[split.test.history[row]])
 
 
 def test_the_example_of_a_log(board, monkeypatch):
@@ -63,25 +63,25 @@ def test_the_example_of_a_log(board, monkeypatch):
     tables = load("movies", data)
     example = tables.manifest["example"]
     items, log = example["lines"]
-    _, item = examples.carried(example, tables.news.id, split_log(tables.log, "leave_one_out", 0.1, 0.1).test)
-    assert tables.pictured[item] and items["text"].split("\t")[:2] == [tables.news.id[item], tables.news.title[item]]
+    _, item = examples.carried(example, tables.items.id, split_log(tables.log, "leave_one_out", 0.1, 0.1).test)
+    assert tables.pictured[item] and items["text"].split("\t")[:2] == [tables.items.id[item], tables.items.title[item]]
     assert log["text"].split("\t")[:2] == [example["user"], example["item"]]
 
 
 def test_data_prepared_before_have_an_example_too(split, tiny):
     """Without one in the manifest a typical impression is taken, and what was clicked in it."""
-    row, item = examples.carried({}, tiny.news.id, split.test)
+    row, item = examples.carried({}, tiny.items.id, split.test)
     begin = split.test.candidates.offsets[row]
     assert row == examples.typical(split.test) and split.test.clicked[begin + list(split.test.candidates[row]).index(item)]
 
 
 def test_an_example_is_of_one_row(split, tiny):
     """Where the user of the manifest is not asked in this split, neither is their item shown beside somebody else's history."""
-    item = tiny.news.id[-1]
-    assert examples.carried({"user": "nobody", "item": item}, tiny.news.id, split.test) == examples.carried({}, tiny.news.id, split.test)
+    item = tiny.items.id[-1]
+    assert examples.carried({"user": "nobody", "item": item}, tiny.items.id, split.test) == examples.carried({}, tiny.items.id, split.test)
     user = split.test.user[3]
-    row, found = examples.carried({"user": user, "item": item}, tiny.news.id, split.test)
-    assert split.test.user[row] == user and found == len(tiny.news) - 1
+    row, found = examples.carried({"user": user, "item": item}, tiny.items.id, split.test)
+    assert split.test.user[row] == user and found == len(tiny.items) - 1
 
 
 def test_a_part_is_read_once(tiny, home, monkeypatch):

@@ -244,14 +244,14 @@ def test_contrasts_name_every_setting_that_differs(home):
     assert table.loc["exp3_gate against exp4", "differs in"] == "image: vit against None; lr: 0.2 against 0.1"
     assert table.loc["exp3_gate against exp4", "what it can show"].startswith("these 2 settings together, not which of them")
     assert table.loc["text_frozen against content", "what it can show"].startswith("whether it is worth training at all")
-    assert json.loads(json.dumps(experiment_settings.settings_apart({"a": 1}, {"a": 1, "exp": "x"}))) == {}
+    assert json.loads(json.dumps(experiment_settings.differing_settings({"a": 1}, {"a": 1, "exp": "x"}))) == {}
     assert "No planned comparison" in experiment_settings.contrasts("made-up", [])
 
 
 def test_a_record_without_a_setting_has_its_default():
     """An experiment that was run before a setting was there does not differ in it, unless the other departs from the default."""
-    assert experiment_settings.settings_apart({"lr": 1}, {"lr": 1, "clip": Experiment.model_fields["clip"].default}) == {}
-    assert experiment_settings.settings_apart({"lr": 1}, {"lr": 1, "clip": 77.0}) == {"clip": (Experiment.model_fields["clip"].default, 77.0)}
+    assert experiment_settings.differing_settings({"lr": 1}, {"lr": 1, "clip": Experiment.model_fields["clip"].default}) == {}
+    assert experiment_settings.differing_settings({"lr": 1}, {"lr": 1, "clip": 77.0}) == {"clip": (Experiment.model_fields["clip"].default, 77.0)}
 
 
 def test_an_average_of_runs_is_a_case_of_its_own(home):

@@ -300,7 +300,7 @@ def test_rows_of_a_batch_do_not_meet(exp, movies):
     """A row's scores are the same alone; those of ranking are those of training, dropout aside; frozen content is no weight."""
     config, tables = movies(exp, negatives=3)
     model, split = build(config, tables).eval(), tables.split(config.data)
-    batch = next(sampler_of(config, split, len(tables.news)).epoch(0))
+    batch = next(sampler_of(config, split, len(tables.items)).epoch(0))
     scores = model(batch).scores
     one = type(batch)(**{k: None if v is None else v[:1] for k, v in vars(batch).items()})
     assert torch.allclose(model(one).scores, scores[:1], atol=1e-6)
@@ -308,7 +308,7 @@ def test_rows_of_a_batch_do_not_meet(exp, movies):
     ranked = model_scorer(model, vectors, split.test, config.history)(np.arange(len(split.test)))
     row = {int(owner): i for i, owner in enumerate(split.test.owner)}
     for r in range(3):
-        user = int(batch.history[r, 0]) - len(tables.news)
+        user = int(batch.history[r, 0]) - len(tables.items)
         assert torch.allclose(ranked[row[user], batch.candidates[r]], scores[r], atol=1e-5)
     assert not any("text.table" in name or "image.table" in name or "joint.table" in name for name, _ in model.named_parameters())
 
@@ -316,7 +316,7 @@ def test_rows_of_a_batch_do_not_meet(exp, movies):
 def test_vectors_of_other_users_are_refused(movies):
     """A checkpoint of a graph has a vector for each user of its log, and fits no other log."""
     config, tables = movies("lightgcn")
-    check_users("best.safetensors", {"log": tables.taken}, config, tables)
+    check_users("best.safetensors", {"log": tables.log_digest}, config, tables)
     with pytest.raises(NrmsError, match="its log was another"):
         check_users("best.safetensors", {"log": "other"}, config, tables)
 
@@ -327,7 +327,7 @@ def test_features_are_weights_only_where_that_is_said(movies):
     model = build(config, tables)
     table, near = model.items.encoders["text"].table, model.users.near.to_dense()
     before = table.detach().clone()
-    batch = next(sampler_of(config, tables.split(config.data), len(tables.news)).epoch(0))
+    batch = next(sampler_of(config, tables.split(config.data), len(tables.items)).epoch(0))
     parts = terms_of(config, batch, model(batch).views)
     parts["content_bpr"].backward()
     assert isinstance(table, torch.nn.Parameter) and table.grad.abs().sum() > 0
@@ -472,7 +472,7 @@ def test_diagnostics_are_those_of_their_definitions(exp, movies):
     assert found.keys() <= DIAGNOSTICS.keys() and found["coverage"] == 10 / 24 and ("modality_gap" in found) == (len(config.modalities) > 1)
     with torch.no_grad():
         users, items = model.users.comparable(
-            states_of(model, vectors, split.test, np.arange(len(split.test)), config.history), vectors[: len(tables.news)]
+            states_of(model, vectors, split.test, np.arange(len(split.test)), config.history), vectors[: len(tables.items)]
         )
     right = torch.from_numpy(split.test.candidates.values.astype(np.int64))
     expected = (F.normalize(users, dim=1) - F.normalize(items[right], dim=1)).square().sum(1).mean()

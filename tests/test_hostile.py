@@ -31,7 +31,7 @@ from nrms.data.examples import typical
 from nrms.data.images import decode
 from nrms.data.prepare import prepare
 from nrms.data.sources import im_mind, mind, rows, zips
-from nrms.data.tables import News
+from nrms.data.tables import Items
 from nrms.models.items.hub import load_pretrained, load_tower
 from nrms.models.load import check_fits
 from nrms.models.warm_start import begin
@@ -229,7 +229,7 @@ def test_tables_of_ids_that_are_none(data, tmp_path):
     (tmp_path / "t.csv").write_bytes(data)
     columns = (np.array(["", x], object) for x in ("N2", "c", "s", "t", "a", "u"))
     with pytest.raises(NrmsError):
-        im_mind.names_of_pictures(News(*columns), tmp_path / "t.csv")
+        im_mind.names_of_pictures(Items(*columns), tmp_path / "t.csv")
 
 
 class Evil:
@@ -584,8 +584,8 @@ def test_a_model_of_the_hub_is_asked_for_safe_weights(monkeypatch):
 
 def test_titles_are_text_in_every_table(tiny, split):
     """HTML in titles, categories, ids and names of files is shown, not obeyed."""
-    news = tiny.news
-    evil = News(*(np.array([SCRIPT] * len(news), object) for _ in range(6)))
+    news = tiny.items
+    evil = Items(*(np.array([SCRIPT] * len(news), object) for _ in range(6)))
     manifest = {"files": [{"file": f"{SCRIPT}/news.tsv", "rows_in": 1, "rows_out": 1, "set_aside": {}, "repaired": {}, "noted": {SCRIPT: 1}}]}
     manifest["example"] = {"lines": [{"file": SCRIPT, "line": 1, "text": SCRIPT}]}
     row = typical(split.train)

@@ -142,9 +142,9 @@ SETTINGS = ("csv.field_size_limit", "warnings.filterwarnings")  # of the whole p
 def work_at_import(path):
     """Statements of a file that do something when it is imported, beyond defining: loops, calls whose value is not kept."""
     for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.For | ast.While | ast.With) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
-            if not ast.unparse(node).startswith(SETTINGS):
-                yield ast.unparse(node)
+        works = isinstance(node, ast.For | ast.While | ast.With) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
+        if works and not ast.unparse(node).startswith(SETTINGS):
+            yield ast.unparse(node)
 
 
 @pytest.mark.parametrize("name", FILES)

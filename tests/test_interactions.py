@@ -24,7 +24,7 @@ def read(folder, **given):
     data = load_dataset("movies", max_bad=1.0, **given)
     manifest = prepare("movies", data, folder)
     tables = load("movies", data)
-    names = {user: tables.news.id[tables.log.items[r]].tolist() for r, user in enumerate(tables.log.user)}
+    names = {user: tables.items.id[tables.log.items[r]].tolist() for r, user in enumerate(tables.log.user)}
     return names, tables, manifest
 
 
@@ -40,7 +40,10 @@ def test_order_is_that_of_time_then_of_the_file(home, tmp_path):
     names, tables, _ = read(write(tmp_path / "in", [*LOG, "v\td\t1\t5", "v\ta\t1\t5", "v\tb\t1\t4"]))
     assert names == {"u": ["b", "c", "a"], "v": ["b", "d", "a"]}
     assert (
-        tables.news.title[1] == "A film" and tables.news.category[4] == "Noir" and tables.news.abstract[2] == "Comedy 1991" and tables.pixels is None
+        tables.items.title[1] == "A film"
+        and tables.items.category[4] == "Noir"
+        and tables.items.abstract[2] == "Comedy 1991"
+        and tables.pixels is None
     )
 
 
@@ -135,9 +138,9 @@ def test_forms_of_tables(home, tmp_path):
     dates = ['user,item,date,note\r\nu,a,2020-03-01,"x, y"\r\nu,b,2020-01-01T10:00:00Z,\r\nu,c,2020-02-01 12:30:00,"""q"""\r']
     assert read(write(tmp_path / "2", ["\ufeff" + dates[0]], name="interactions.csv"))[0] == expected
     _, tables, _ = read(write(tmp_path / "4", items=["item,asin,title", "a,X1,A", "b,X2,B", "c,X3,C"]))
-    assert tables.news.abstract.tolist() == [""] * 4, "a second id is no text"
+    assert tables.items.abstract.tolist() == [""] * 4, "a second id is no text"
     names, tables, _ = read(write(tmp_path / "3", LOG, items=None))
-    assert names == expected and set(tables.news.id) == {"", "a", "b", "c"}, "without a table of items they are those of the log"
+    assert names == expected and set(tables.items.id) == {"", "a", "b", "c"}, "without a table of items they are those of the log"
 
 
 def test_sequences_are_the_log_without_times(home, tmp_path):
@@ -148,7 +151,7 @@ def test_sequences_are_the_log_without_times(home, tmp_path):
     names, tables, manifest = read(folder)
     split = tables.split(load_dataset("movies"))
     assert names == {"u": ["a", "b", "c", "d"]} and not manifest["has_time"]
-    assert tables.news.id[split.valid.candidates.values].tolist() == ["c"] and tables.news.id[split.test.candidates.values].tolist() == ["d"]
+    assert tables.items.id[split.valid.candidates.values].tolist() == ["c"] and tables.items.id[split.test.candidates.values].tolist() == ["d"]
     write(folder, [head, "u\tb a\tc"], name="valid.inter")
     with pytest.raises(NrmsError, match="user 'u' are not those of"):
         read(folder)
@@ -205,7 +208,7 @@ def test_clicks_of_mind_are_a_log(tiny, home):
     """A user's log is the history, then what they clicked by time, each news once."""
     data = load_dataset("mind-clicks")
     prepare("mind-clicks", data, tiny.folder / "raw")
-    log, news = (tables := load("mind-clicks", data)).log, tables.news
+    log, news = (tables := load("mind-clicks", data)).log, tables.items
     user = int(np.argmax(log.items.lengths))
     taken = news.id[log.items[user]].tolist()
     train, dev = (tiny.parts[p] for p in ("train", "dev"))
@@ -213,10 +216,10 @@ def test_clicks_of_mind_are_a_log(tiny, home):
     for part in (train, dev):
         rows = np.flatnonzero(part.user == log.user[user])
         rows = rows[np.argsort(part.time[rows], kind="stable")]
-        expected += tiny.news.id[part.history[rows[0]]].tolist() if len(rows) and part is train else []
+        expected += tiny.items.id[part.history[rows[0]]].tolist() if len(rows) and part is train else []
         for r in rows:
             begin = part.candidates.offsets[r]
-            expected += [tiny.news.id[i] for j, i in enumerate(part.candidates[r]) if part.clicked[begin + j]]
+            expected += [tiny.items.id[i] for j, i in enumerate(part.candidates[r]) if part.clicked[begin + j]]
     assert len(set(taken)) == len(taken) and set(expected) <= set(taken)
     assert (np.diff(log.time.reshape(-1))[np.diff(log.items.rows) == 0] >= 0).all()
 

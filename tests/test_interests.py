@@ -375,7 +375,7 @@ def test_weights_are_taken_and_few_learn(movies, tmp_path):
     before = {k: v.clone() for k, v in other.state_dict().items()}
     other.on_epoch_start([0, 0], resumed=False)
     optimizer = torch.optim.SGD([p for p in other.parameters() if p.requires_grad], lr=1.0)
-    batch = next(sampler_of(config, tables.split(config.data), len(tables.news)).epoch(0))
+    batch = next(sampler_of(config, tables.split(config.data), len(tables.items)).epoch(0))
     other(batch).scores.square().sum().backward()
     optimizer.step()
     moved = {k for k, v in other.state_dict().items() if not torch.equal(v, before[k])} - {"users.lookup", "users.prototypes"}
@@ -396,6 +396,6 @@ def test_a_row_without_history_is_left_out(movies):
     """Every training item but each user's first is a row, with all before it."""
     config, tables = movies("missrec")
     split = tables.split(config.data)
-    rows = sum(len(b) for b in sampler_of(config, split, len(tables.news)).epoch(0))
+    rows = sum(len(b) for b in sampler_of(config, split, len(tables.items)).epoch(0))
     assert rows == len(split.train.items.values) - len(split.train)
-    assert all(b.history_mask.any(1).all() for b in sampler_of(config, split, len(tables.news)).epoch(1))
+    assert all(b.history_mask.any(1).all() for b in sampler_of(config, split, len(tables.items)).epoch(1))

@@ -124,7 +124,7 @@ def test_a_data_set_that_was_put_aside_is_put_back(source, home):
     aside, half = (data_folder("movies").with_name(f".movies.{socket.gethostname()}.{process.pid}.{kind}") for kind in ("old", "part"))
     data_folder("movies").rename(aside)
     half.mkdir()
-    assert len(load("movies", data).news) == 25 and not aside.exists() and not half.exists()
+    assert len(load("movies", data).items) == 25 and not aside.exists() and not half.exists()
 
 
 @pytest.mark.slow

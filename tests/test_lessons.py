@@ -52,8 +52,8 @@ def test_losses_by_hand_are_those_of_the_package(scores, objective):
 
 def test_the_loss_of_a_real_row(model, tiny, split, config):
     """The sentence has the same number twice; masked candidates are no lines."""
-    batch = next(sampler_of(config, split, len(tiny.news)).epoch(0))
-    lines, says = loss_by_hand.loss(config, tiny.news, batch, model(batch).scores)
+    batch = next(sampler_of(config, split, len(tiny.items)).epoch(0))
+    lines, says = loss_by_hand.loss(config, tiny.items, batch, model(batch).scores)
     hand, package = says.removeprefix("By hand ").removesuffix(".").split(" nats for this row, by the package ")
     assert hand == package and len(lines.data) == batch.candidate_mask[0].sum() and lines.data["clicked"].tolist().count("yes") == 1
 
@@ -113,7 +113,7 @@ def test_the_metrics_of_a_test_row(tiny, split):
     scores = np.random.default_rng(0).random(len(split.test.candidates.values))
     found = rank_metrics(scores, split.test.clicked, split.test.candidates.offsets)
     listed = pa.ListArray.from_arrays(pa.array(split.test.candidates.offsets, pa.int32()), pa.array(scores))
-    lines, says = metrics_by_hand.metrics(tiny.news, split.test, 3, pa.table(found | {"scores": listed}), "impressions")
+    lines, says = metrics_by_hand.metrics(tiny.items, split.test, 3, pa.table(found | {"scores": listed}), "impressions")
     at = slice(*split.test.candidates.offsets[3:5])
     assert len(lines.data) == split.test.clicked[at].sum() and len(says.split("\n")) == 4
     for line in says.split("\n"):
@@ -128,7 +128,7 @@ def test_what_is_written_of_ties_is_enough(movies):
         rows = pq.read_table(run.folder / "rows.parquet")
         tied += sum(map(sum, rows["tied"].to_pylist()))
         for row in range(len(test)):
-            for line in metrics_by_hand.metrics(tables.news, test, row, rows, "catalogue")[1].split("\n"):
+            for line in metrics_by_hand.metrics(tables.items, test, row, rows, "catalogue")[1].split("\n"):
                 assert line.split(" = ")[2].split(";")[0] == line.split("by the package ")[1]
     assert tied > 0
 
@@ -140,11 +140,11 @@ def test_the_metrics_of_a_question_with_ties(movies):
         *[np.array(["u"])] * 2, np.zeros(1, int), Ragged(np.array([1]), np.array([0, 1])), Ragged(np.array([2]), np.array([0, 1])), None
     )
     rows = pa.table(catalogue_metrics(np.array([8]), np.array([4])) | {"ranks": [[11.0]], "tied": [[4]]})
-    lines, says = metrics_by_hand.metrics(tables.news, asked, 0, rows, "catalogue")
-    assert lines.data["right"].tolist() == [tables.news.title[2]] and "earlier version" not in says
+    lines, says = metrics_by_hand.metrics(tables.items, asked, 0, rows, "catalogue")
+    assert lines.data["right"].tolist() == [tables.items.title[2]] and "earlier version" not in says
     for line in says.split("\n"):
         assert line.split(" = ")[2].split(";")[0] == line.split("by the package ")[1]
-    assert "which did not keep how many items are tied" in metrics_by_hand.metrics(tables.news, asked, 0, rows.drop_columns("tied"), "catalogue")[1]
+    assert "which did not keep how many items are tied" in metrics_by_hand.metrics(tables.items, asked, 0, rows.drop_columns("tied"), "catalogue")[1]
 
 
 # models --------------------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_parameters_of_ids_and_sequences(movies):
 
 def test_shapes_are_those_of_the_batch(model, tiny, split, config):
     """Letters beside the numbers that they have."""
-    batch = next(sampler_of(config, split, len(tiny.news)).epoch(0))
+    batch = next(sampler_of(config, split, len(tiny.items)).epoch(0))
     here = explain.shapes(model, batch).data["here"]
     unique = len(set(batch.history.flatten().tolist()) | set(batch.candidates.flatten().tolist())) - 1
     assert here["items of the batch, each once"] == f"({unique},)" and here["their vectors"] == f"({unique}, {config.dim})"
@@ -183,10 +183,10 @@ def test_every_kind_of_model_can_be_explained(movies, exp):
     """Graphs, sequences, clusters: shapes, a vector, sizes, seconds."""
     config, tables = movies(exp)
     model = build(config, tables)
-    batch = next(sampler_of(config, tables.split(config.data), len(tables.news)).epoch(0))
+    batch = next(sampler_of(config, tables.split(config.data), len(tables.items)).epoch(0))
     model.on_epoch_start([0, 0], resumed=False)
     assert explain.shapes(model, batch).data.loc["scores", "here"] == str(tuple(model.eval()(batch).scores.shape))
-    assert "numbers, length" in explain.vector(model, tables.news, 1)
+    assert "numbers, length" in explain.vector(model, tables.items, 1)
     sizes = explain.sizes(model)
     assert sum(int(n.replace(",", "")) for n in sizes.data["parameters"]) > 0 and "<table" in sizes.to_html()
 
@@ -195,7 +195,7 @@ def test_a_vector_is_described(model, tiny):
     """Its first numbers and its length are those of the model."""
     with torch.inference_mode():
         v = model.items(torch.tensor([7]))[0]
-    text = explain.vector(model, tiny.news, 7, most=2)
+    text = explain.vector(model, tiny.items, 7, most=2)
     assert f"[{v[0]:+.2f}, {v[1]:+.2f}, ...]: {len(v)} numbers, length {v.norm():.2f}" in text and "Made of text of length" in text
 
 
@@ -204,7 +204,7 @@ def test_a_vector_is_described(model, tiny):
 )
 def test_no_title_leaves_its_place(model, tiny, tmp_path, title):
     """Titles of strangers in computed sentences stay text on the page, whatever Markdown makes of ends of lines and backticks."""
-    news = replace(tiny.news, title=np.where(np.arange(len(tiny.news)) == 7, title, tiny.news.title).astype(object))
+    news = replace(tiny.items, title=np.where(np.arange(len(tiny.items)) == 7, title, tiny.items.title).astype(object))
     cells = [explain.vector(model, news, 7), description.words(news, 7), explain.tokens(model, title)]
     outputs = [new_output("display_data", {"text/markdown": text}) for text in cells]
     nbformat.write(new_notebook(cells=[new_markdown_cell("# Title"), new_code_cell("", outputs=outputs)]), tmp_path / "page.ipynb")
@@ -215,7 +215,7 @@ def test_no_title_leaves_its_place(model, tiny, tmp_path, title):
 
 def test_a_forward_pass_keeps_only_what_is_shown(model, tiny, split, config):
     """The scores of the model, how many items they took, and seconds; no graph of gradients hangs on them."""
-    batch = next(sampler_of(config, split, len(tiny.news)).epoch(0))
+    batch = next(sampler_of(config, split, len(tiny.items)).epoch(0))
     scores, encoded, seconds = explain.forward(model, batch)
     assert scores.is_inference() and scores.grad_fn is None and seconds > 0
     wanted = model(batch)

@@ -87,9 +87,11 @@ def test_nothing_of_a_title_is_html(models, user):
     evil = '<img src=x onerror="alert(1)">&'
     wrong = []
     for model in models:
-        news = replace(model.tables.news, title=np.full_like(model.tables.news.title, evil), category=np.full_like(model.tables.news.category, evil))
+        news = replace(
+            model.tables.items, title=np.full_like(model.tables.items.title, evil), category=np.full_like(model.tables.items.category, evil)
+        )
         wrong.append(object.__new__(type(model)))
-        wrong[-1].__dict__ = model.__dict__ | {"tables": replace(model.tables, news=news), "name": evil}
+        wrong[-1].__dict__ = model.__dict__ | {"tables": replace(model.tables, items=news), "name": evil}
     text = page_of(wrong, user)
     assert "<img src=x" not in text and "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;&amp;" in text
 

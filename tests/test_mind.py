@@ -14,7 +14,7 @@ from nrms.data.prepare import load, prepare
 from nrms.data.sources import mind
 from nrms.data.sources import rows as row_reader
 from nrms.data.sources.rows import Ledger, Member
-from nrms.data.tables import read_impressions, read_news
+from nrms.data.tables import read_impressions, read_items
 from nrms.runtime import data_folder
 
 LENIENT = Dataset(source="mind", max_bad=1.0)
@@ -43,7 +43,7 @@ def test_plain_rows(home, tmp_path):
     """Two news, two impressions: texts, order, times and labels survive; row 0 of the news is padding."""
     prepare("mind-small", LENIENT, write(tmp_path / "in"))
     tables = load("mind-small", LENIENT)
-    assert tables.news.id.tolist() == ["", "N1", "N2", "N3"] and tables.news.title.tolist() == ["", "A serve", '"Quoted" title', "null"]
+    assert tables.items.id.tolist() == ["", "N1", "N2", "N3"] and tables.items.title.tolist() == ["", "A serve", '"Quoted" title', "null"]
     train = tables.parts["train"]
     assert [train.history[i].tolist() for i in (0, 1)] == [[1, 2], []]
     assert [train.candidates[i].tolist() for i in (0, 1)] == [[3, 1], [2, 1]] and train.clicked.tolist() == [True, False, False, True]
@@ -235,10 +235,10 @@ def test_real_lines(real_data, home):
     manifest = prepare("mind-excerpt", data, real_data / "mind-excerpt")
     assert all(f["rows_in"] == f["rows_out"] > 0 for f in manifest["files"])
     tables = load("mind-excerpt", data)
-    assert np.isin(tables.parts["train"].candidates.values, np.arange(1, len(tables.news))).all()
+    assert np.isin(tables.parts["train"].candidates.values, np.arange(1, len(tables.items))).all()
     train = tables.parts["train"]
     seen = {}
     assert all(
         seen.setdefault(u, h.tolist()) == h.tolist() for u, h in zip(train.user, map(train.history.__getitem__, range(len(train))), strict=True)
     )
-    assert read_news(tables.folder / "news.parquet").title[1] == tables.news.title[1]
+    assert read_items(tables.folder / "news.parquet").title[1] == tables.items.title[1]

@@ -10,7 +10,7 @@ from nrms.config import World, load_dataset
 from nrms.data import newsroom
 from nrms.data.newsroom import world as world_file
 from nrms.data.sources.mind import convert
-from nrms.data.tables import read_impressions, read_news
+from nrms.data.tables import read_impressions, read_items
 from nrms.evaluation.baselines import score_content
 from nrms.evaluation.metrics import rank_metrics
 
@@ -43,7 +43,7 @@ def world(request, tmp_path_factory):
     convert(folder / "raw", folder, 0.0)
     truth = pq.read_table(folder / "raw" / "truth.parquet")
     truth = {name: truth[name].combine_chunks().flatten().to_numpy() for name in truth.column_names[1:]}
-    return read_impressions(folder / "dev.parquet"), read_impressions(folder / "train.parquet"), read_news(folder / "news.parquet"), truth, world
+    return read_impressions(folder / "dev.parquet"), read_impressions(folder / "train.parquet"), read_items(folder / "news.parquet"), truth, world
 
 
 def auc(test, scores):

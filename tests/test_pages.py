@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nrms import pipeline
-from nrms.data.tables import IMPRESSIONS_SCHEMA, NEWS_SCHEMA, Ragged
+from nrms.data.tables import IMPRESSIONS_SCHEMA, ITEMS_SCHEMA, Ragged
 from nrms.evaluation.metrics import rank_metrics
 from nrms.evaluation.protocols import PROTOCOLS
 from nrms.evaluation.statistics import compare
@@ -45,8 +45,8 @@ def write_data(rng, sizes):
     clicked[offsets[:-1] + rng.integers(sizes)] = True
     folder = index_page.home() / "data" / "made-up"
     folder.mkdir(parents=True)
-    texts = {name: [f"{name} {i} {EVIL}" for i in range(ITEMS)] for name in NEWS_SCHEMA.names}
-    pq.write_table(pa.table(texts, schema=NEWS_SCHEMA), folder / "news.parquet")
+    texts = {name: [f"{name} {i} {EVIL}" for i in range(ITEMS)] for name in ITEMS_SCHEMA.names}
+    pq.write_table(pa.table(texts, schema=ITEMS_SCHEMA), folder / "news.parquet")
     ids = [str(i) for i in range(IMPRESSIONS)]
     history = lists(rng.integers(1, ITEMS, 6 * IMPRESSIONS).astype(np.int32), 6 * np.arange(IMPRESSIONS + 1))
     columns = [ids, ids, pa.array(np.arange(IMPRESSIONS), pa.timestamp("s")), history, lists(candidates, offsets), lists(clicked, offsets)]

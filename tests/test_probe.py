@@ -26,9 +26,9 @@ from nrms.evaluation.probe import (
     half_masked,
     in_common,
     item_cf,
-    judge,
     probe,
     probe_content,
+    probe_one,
     questions,
     random_vectors,
     re_encoded,
@@ -78,7 +78,7 @@ def test_an_item_without_a_vector_is_neither_judged_nor_offered():
     """Item 3 is asked for and items 4 to 40 have no vector: item 3, whose cosine is -1, is second of the two that could be asked for."""
     vectors = np.zeros((41, 2), np.float32)
     vectors[1], vectors[2], vectors[3] = (1, 0), (1, 0.1), (-1, 0)
-    found = judge(vectors, split_of(log_of([[1, 2]]), asked([[1, 9]], [[3]])), ONE)
+    found = probe_one(vectors, split_of(log_of([[1, 2]]), asked([[1, 9]], [[3]])), ONE)
     assert found["zero-shot nDCG@10"] == pytest.approx(1 / np.log2(3))
     assert found["zero-shot nDCG@10, by chance"] == pytest.approx((1 + 1 / np.log2(3)) / 2)
     assert (found["items"], found["all items"], found["questions"], found["all questions"]) == (3, 40, 1, 1)
@@ -126,7 +126,7 @@ def test_items_without_vectors_change_nothing_but_the_coverage(train, history, c
 
     def found(table, train, history, candidates):
         test = asked(items(history), items(candidates), [f or data is not SLATES for row in candidates for _, f in row])
-        return judge(table, split_of(test if data is SLATES else log_of(items(train)), test), data)
+        return probe_one(table, split_of(test if data is SLATES else log_of(items(train)), test), data)
 
     candidates = [row[: 1 if data is ONE else 5] for row in candidates]
     few = found(vectors, train, history, candidates)
@@ -168,7 +168,7 @@ def test_vectors_that_are_all_the_same_find_neighbours_by_chance():
     rng, same = np.random.default_rng(0), np.ones((31, 2), np.float32)
     same[0] = 0
     split = split_of(log_of(rng.integers(1, 31, (20, 5))), asked([[1, 2], [3]], [[4], [5, 6]]))
-    found = judge(same, split, SEVERAL)
+    found = probe_one(same, split, SEVERAL)
     assert found[OVERLAP] == pytest.approx(found[f"{OVERLAP}, by chance"]) == pytest.approx(10 / 29)
     assert found["zero-shot Recall@20"] == pytest.approx(found["zero-shot Recall@20, by chance"]) == pytest.approx((20 / 28 + 20 / 29) / 2)
 
@@ -197,7 +197,7 @@ def test_slates_are_scored_by_the_mean_of_the_history():
     expected = np.concatenate([lengths[c] @ lengths[h[-50:]].sum(0) for h, c in zip(history, slates, strict=True)])
     assert np.allclose(score_slates(lengths, test), expected, atol=1e-5)
     auc = rank_metrics(expected, test.clicked, test.candidates.offsets)["auc"].mean()
-    found = judge(vectors, split_of(test, test), SLATES)
+    found = probe_one(vectors, split_of(test, test), SLATES)
     assert found["zero-shot AUC"] == pytest.approx(auc) and found["zero-shot AUC, by chance"] == 0.5
 
 
@@ -310,7 +310,7 @@ def test_vectors_of_a_run_are_those_of_its_model(probed):
     for exp, kinds in (("alignrec", ["", " scored"]), ("idmo_text", [""])):
         run = finish(exp)
         config, tables, model = load_run(run)
-        found = probe_vectors.vectors_of(model, len(tables.news), late=config.fusion == "late")
+        found = probe_vectors.vectors_of(model, len(tables.items), late=config.fusion == "late")
         scored = encode_items(model)[:25]
         assert list(found) == kinds and np.allclose(found[kinds[-1]], scored.detach().numpy(), atol=1e-6)
         assert found[""].shape == (25, 8 * (3 if exp == "alignrec" else 1)) and not found[""][0].any()

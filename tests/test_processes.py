@@ -72,7 +72,7 @@ def test_several_find_what_one_finds(count, place, alone):
 
 def test_shares_are_whole_and_even(monkeypatch):
     """All of n things, each once, in order; no process has two more than another."""
-    monkeypatch.setattr(distributed, "count", lambda: 3)
+    monkeypatch.setattr(distributed, "process_count", lambda: 3)
     for n in range(12):
         shares = [distributed.share(n, of) for of in range(3)]
         assert [i for share in shares for i in share] == list(range(n)) and max(map(len, shares)) - min(map(len, shares)) <= 1

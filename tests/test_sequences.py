@@ -20,7 +20,7 @@ from nrms.data.tables import Impressions, Interactions, Ragged
 from nrms.evaluate import evaluate_references
 from nrms.evaluation.baselines import cooccurrence
 from nrms.evaluation.metrics import CATALOGUE, catalogue_metrics
-from nrms.evaluation.ranking import encode_items, judge_model, model_scorer, rank_catalogue
+from nrms.evaluation.ranking import encode_items, evaluate_model, model_scorer, rank_catalogue
 from nrms.models.build import build
 from nrms.models.items.ids import IdTable
 from nrms.models.load import check_fits
@@ -222,7 +222,7 @@ def test_bert4rec_sees_both_sides_but_not_what_is_hidden(movies):
     """What stands at a hidden place changes no state; what stands beside it does; and the place behind the last click is hidden always."""
     config, tables = movies("idrec_bert4rec")
     model = build(config, tables).eval()
-    batch = next(sampler_of(config, tables.split(config.data), len(tables.news)).epoch(0))
+    batch = next(sampler_of(config, tables.split(config.data), len(tables.items)).epoch(0))
     scores = model(batch).scores
     assert batch.hidden.any() and (batch.hidden <= batch.history_mask).all()
     behind = batch.history_mask.sum(1)[batch.reader] == batch.place
@@ -320,14 +320,14 @@ def test_checkerboard(exp, board, movies):
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr)
     for epoch in range(30):
         model.on_epoch_start([0, epoch], resumed=False)
-        for batch in sampler_of(config, split, len(tables.news)).epoch(epoch):
+        for batch in sampler_of(config, split, len(tables.items)).epoch(epoch):
             optimizer.zero_grad()
             parts, _ = backward(model.train(), batch, config, Plain, None)
             loss = parts[config.objective]
             assert optimizer.state or loss.item() < chance_of(config, batch) + 0.35, "untrained it is no worse than chance; content may be better"
             optimizer.step()
     model.eval()
-    number = {name: i for i, name in enumerate(tables.news.id)}
+    number = {name: i for i, name in enumerate(tables.items.id)}
     with torch.inference_mode():
         scores = model_scorer(model, encode_items(model), split.test, config.history)(np.arange(len(split.test))).numpy()
     for u, item in enumerate(board[1]):
@@ -355,14 +355,14 @@ def test_every_experiment_learns_and_ranks(exp, movies):
     """Each experiment on a log, and some made for impressions: a step reaches every group; an item is the same alone; every user has a rank."""
     config, tables = movies(exp)
     model, split = build(config, tables), tables.split(config.data)
-    batch = next(sampler_of(config, split, len(tables.news)).epoch(0))
+    batch = next(sampler_of(config, split, len(tables.items)).epoch(0))
     backward(model, batch, config, Plain, None)
     assert all(any(p.grad is not None and p.grad.abs().sum() > 0 for p in group) for group in model.groups().values() if group)
     items = torch.arange(1, 25)
     model.eval()
     alone = torch.cat([model.items(items[i : i + 1]) for i in range(24)])
     assert torch.allclose(model.items(items), alone, atol=1e-5)
-    rows, found = judge_model(model, split.test, config)
+    rows, found = evaluate_model(model, split.test, config)
     assert all(np.isfinite(v).all() for v in rows.values()) and found["items"].shape == (40, 10)
 
 
@@ -372,7 +372,7 @@ def test_repeats_are_learned_of_what_stands_before(exp, candidates, movies):
     """One number is added to the scores of items that a row's history has, and to no other, in training as in the ranking; it has a gradient."""
     config, tables = movies(exp, repeats=True, mask_history=False, candidates=candidates)
     split, model = tables.split(config.data), build(config, tables)
-    batch = next(sampler_of(config, split, len(tables.news)).epoch(0))
+    batch = next(sampler_of(config, split, len(tables.items)).epoch(0))
     states = torch.get_rng_state()
     plain = model(batch).scores
     with torch.no_grad():
@@ -401,7 +401,7 @@ def test_two_passes_serve_logs_too(movies):
     for given_ in ({}, {"encode_at_once": 5}):
         config, tables = movies("morec_e2e_sasrec", **given_)
         model = build(config, tables).eval()
-        batch = next(sampler_of(config, tables.split(config.data), len(tables.news)).epoch(0))
+        batch = next(sampler_of(config, tables.split(config.data), len(tables.items)).epoch(0))
         from accelerate import Accelerator
 
         parts, _ = backward(model, batch, config, Accelerator(cpu=True), None)
@@ -413,7 +413,7 @@ def test_two_passes_serve_logs_too(movies):
 def test_ids_of_other_items_are_refused(movies):
     """Weights with ids fit the items they were learned for, and no others, be they as many."""
     config, tables = movies("idrec_sasrec")
-    state = {"config": config.model_dump(), "content": tables.content}
+    state = {"config": config.model_dump(), "content": tables.content_digest}
     check_fits("best.safetensors", state, config, tables)
     with pytest.raises(NrmsError, match="its ids are those of the items of movies as they were then"):
         check_fits("best.safetensors", state | {"content": "other"}, config, tables)

@@ -36,7 +36,7 @@ def pictures(finished):
 
 
 def ids(served, numbers):
-    return list(served.tables.news.id[numbers])
+    return list(served.tables.items.id[numbers])
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_the_whole_catalogue_is_ranked(finished, text, reader):
     """Without candidates all items but the history's are ranked, once each; the one-call form gives the same table."""
     history = ids(text, reader.history)
     table = text.recommend(history, k=10_000)
-    assert len(table) == len(text.tables.news) - 1 - len(set(history)) and not set(table["id"]) & set(history) and table["id"].is_unique
+    assert len(table) == len(text.tables.items) - 1 - len(set(history)) and not set(table["id"]) & set(history) and table["id"].is_unique
     assert list(table.index) == list(range(1, len(table) + 1)) and table["score"].is_monotonic_decreasing
     pd.testing.assert_frame_equal(recommend(finished["exp4"], history=history, k=5), table.head(5), check_index_type=False)
     assert list(table.columns) == ["id", "title", "category", "score"]
@@ -80,7 +80,7 @@ def test_a_click_does_what_leaving_it_out_undoes(text, reader):
         scores = text.scores(reader, [past], everything)[0]
         return (scores - scores.mean())[np.searchsorted(everything, ranking.items)]
 
-    everything = np.setdiff1d(np.arange(1, len(text.tables.news)), reader.history)
+    everything = np.setdiff1d(np.arange(1, len(text.tables.items)), reader.history)
     for i in range(len(history)):
         less = leads(np.delete(reader.history, i))
         np.testing.assert_allclose(ranking.clicks[:, i], ranking.leads - less, atol=1e-5)
@@ -211,7 +211,7 @@ def test_what_cannot_be_ranked_is_a_sentence(question, says, text):
 def test_a_description_tells_all(pictures, reader):
     """The text for a terminal has the history with its weights, the list with its reasons, and what both mean."""
     said = describe(pictures, pictures.rank(reader, 3))
-    title = pictures.tables.news.title
+    title = pictures.tables.items.title
     assert all(title[i] in said for i in reader.history) and "most by" in said and ("picture +" in said or "picture -" in said)
     assert said.count("lead: ") == 1 and "weight of a click" in said and "attention: the weight of a click's place" in said
 
@@ -241,9 +241,9 @@ def test_every_part_is_explained(parts, says, text, reader):
 
 def test_a_terminal_obeys_no_title(text, reader):
     """Escapes, bells and marks that turn the line around stand as �, spaces of every kind as spaces; other scripts stay as they are."""
-    news = replace(text.tables.news, title=np.full_like(text.tables.news.title, "a\x1b[2J\x07\u202eb\u00a0c 新闻 می\u200cروم"))
+    news = replace(text.tables.items, title=np.full_like(text.tables.items.title, "a\x1b[2J\x07\u202eb\u00a0c 新闻 می\u200cروم"))
     wrong = object.__new__(type(text))
-    wrong.__dict__ = text.__dict__ | {"tables": replace(text.tables, news=news)}
+    wrong.__dict__ = text.__dict__ | {"tables": replace(text.tables, items=news)}
     said = describe(wrong, wrong.rank(reader, 3))
     assert said.count("a�[2J��b c 新闻 می\u200cروم") == len(reader.history) + 3 and not set("\x1b\x07\u202e\u00a0") & set(said)
 
@@ -256,7 +256,7 @@ def test_the_command(finished, pictures, capsys):
     said = capsys.readouterr().out
     assert f"for user {user}: first 3 of" in said and "clicked" in said
     assert main([*which, "--history", *ids(pictures, [1, 2])]) == 0
-    assert pictures.tables.news.title[2] in capsys.readouterr().out
+    assert pictures.tables.items.title[2] in capsys.readouterr().out
     with pytest.raises(NrmsError, match="`--shown` ranks what a user"):
         main([*which, "--history", "--shown"])
 

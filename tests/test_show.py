@@ -10,7 +10,7 @@ import pytest
 from nrms.config import Experiment, load_dataset
 from nrms.data import description
 from nrms.data.prepare import load
-from nrms.data.tables import Impressions, Interactions, News, Ragged, Split
+from nrms.data.tables import Impressions, Interactions, Items, Ragged, Split
 from nrms.report import experiment_settings
 from nrms.runtime import notebook_output
 
@@ -27,12 +27,12 @@ def questions(time, history, candidates, clicked):
 @pytest.fixture
 def small():
     """Three items; two train impressions, one to choose by, two to judge by, of which one has no history and asks for an item nobody has seen."""
-    news = News(*(np.array(["", f"{k}1", f"{k}2", f"{k}2"], object) for k in ("id", "category", "subcategory", "title", "abstract", "url")))
+    news = Items(*(np.array(["", f"{k}1", f"{k}2", f"{k}2"], object) for k in ("id", "category", "subcategory", "title", "abstract", "url")))
     train = questions([86400 * 10**4, 86400 * 10**4 + 10], [[1], [1]], [[1, 2], [1, 2]], [1, 0, 0, 1])
     valid = questions([86400 * 10**4 + 20], [[1]], [[1, 2]], [1, 0])
     test = questions([86400 * 10**4 + 30, 86400 * 10**4 + 40], [[1], []], [[1, 2], [1, 3]], [1, 0, 0, 1])
     file = {"file": "train/news.tsv", "rows_in": 10, "rows_out": 7, "set_aside": {"time": 2, "id": 1}, "repaired": {}, "noted": {}, "examples": []}
-    tables = SimpleNamespace(news=news, manifest={"files": [file]}, pictured=np.array([False, True, False, False]))
+    tables = SimpleNamespace(items=news, manifest={"files": [file]}, pictured=np.array([False, True, False, False]))
     return tables, Split(train, valid, test)
 
 
@@ -106,16 +106,16 @@ def test_lines_and_rows_of_the_example(tiny):
     """The line with its tabs marked beside the row it became; data of an earlier version say so."""
     example = tiny.manifest["example"]
     assert " ⇥ ".join(example["lines"][0]["text"].split("\t")[:2]) in description.raw(tiny.manifest).to_html()
-    item = int(np.flatnonzero(tiny.news.id == example["item"])[0])
-    assert tiny.news.title[item].split()[0] in description.record(tiny.news, item).to_html()
+    item = int(np.flatnonzero(tiny.items.id == example["item"])[0])
+    assert tiny.items.title[item].split()[0] in description.record(tiny.items, item).to_html()
     assert "earlier version" in description.raw({"files": []})
 
 
 def test_the_picture_of_the_example_stands_first(tiny):
     """If it has one; each picture once."""
     has = np.flatnonzero(tiny.pixels.present)
-    assert next(iter(description.pictures(tiny.news, tiny.pixels, has[3], most=4))) == tiny.news.title[has[3]]
-    assert len(description.pictures(tiny.news, tiny.pixels, has[3], most=4)) == 4 and description.pictures(tiny.news, None, 1) == {}
+    assert next(iter(description.pictures(tiny.items, tiny.pixels, has[3], most=4))) == tiny.items.title[has[3]]
+    assert len(description.pictures(tiny.items, tiny.pixels, has[3], most=4)) == 4 and description.pictures(tiny.items, None, 1) == {}
 
 
 def test_a_slate_is_ranked_by_all_digits():
@@ -132,7 +132,7 @@ def test_a_slate_is_ranked_by_all_digits():
 def test_what_cannot_be_asked_is_not_checked(small):
     """Where no item has a title, titles tell nothing apart; where nothing is right, nothing right was in training."""
     tables, split = small
-    tables.news = replace(tables.news, title=np.array([""] * 4, object))
+    tables.items = replace(tables.items, title=np.array([""] * 4, object))
     nothing = replace(split.test, clicked=np.zeros(4, bool))
     found = description.checks(tables, replace(split, test=nothing))
     assert not {"titles tell items apart", "what is right was in training"} & set(found.index) and found.loc[

@@ -17,7 +17,7 @@ from nrms import NrmsError
 from nrms.__main__ import main
 from nrms.config import resolve
 from nrms.data.sources.rows import Member
-from nrms.data.tables import News
+from nrms.data.tables import Items
 from nrms.evaluate import evaluate
 from nrms.evaluation.leaderboard_file import Expected, check, check_can, ranks_of, submit
 from nrms.evaluation.ranking import encode_items
@@ -87,7 +87,7 @@ def test_old_news_and_new_news(run, home, tmp_path):
     """Unlabelled lines, news of the part's own: the file is what scoring one candidate at a time says, to the byte."""
     _, tables, model = load_run(run)
     model.requires_grad_(False)
-    news, vectors = tables.news, encode_items(model)
+    news, vectors = tables.items, encode_items(model)
     bare = int(np.flatnonzero(~tables.pixels.present)[5])  # a twin of it has the same title, and no picture either
     rows = [([1, 2, 3], [4, bare, 9, 4]), ([], [10, 11]), ([bare, 5], [6]), (list(range(20, 90)), [7, 8, bare, 30])]
     twin = {bare: "NEW1"}
@@ -179,9 +179,9 @@ def test_a_line_that_is_not_sound_is_an_error(line, words, run, home, tmp_path):
 
 def more_of(tables, rows):
     """News behind those of `tables` that are twins of these rows, pictures and all."""
-    news = News(*(np.array([f"T{i}" for i in rows], object) if name == "id" else column[rows] for name, column in vars(tables.news).items()))
+    news = Items(*(np.array([f"T{i}" for i in rows], object) if name == "id" else column[rows] for name, column in vars(tables.items).items()))
     pixels = type(tables.pixels)(np.array(tables.pixels.values[rows]), tables.pixels.present[rows])
-    return tables.with_news(news, pixels)
+    return tables.with_items(news, pixels)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_pictures_of_new_news(run, home, tmp_path):
     """A new news whose picture is given ranks otherwise than one without."""
     _, tables, _ = load_run(run)
     old = np.flatnonzero(tables.pixels.present)[:6]
-    rows = [(" ".join(tables.news.id[1:9]), " ".join(f"NEW{i}" for i in old))]
+    rows = [(" ".join(tables.items.id[1:9]), " ".join(f"NEW{i}" for i in old))]
     part = write_part(tmp_path / "test", rows, [(f"NEW{i}", "the same title") for i in old])
     _, counts = submit(run, "test", part)
     assert counts["pictures of them"] == 0

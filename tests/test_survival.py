@@ -92,7 +92,7 @@ def test_a_full_disk_leaves_the_old_data_set(place, monkeypatch, at):
     before = read_manifest("newsroom-tiny")
     monkeypatch.setattr("nrms.data.prepare.write_json" if at == "write_json" else "nrms.data.images.write_store", full_disk)
     text = at_the_command_line(lambda: prepare("newsroom-tiny", small().data))
-    assert "is full" in text and read_manifest("newsroom-tiny") == before and len(load("newsroom-tiny", small().data).news)
+    assert "is full" in text and read_manifest("newsroom-tiny") == before and len(load("newsroom-tiny", small().data).items)
     assert [p.name for p in (place / "data").iterdir() if p.suffix != ".lock"] == ["newsroom-tiny"]
 
 
@@ -180,7 +180,7 @@ def test_what_is_there_can_be_read_without_rights(place, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refuse)
     with locked(data_folder("newsroom-tiny")):
-        assert len(load("newsroom-tiny", small().data).news)
+        assert len(load("newsroom-tiny", small().data).items)
 
 
 @pytest.mark.parametrize(

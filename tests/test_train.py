@@ -306,7 +306,7 @@ def test_two_passes_repeat_their_dropout(tiny, split):
 def test_vectors_that_stand_in_expire(tiny):
     """A vector is taken for at most `steps` steps; what is encoded anew has a gradient, what stands in has none; drift is 0 for weights at rest."""
     model = build(resolve(4, "newsroom-tiny", device="cpu", dropout=0.0), tiny)
-    reuse, ids = Reuse(model.items, items=len(tiny.news), steps=2, patience=1e-9), torch.arange(1, 9)
+    reuse, ids = Reuse(model.items, items=len(tiny.items), steps=2, patience=1e-9), torch.arange(1, 9)
     fresh, first = reuse(ids), []
     assert reuse.encoded == 8 and fresh.requires_grad
     for step in range(4):

@@ -67,7 +67,7 @@ def begun(config):
     """The model of an experiment as its training begins, and what came along."""
     torch.manual_seed(1)
     model = build(config, load(config.dataset, config.data))
-    return model, warm_start.begin(model, config)
+    return model, warm_start.warm_start(model, config)
 
 
 # what comes along ----------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_nothing_to_start_from_is_refused(two, monkeypatch, tmp_path):
     """An experiment that narrows what learns asks for `start` before anything is read, trained or executed."""
     monkeypatch.setenv("NRMS_HOME", str(tmp_path))
     config = small("missrec_finetune", "scientific")
-    for begin in (lambda: train(config), lambda: run(["missrec_finetune"], "scientific", [0]), lambda: warm_start.begin(None, config)):
+    for begin in (lambda: train(config), lambda: run(["missrec_finetune"], "scientific", [0]), lambda: warm_start.warm_start(None, config)):
         with pytest.raises(NrmsError, match=r"missrec_finetune lets some .* give `-p start FILE`"):
             begin()
     assert not list(tmp_path.iterdir())

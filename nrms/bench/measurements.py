@@ -85,7 +85,7 @@ def random_encoder(tables: Tables, layers: int, width: int) -> Path:
     """A BERT of this size with random weights and a vocabulary of these titles: speed does not depend on what weights know."""
     folder = tables.folder / "models" / f"random-{layers}x{width}"
     if not folder.exists():
-        tokenizer = local_models.train_tokenizer(list(tables.news.title[1:20_000]))
+        tokenizer = local_models.train_tokenizer(list(tables.items.title[1:20_000]))
         sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": max(width // 64, 1), "intermediate_size": 4 * width}
         with atomic_folder(folder) as part:
             torch.manual_seed(0)
@@ -169,7 +169,7 @@ def measure_epochs(config: Config, tables: Tables, steps: int, width: int = 768,
     """
     split, lines, rng = split_by_time(tables.parts, config.data.valid_share), [], np.random.default_rng(0)
     names = ("dim", "heads", "query_dim", "dropout", "history")
-    every = torch.arange(len(tables.news)) > 0
+    every = torch.arange(len(tables.items)) > 0
     some = every & torch.from_numpy(rng.random(len(every)) < 0.44)
     for exp in ("exp2", "exp3_side"):
         this = resolve(exp, config.dataset, **{k: getattr(config, k) for k in ("dim", "heads", "query_dim", "batch_size")})
@@ -234,7 +234,7 @@ def measure_evaluation(config: Config, tables: Tables, repeats: int) -> dict[str
     """Metrics by both ways, for a growing number of impressions; and the whole evaluation from the vectors of all items."""
     split = split_by_time(tables.parts, config.data.valid_share)
     model = build(config, tables, device())
-    vectors = torch.randn(len(tables.news), config.dim, device=device())
+    vectors = torch.randn(len(tables.items), config.dim, device=device())
     test, metrics, whole = split.test, [], []
     scores = np.random.default_rng(0).random(len(test.candidates.values)).astype(np.float32)
     for share in (0.125, 0.25, 0.5, 1.0):
@@ -259,7 +259,7 @@ def measure_items(config: Config, tables: Tables, repeats: int) -> list[dict]:
     """Encoding a growing number of items once."""
     model, lines = build(config, tables, device()), []
     for n in (250, 500, 1000, 2000):
-        ids = torch.arange(1, min(n, len(tables.news) - 1) + 1, device=device())
+        ids = torch.arange(1, min(n, len(tables.items) - 1) + 1, device=device())
         with torch.inference_mode():
             lines.append({"items": len(ids), **times(lambda ids=ids: encode_items(model, ids=ids), repeats)})
     return lines
@@ -308,7 +308,7 @@ def measure_preparation(tables: Tables, copies: tuple[int, ...]) -> list[dict]:
         with tempfile.TemporaryDirectory() as folder:
             source, target = Path(folder) / "raw", Path(folder) / "tables"
             target.mkdir()
-            news = (len(tables.news) - 1) * (1 if n == 1 else min(n, 4))
+            news = (len(tables.items) - 1) * (1 if n == 1 else min(n, 4))
             write_copies(tables.folder / "raw", source, n, news)
             with ProcessPoolExecutor(1, spawn) as process:  # which says so when the process dies
                 lines.append({"copies": n, "news": news, **process.submit(convert_alone, source, target).result()})

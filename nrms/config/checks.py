@@ -4,7 +4,7 @@ import difflib
 import re
 
 from nrms import NrmsError
-from nrms.config.parameters import APART, GRAPHS, LOGS, TERMS, Config
+from nrms.config.parameters import GRAPHS, LOGS, READS_MODALITIES, TERMS, Config
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
@@ -29,7 +29,7 @@ def check_together(config: Config) -> None:
         raise NrmsError("joint reads text and image with one encoder: with it, text and image must be null.")
     if not config.modalities:
         raise NrmsError(f"{config.exp} reads nothing of an item: give text, image, joint or ids.")
-    if config.modalities == ["ids"] and config.users in APART:
+    if config.modalities == ["ids"] and config.users in READS_MODALITIES:
         raise NrmsError(f"users {config.users} needs what an item shows, and {config.exp} reads ids alone: give text, image or joint.")
     if (config.fusion == "single") != (len(config.modalities) == 1):
         raise NrmsError(
@@ -53,7 +53,7 @@ def check_together(config: Config) -> None:
         raise NrmsError("image_tuning needs an image encoder: `image` is null.")
     if config.shuffle_images and not config.image:
         raise NrmsError("shuffle_images needs an image encoder: `image` is null.")
-    if config.fusion == "late" and config.users not in ("nrms", *APART):
+    if config.fusion == "late" and config.users not in ("nrms", *READS_MODALITIES):
         raise NrmsError(f"fusion late hands modalities over one by one, which users {config.users} does not read: give users nrms.")
     if config.fusion == "beside" and config.users != "lightgcn":
         raise NrmsError(f"fusion beside makes item vectors as wide as all modalities, which users {config.users} does not read: give users lightgcn.")
@@ -86,7 +86,7 @@ def check_terms(config: Config) -> None:
         raise NrmsError(f"users {config.users} reads the vectors of all items at every step: give tuning frozen.")
     if config.users in ("bm3", "freedom", "alignrec") and not config.ids:
         raise NrmsError(f"users {config.users} propagates ids: give ids true.")
-    if config.users in APART and not (content and config.fusion == "late"):
+    if config.users in READS_MODALITIES and not (content and config.fusion == "late"):
         if content == config.modalities[:1] and len(config.modalities) == 1 and config.users == "missrec":
             return
         raise NrmsError(f"users {config.users} reads the modalities of an item one by one: give text, image or joint, and fusion late.")

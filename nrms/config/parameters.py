@@ -10,7 +10,7 @@ ROLES = ("bert", "vit", "blip")
 ORDERED = ("sasrec", "bert4rec", "gru4rec", "nextitnet", "dssm")  # user encoders that learn at every place of a log
 GRAPHS = ("lightgcn", "bm3", "freedom", "alignrec")  # those to which a user is a node beside the items
 LOGS = (*ORDERED, *GRAPHS, "missrec")  # all that learn from a log of interactions alone
-APART = ("missrec", "bm3", "freedom", "alignrec")  # those that read the modalities of an item one by one
+READS_MODALITIES = ("missrec", "bm3", "freedom", "alignrec")  # those that read the modalities of an item one by one
 TERMS = {  # what else can be descended, and the user encoders that have what it looks at
     **dict.fromkeys(("l2", "uia", "uniform"), GRAPHS),
     **dict.fromkeys(("cca", "similarity"), ("alignrec",)),

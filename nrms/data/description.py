@@ -164,10 +164,10 @@ def never_trained(split, size: int) -> float:
 
 def checks(tables, split) -> pd.DataFrame:
     """What a data set should be like, what was found, and whether that asks for a closer look; without what there is nothing to be asked of."""
-    files, test, titles = tables.manifest["files"], split.test, pd.Series(tables.news.title[1:])
+    files, test, titles = tables.manifest["files"], split.test, pd.Series(tables.items.title[1:])
     rows, lost = sum(f["rows_in"] for f in files), sum(f["rows_in"] - f["rows_out"] for f in files)
     dated, shared = tables.manifest.get("has_time", True), titles[titles != ""].duplicated(keep=False).mean()
-    late, new = float((test.time <= moments(split.train).max()).mean()), never_trained(split, len(tables.news))
+    late, new = float((test.time <= moments(split.train).max()).mean()), never_trained(split, len(tables.items))
     lines = [
         ("rows are kept", f"{rows - lost:,} of {rows:,}", lost > 0.01 * rows),
         ("what is asked for comes after all training", f"{late:.1%} of it does not" if dated else "no time is known", late > 0 or not dated),
@@ -202,7 +202,7 @@ def data_answer(name: str, tables, split) -> str:
     odd = found.index[found["verdict"] == "look closer"]
     closer = f"Look closer at {len(odd)} of {len(found)} checks, where it does not hold that {'; that '.join(odd)}" if len(odd) else ""
     return (
-        f"**{name}: {rows:,} rows in, {rows - lost:,} out, {lost:,} set aside**{why}. {len(tables.news) - 1:,} items, {pictures}; {trained:,} "
+        f"**{name}: {rows:,} rows in, {rows - lost:,} out, {lost:,} set aside**{why}. {len(tables.items) - 1:,} items, {pictures}; {trained:,} "
         f"{unit} to train on, {len(split.valid):,} {asked} to choose by, {len(split.test):,} to judge by. "
         f"{closer or f'Nothing looks suspicious: all {len(found)} checks below come out well'}."
     )

@@ -9,7 +9,7 @@ import numpy as np
 from nrms.data.images import read_store
 from nrms.data.sources import interactions, mind
 from nrms.data.sources.rows import Member, read_blocks, split_quoted
-from nrms.data.tables import Impressions, read_impressions, read_interactions, read_news
+from nrms.data.tables import Impressions, read_impressions, read_interactions, read_items
 
 SHOWN = 1000  # characters of a line that are kept
 
@@ -54,7 +54,7 @@ def find(source: Path, folder: Path, log: str | None = None) -> dict:
     Of impressions a typical one of the dev part, or the train part where there is none, and what was clicked in it; of a log its first user and the
     last item they took; if possible an item with a picture. Lines that cannot be found again are left out.
     """
-    news, pixels = read_news(folder / "news.parquet"), read_store(folder / "images.npy")
+    news, pixels = read_items(folder / "news.parquet"), read_store(folder / "images.npy")
     pictured = None if pixels is None else pixels.present
     if (folder / "interactions.parquet").exists():
         taken = read_interactions(folder / "interactions.parquet")

@@ -136,7 +136,7 @@ def read_store(path: Path) -> Pixels | None:
     return Pixels(np.load(path, mmap_mode="r"), np.load(path.with_suffix(".present.npy")))
 
 
-def fingerprint(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """SHA-256 of a store, read once in pieces."""
     digest = hashlib.sha256()
     with path.open("rb") as file:

@@ -27,12 +27,17 @@ class Tables:
 
     folder: Path
     manifest: dict
-    news: tables.News
+    items: tables.Items
     parts: dict[str, tables.Impressions]  # train, dev and, where there is one, test; empty for a log of interactions
     pixels: images.Pixels | None  # None for a data set prepared without pictures
     log: tables.Interactions | None = None
     vectors: dict[str, np.ndarray] = field(default_factory=dict)  # (N + 1, W) by modality, where they came with the data
-    base: "Tables | None" = None  # the data set by itself, where more news stand behind its own, see `with_news`
+    base: "Tables | None" = None  # the data set by itself, where more news stand behind its own, see `with_items`
+
+    @property
+    def news(self) -> tables.Items:
+        """The items, as notebooks of 0.1 say it."""
+        return self.items
 
     @property
     def own(self) -> "Tables":
@@ -52,36 +57,36 @@ class Tables:
             return self.pixels.present
         return np.any(self.vectors["image"], axis=1) if "image" in self.vectors else None
 
-    def with_news(self, more: tables.News, pixels: images.Pixels | None = None, folder: Path | None = None) -> "Tables":
+    def with_items(self, more: tables.Items, pixels: images.Pixels | None = None, folder: Path | None = None) -> "Tables":
         """The same with news behind its own that are only to be ranked: nothing that a model knows of the data set changes.
 
         pixels: their pictures, (len(more), S, S, 3); without, they have none. folder: where features of these items are kept; else where the data
         set keeps its own.
         """
-        news = tables.News(*(np.concatenate(both) for both in zip(vars(self.news).values(), vars(more).values(), strict=True)))
+        news = tables.Items(*(np.concatenate(both) for both in zip(vars(self.items).values(), vars(more).values(), strict=True)))
         shown = pixels and (hashlib.sha256(pixels.values).digest(), pixels.present.tobytes())
-        said = repr([self.content, *(column.tolist() for column in vars(more).values()), shown])
+        said = repr([self.content_digest, *(column.tolist() for column in vars(more).values()), shown])
         digests = self.manifest["tables"] | {"news.parquet": hashlib.sha256(said.encode()).hexdigest()}
         if self.pixels is not None:
             none = np.broadcast_to(np.uint8(0), (len(more), *self.pixels.values.shape[1:])), np.zeros(len(more), bool)
             values, present = (pixels.values, pixels.present) if pixels else none
             pixels = images.Pixels(images.Stacked(self.pixels.values, values), np.concatenate([self.pixels.present, present]))
         manifest = self.manifest | {"tables": digests}
-        return replace(self, folder=folder or self.folder, news=news, pixels=pixels, manifest=manifest, base=self)
+        return replace(self, folder=folder or self.folder, items=news, pixels=pixels, manifest=manifest, base=self)
 
     @property
-    def content(self) -> str:
+    def content_digest(self) -> str:
         """Changes when the texts, the pictures or vectors that came with the data do."""
         given = [self.manifest["tables"][f"{modality}.npy"] for modality in sorted(self.vectors)]
         return self.manifest["tables"]["news.parquet"] + str(self.manifest.get("images")) + "".join(given)
 
     @property
-    def taken(self) -> str | None:
+    def log_digest(self) -> str | None:
         """Changes when the interactions of a log do; None for impressions."""
         return self.manifest["tables"].get("interactions.parquet")
 
 
-def key_of(data: Dataset) -> str:
+def preparation_digest(data: Dataset) -> str:
     """Changes when the tables would come out different: by values of the data set's file or, of a generated world, by the code that draws it."""
     code = f"world {WORLD}".encode() if data.source == "newsroom" else b""
     chosen = (data.min_rating, data.min_length, *([data.log] if data.log else [])) if data.source == "interactions" else data.world
@@ -114,7 +119,7 @@ def prepare(
         raise NrmsError("`--cards` and `--ids` say what the pictures are: give their folder too, `--images FOLDER`.")
     with locked(data_folder(name)):
         there = read_manifest(name)
-        if not anew and there.get("key") == key_of(data):
+        if not anew and there.get("key") == preparation_digest(data):
             return there
         return make(name, data, source, pictures, are_cards=are_cards, ids=ids)
 
@@ -141,13 +146,13 @@ def make(name: str, data: Dataset, source: Path | None, pictures: Path | None, *
             check_given(name, data, facts["vectors"])
         else:
             facts = mind.convert(source, folder, data.max_bad)
-        manifest = {"dataset": name, "format": FORMAT, "key": key_of(data), "made": now(), "source": data.source, **facts}
+        manifest = {"dataset": name, "format": FORMAT, "key": preparation_digest(data), "made": now(), "source": data.source, **facts}
         if pictures is not None:
-            news = tables.read_news(folder / "news.parquet")
+            news = tables.read_items(folder / "news.parquet")
             names, matched = im_mind.names_of_pictures(news, ids) if ids else (None, {})
             options = {"names": names, "cut": im_mind.cover if are_cards else None}
             manifest["images"] = images.write_store(pictures, news.id, data.image_size, folder / "images.npy", **options) | {"matched": matched}
-            manifest["images"]["sha256"] = images.fingerprint(folder / "images.npy")
+            manifest["images"]["sha256"] = images.file_digest(folder / "images.npy")
         manifest["example"] = examples.find(source, folder, data.log)
         kept = [*folder.glob("*.parquet"), *(folder / f"{modality}.npy" for modality in facts.get("vectors", ()))]
         manifest["tables"] = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(kept)}
@@ -168,16 +173,16 @@ def load(name: str, data: Dataset) -> Tables:
     Raises NrmsError for a MIND data set that has not been prepared.
     """
     manifest = read_manifest(name)
-    if data.source == "newsroom" and manifest.get("key") != key_of(data):
+    if data.source == "newsroom" and manifest.get("key") != preparation_digest(data):
         manifest = prepare(name, data, anew=False)
     elif manifest.get("format") != FORMAT:
         raise NrmsError(
             f"The data set {name} is not prepared: run `python -m nrms prepare {name} --from FOLDER` with the folder or zip of its source."
         )
-    if manifest["source"] != data.source or (data.source == "interactions" and manifest["key"] != key_of(data)):
+    if manifest["source"] != data.source or (data.source == "interactions" and manifest["key"] != preparation_digest(data)):
         raise NrmsError(f"The data set {name} was prepared with other values of params/data/{name}.yaml than it has now: prepare it again.")
     folder = data_folder(name)
     parts = {part: tables.read_impressions(folder / f"{part}.parquet") for part in manifest.get("parts", ())}
     log = tables.read_interactions(folder / "interactions.parquet") if data.source == "interactions" else None
     vectors = {modality: np.load(folder / f"{modality}.npy", mmap_mode="r") for modality in manifest.get("vectors", ())}
-    return Tables(folder, manifest, tables.read_news(folder / "news.parquet"), parts, images.read_store(folder / "images.npy"), log, vectors)
+    return Tables(folder, manifest, tables.read_items(folder / "news.parquet"), parts, images.read_store(folder / "images.npy"), log, vectors)

@@ -1,4 +1,4 @@
-"""Which records does everybody share? News, Impressions and the ragged arrays they are made of.
+"""Which records does everybody share? Items, Impressions and the ragged arrays they are made of.
 
 Items are numbered 0..N; 0 is padding and no news. Every column is a numpy array; lists of varying length are `Ragged`.
 """
@@ -58,7 +58,7 @@ class Ragged:
 
 
 @dataclass(frozen=True)
-class News:
+class Items:
     """N + 1 rows; row 0 is padding, all its fields empty. Texts are as the source has them, quotes included."""
 
     id: np.ndarray  # (N + 1,) str
@@ -138,7 +138,7 @@ class Split:
     test: Impressions
 
 
-NEWS_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "category", "subcategory", "title", "abstract", "url")])
+ITEMS_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "category", "subcategory", "title", "abstract", "url")])
 IMPRESSIONS_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -162,9 +162,9 @@ def ragged(column: pa.ChunkedArray) -> Ragged:
     return Ragged(array.flatten().to_numpy(zero_copy_only=False), offsets - offsets[0])
 
 
-def read_news(path: Path) -> News:
-    table = pq.read_table(path, schema=NEWS_SCHEMA)
-    return News(*(column.to_numpy(zero_copy_only=False) for column in table.columns))
+def read_items(path: Path) -> Items:
+    table = pq.read_table(path, schema=ITEMS_SCHEMA)
+    return Items(*(column.to_numpy(zero_copy_only=False) for column in table.columns))
 
 
 def read_impressions(path: Path) -> Impressions:

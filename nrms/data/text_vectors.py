@@ -26,4 +26,4 @@ def text_vectors(tables: Tables) -> np.ndarray | sparse.csr_matrix:
     if "text" in tables.vectors:
         vectors = np.asarray(tables.vectors["text"], np.float32)
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return tfidf(np.array([f"{t} {a}" for t, a in zip(tables.news.title, tables.news.abstract, strict=True)]))
+    return tfidf(np.array([f"{t} {a}" for t, a in zip(tables.items.title, tables.items.abstract, strict=True)]))

@@ -64,11 +64,11 @@ def score_content(titles: np.ndarray, test: Impressions, history: int, batch: in
 
 def references(tables: Tables, split: Split, history: int, seed: int) -> Iterator[tuple[str, str, np.ndarray]]:
     """(name, kind, flat scores of the test candidates) of every baseline and, where truth.parquet is there, every ceiling."""
-    test, size = split.test, len(tables.news)
+    test, size = split.test, len(tables.items)
     yield "random", "baseline", np.random.default_rng(seed).random(len(test.candidates.values)).astype(np.float32)
     yield "popularity", "baseline", score_popularity(split, test, size)
     yield "recency", "baseline", score_recency(split, test, size)
-    yield "content", "baseline", score_content(tables.news.title, test, history)
+    yield "content", "baseline", score_content(tables.items.title, test, history)
     path = tables.folder / "raw" / "truth.parquet"
     if path.exists():
         truth = {
@@ -82,7 +82,7 @@ def references(tables: Tables, split: Split, history: int, seed: int) -> Iterato
 
 def catalogue_references(tables: Tables, split: Split, history: int, seed: int) -> Iterator[tuple[str, Scorer]]:
     """(name, scorer of the whole catalogue for the test questions) of every baseline; `history`: most recent items that are read."""
-    test, size, log = split.test, len(tables.news), split.train.items
+    test, size, log = split.test, len(tables.items), split.train.items
     rng = np.random.default_rng(seed)
     yield "random", lambda rows: torch.from_numpy(rng.random((len(rows), size), dtype=np.float32))
     count = torch.from_numpy(np.bincount(log.values, minlength=size).astype(np.float32))

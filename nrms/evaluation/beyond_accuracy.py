@@ -33,8 +33,8 @@ class Known:
 
 
 def known_items(tables: Tables, split: Split) -> Known:
-    category = pd.factorize(np.where(tables.news.category == "", None, tables.news.category))[0]
-    return Known(category, text_vectors(tables), *takers(split.train, len(tables.news)))
+    category = pd.factorize(np.where(tables.items.category == "", None, tables.items.category))[0]
+    return Known(category, text_vectors(tables), *takers(split.train, len(tables.items)))
 
 
 def takers(train: Impressions | Interactions, size: int) -> tuple[np.ndarray, int]:

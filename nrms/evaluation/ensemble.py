@@ -16,7 +16,7 @@ from nrms.config.params_files import PARAMS, REFERENCES
 from nrms.data.prepare import load
 from nrms.evaluation.beyond_accuracy import known_items
 from nrms.evaluation.ranking import TOP, Scorer, encode_items, metrics_of, model_scorer, rank_catalogue
-from nrms.evaluation.result_files import judge
+from nrms.evaluation.result_files import write_results
 from nrms.models.build import build
 from nrms.models.load import load_weights
 from nrms.runtime.run_record import Run, members_of, now, recorded, run_folder, run_folders
@@ -95,7 +95,7 @@ def ensemble(configs: Sequence[Config], name: str | None = None) -> Run:
         data=tables.manifest["tables"],
     )
     with recorded(run):
-        found = rank_catalogue(together(scorers), split.test, len(tables.news), seen=first.data.rank_seen, top=TOP)
-        judge(run, tables, split, metrics_of(found, split.test, first.data), found, known_items(tables, split))
+        found = rank_catalogue(together(scorers), split.test, len(tables.items), seen=first.data.rank_seen, top=TOP)
+        write_results(run, tables, split, metrics_of(found, split.test, first.data), found, known_items(tables, split))
     run.update(status="done", error=None, evaluated=now())
     return run

@@ -26,7 +26,7 @@ from nrms.data import images
 from nrms.data.prepare import Tables
 from nrms.data.sources import mind
 from nrms.data.sources.rows import Ledger, Member, flags, read_blocks
-from nrms.data.tables import Impressions, News, impressions_of
+from nrms.data.tables import Impressions, Items, impressions_of
 from nrms.evaluation.ranking import encode_items, rank_impressions
 from nrms.models.build import build
 from nrms.models.load import load_run
@@ -107,20 +107,20 @@ def with_news_of(member: Member, tables: Tables, most: float, pictures: Path | N
     these news, which nobody else asks for; it must stay for as long as the tables are used.
     """
     found, (ledger,) = mind.read_all_news({"": member}, most)
-    titles, at = found["title"].to_numpy(zero_copy_only=False), pc.index_in(found["id"], pa.array(tables.news.id))
+    titles, at = found["title"].to_numpy(zero_copy_only=False), pc.index_in(found["id"], pa.array(tables.items.id))
     new, old = flags(pc.is_null(at)), pc.fill_null(at, 0).to_numpy()
-    more = News(*(column.to_numpy(zero_copy_only=False)[new] for column in found.columns))
+    more = Items(*(column.to_numpy(zero_copy_only=False)[new] for column in found.columns))
     counts.update({"news": len(found) - 1, "news that the data set does not have": len(more)})
-    counts["news with another title than the data set has, which is kept"] += int((titles != tables.news.title[old])[~new].sum())
+    counts["news with another title than the data set has, which is kept"] += int((titles != tables.items.title[old])[~new].sum())
     counts["lines of news.tsv left out"] += ledger.rows_in - ledger.rows_out
     if not len(more):
         return tables
     if pictures is None:
-        return tables.with_news(more, folder=folder)
+        return tables.with_items(more, folder=folder)
     store = folder / "images.npy"
     counts["pictures of them"] += images.write_store(pictures, ["", *more.id], tables.pixels.values.shape[1], store)["found"]
     pixels = images.read_store(store)
-    return tables.with_news(more, images.Pixels(pixels.values[1:], pixels.present[1:]), folder)
+    return tables.with_items(more, images.Pixels(pixels.values[1:], pixels.present[1:]), folder)
 
 
 def rebound(model: Recommender, config: Config, tables: Tables) -> Recommender:
@@ -136,7 +136,7 @@ def read_impressions(member: Member, tables: Tables, counts: Counter) -> Iterato
     """All impressions of a behaviors.tsv, block by block, an unknown candidate as number 0. Raises NrmsError for the first line that is not sound."""
     ledger = Ledger(member.name, whole=True)
     with progress(what=f"ranking {member.name}", unit=" impressions") as bar:
-        for table in mind.read_behaviors(member, mind.has_labels(member), pa.array(tables.news.id), ledger):
+        for table in mind.read_behaviors(member, mind.has_labels(member), pa.array(tables.items.id), ledger):
             spaced = flags(pc.match_substring_regex(table["id"], r"\s"))
             if spaced.any():
                 name = table["id"][int(np.flatnonzero(spaced)[0])].as_py()

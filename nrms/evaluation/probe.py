@@ -183,7 +183,7 @@ def item_cf(vectors: np.ndarray, log: Ragged, k: int = K) -> tuple[np.ndarray, f
     return np.array(shares), most / (size - 2) if size > 2 else np.nan
 
 
-def judge(vectors: np.ndarray, split: Split, data: Dataset) -> dict[str, float]:
+def probe_one(vectors: np.ndarray, split: Split, data: Dataset) -> dict[str, float]:
     """One row of `probe`."""
     has = np.any(vectors, axis=1) & (np.arange(len(vectors)) > 0)
     numbers = np.where(has, np.cumsum(has), 0).astype(np.int32)
@@ -209,7 +209,7 @@ def probe(named: Mapping[str, np.ndarray], split: Split, data: Dataset) -> pd.Da
     vector, of `all items`; questions: how many could be asked, of `all questions` of the test part.
     """
     counts = ("items", "all items", "questions", "all questions")
-    return pd.DataFrame({name: judge(vectors, split, data) for name, vectors in named.items()}).T.astype(dict.fromkeys(counts, int))
+    return pd.DataFrame({name: probe_one(vectors, split, data) for name, vectors in named.items()}).T.astype(dict.fromkeys(counts, int))
 
 
 def in_common(named: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -67,7 +67,7 @@ def add_encoders(sets: Sets, dataset: str, data: Dataset, tables: Tables) -> Non
     """What the roles of the data set say of its texts and pictures, made now unless that was done before; one that cannot be had is named."""
     parts, device = {}, "cuda" if torch.cuda.is_available() else "cpu"
     for modality, role in ROLES.items():
-        content = {"text": any(tables.news.title), "image": tables.pixels is not None and tables.pixels.present.any()}
+        content = {"text": any(tables.items.title), "image": tables.pixels is not None and tables.pixels.present.any()}
         if lacking := [kind for kind, there in content.items() if not there and modality in (kind, "joint")]:
             sets.absent.append(f"Nothing for the role {role} to read: the data set was prepared without {' and '.join(lacking)}s.")
             continue
@@ -76,7 +76,7 @@ def add_encoders(sets: Sets, dataset: str, data: Dataset, tables: Tables) -> Non
         except NrmsError as error:
             sets.absent.append(f"The role {role} is left out: {error}")
             continue
-        table = cached(encoder, tables.content, tables.folder / "features", modality)
+        table = cached(encoder, tables.content_digest, tables.folder / "features", modality)
         vectors = np.where(encoder.present.cpu().numpy()[:, None], table, 0)  # the table has the vector of a blank picture where there is none
         made = getattr(data, role)
         about = f"{modality}, by the role {role}: {'pre-trained on this data set' if made == 'local' else made}; not tuned"
@@ -100,7 +100,7 @@ def add_run(sets: Sets, text: str, dataset: str, data: Dataset) -> None:
         says = ", ".join(f"{name} {value}" for name, value in apart.items())
         raise NrmsError(f"{run.folder} has learned from another part of {dataset} ({says}), so it may know what is asked here: give another run.")
     name = f"{run.folder.parent.name}/{run.folder.name}"
-    for kind, vectors in vectors_of(model, len(tables.news), late=config.fusion == "late").items():
+    for kind, vectors in vectors_of(model, len(tables.items), late=config.fusion == "late").items():
         about = "items as the graph has them, which is what is scored" if kind else "items as the item tower has them"
         sets.add(variants(f"{name}{kind}", vectors), f"a trained run: {about}", trained=True)
 
@@ -121,7 +121,7 @@ def add_file(sets: Sets, path: Path, tables: Tables) -> None:
         raise NrmsError(f"There is no file {path}: give `--vectors` an array of numpy, with one row for each item.")
     if path.name in sets.vectors:
         raise NrmsError(f"Two files are called {path.name}, which is their name on the page: rename one.")
-    sets.add(variants(path.name, read_vectors(path, len(tables.news) - 1)), "a file of vectors, one row for each item")
+    sets.add(variants(path.name, read_vectors(path, len(tables.items) - 1)), "a file of vectors, one row for each item")
 
 
 def probe_all(dataset: str, runs: Sequence[str] = (), files: Sequence[Path] = ()) -> tuple[pd.DataFrame, pd.DataFrame | None, Sets]:
@@ -136,7 +136,7 @@ def probe_all(dataset: str, runs: Sequence[str] = (), files: Sequence[Path] = ()
         add_file(asked, path, tables)
     for run in runs:
         add_run(asked, run, dataset, data)
-    sets.add({"random": random_vectors(len(tables.news))}, "random numbers")
+    sets.add({"random": random_vectors(len(tables.items))}, "random numbers")
     add_given(sets, tables)
     add_encoders(sets, dataset, data, tables)
     for name, vectors in asked.vectors.items():

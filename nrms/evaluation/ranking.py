@@ -33,10 +33,10 @@ def encode_items(model: Recommender, batch: int = 1024, ids: torch.Tensor | None
     lengths = model.items.lengths
     ids = torch.arange(1, len(lengths), device=lengths.device) if ids is None else ids
     order = ids[lengths[ids].argsort()]
-    own = order[distributed.index() :: distributed.count()]
+    own = order[distributed.process_index() :: distributed.process_count()]
     vectors = torch.cat([model.items(some) for some in progress((own if len(own) else order[:1]).split(batch), "encoding items")])
     table = vectors.new_zeros(len(lengths), vectors.shape[1])
-    return distributed.add_up(table.index_copy(0, own, vectors[: len(own)]))
+    return distributed.all_reduce_sum(table.index_copy(0, own, vectors[: len(own)]))
 
 
 @torch.inference_mode()
@@ -135,7 +135,7 @@ def count_rows(flags: torch.Tensor) -> np.ndarray:
     return flags.sum(1).cpu().numpy() if flags.is_cuda else np.array([np.count_nonzero(row) for row in flags.numpy()])
 
 
-def judge_model(
+def evaluate_model(
     model: Recommender, impressions: Impressions, config: Config, vectors: torch.Tensor | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The metrics of every impression by the protocol of the data, (n,) each, and what they were made of: flat scores, or ranks and first items.

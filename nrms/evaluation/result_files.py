@@ -14,10 +14,10 @@ from nrms.runtime.files import atomic, write_json
 from nrms.runtime.run_record import Run
 
 
-def judge(run: Run, tables: Tables, split: Split, rows: dict[str, np.ndarray], found: dict[str, np.ndarray], items: Known) -> dict:
+def write_results(run: Run, tables: Tables, split: Split, rows: dict[str, np.ndarray], found: dict[str, np.ndarray], items: Known) -> dict:
     """Writes what a scorer reached on the test part: rows.parquet, metrics.json and beyond.json of a run.
 
-    rows, found: as `ranking.judge_model` gives them. items: what is known of them before any model. rows.parquet: one row per impression, with id,
+    rows, found: as `ranking.evaluate_model` gives them. items: what is known of them before any model. rows.parquet: one row per impression, with id,
     user, sizes, metrics, `in: <slice>` for slices of impressions, `<main metric>: <slice>` for slices of candidates, and of slates scores, of a
     catalogue ranks (ties their average), how many others are tied, and first items.
     metrics.json: {slice: {metric: {mean, low, high, n, skipped}}}, which is returned too.

@@ -17,7 +17,7 @@ RARITY = {
 
 def slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
     """{name: (n,) bool} of the test impressions; `all` first."""
-    test, size = split.test, len(tables.news)
+    test, size = split.test, len(tables.items)
     length = test.history.lengths
     by_length = {
         "no history": length == 0,
@@ -36,7 +36,7 @@ def slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
 def item_slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
     """{name: bool per right item of the test part of a log}: by how often training has the item, and by whether it has a picture."""
     item = split.test.candidates.values
-    count = np.bincount(split.train.items.values, minlength=len(tables.news))[item]
+    count = np.bincount(split.train.items.values, minlength=len(tables.items))[item]
     rarity = {f"item {name}": (count >= low) & (count <= high) for name, (low, high) in RARITY.items()}
     has = tables.pictured
     return rarity | ({} if has is None else {"item with a picture": has[item], "item without": ~has[item]})

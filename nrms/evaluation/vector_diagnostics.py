@@ -85,7 +85,7 @@ def flat_map(vectors: torch.Tensor) -> dict[str, np.ndarray]:
 def modality_gaps(model: Recommender, known: np.ndarray) -> dict[str, float]:
     """Largest distance between the centres of two modalities' unit vectors, over items that have both."""
     ids = torch.from_numpy(some(known)).to(model.items.lengths.device)
-    vectors, present = model.items.apart(ids)
+    vectors, present = model.items.modality_vectors(ids)
     both = present.all(1)
     if vectors.shape[1] < 2 or not both.any():
         return {}

@@ -31,7 +31,7 @@ from nrms.runtime.locks import locked
 
 def whole_texts(tables: Tables) -> list[str]:
     """Title and the rest of the text of every item, row 0 empty."""
-    return [f"{title} {abstract}".strip() for title, abstract in zip(tables.news.title, tables.news.abstract, strict=True)]
+    return [f"{title} {abstract}".strip() for title, abstract in zip(tables.items.title, tables.items.abstract, strict=True)]
 
 
 def find_role(name: str, config: Config, tables: Tables) -> str:
@@ -42,7 +42,7 @@ def find_role(name: str, config: Config, tables: Tables) -> str:
 
 def local_model(role: str, tables: Tables) -> Path:
     """The folder of the small model behind `role`, pre-trained now unless that was done for these news before."""
-    news, pixels, cache = tables.news, tables.pixels, tables.folder / "models"
+    news, pixels, cache = tables.items, tables.pixels, tables.folder / "models"
     if role == "bert":
         with locked(cache / role):
             return local_models.text_model(whole_texts(tables)[1:], cache)
@@ -50,10 +50,10 @@ def local_model(role: str, tables: Tables) -> Path:
         raise NrmsError(f"The role `{role}` is to be pre-trained on the pictures of {tables.manifest['dataset']}, which has none.")
     if role == "vit":
         with locked(cache / role):
-            return local_models.vision_model(pixels.values, pixels.present, news.subcategory, tables.content, cache)
+            return local_models.vision_model(pixels.values, pixels.present, news.subcategory, tables.content_digest, cache)
     bert, vit = local_model("bert", tables), local_model("vit", tables)
     with locked(cache / role):
-        return local_models.joint_model(bert, vit, news.title, pixels.values, pixels.present, tables.content, cache)
+        return local_models.joint_model(bert, vit, news.title, pixels.values, pixels.present, tables.content_digest, cache)
 
 
 def shuffled(present: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ def build_encoder(modality: str, config: Config, tables: Tables) -> Encoder:
             f"{config.exp} reads pictures, but {config.dataset} was prepared without: give `--images FOLDER` to `python -m nrms prepare`."
         )
     name, named = find_role(role, config, tables), {"role": role if role in ROLES else modality}
-    titles = tables.news.title if config.reads == "title" else whole_texts(tables)
+    titles = tables.items.title if config.reads == "title" else whole_texts(tables)
     if modality == "text":
         encoder = TextEncoder.from_pretrained(name, **named, title_tokens=config.title_tokens, **options).bind(titles)
     elif modality == "image":
@@ -85,12 +85,12 @@ def build_encoder(modality: str, config: Config, tables: Tables) -> Encoder:
 
 def own(items: torch.Tensor, tables: Tables) -> torch.Tensor:
     """The flags `items` (N + 1,), False for news behind the data set's own: vectors are standardised as they were in training."""
-    return items.cpu() & (torch.arange(len(items)) < len(tables.own.news))
+    return items.cpu() & (torch.arange(len(items)) < len(tables.own.items))
 
 
 def tuned(encoder: Encoder, modality: str, config: Config, tables: Tables) -> nn.Module:
     """`encoder` as the experiment tunes it; or, where no part of it has to run any more, what stands in its place."""
-    how, cache = config.tuning_of(modality), (tables.content, tables.folder / "features", modality)
+    how, cache = config.tuning_of(modality), (tables.content_digest, tables.folder / "features", modality)
     used = own(torch.arange(len(encoder.present)) > 0 if FUSIONS[config.fusion].wants_blank else encoder.present, tables)
     sizes = {"dim": config.dim, "dropout": config.frozen_dropout, "made_by": sum(p.numel() for p in encoder.model.parameters())}
     if how == "frozen":
@@ -113,7 +113,7 @@ def tuned(encoder: Encoder, modality: str, config: Config, tables: Tables) -> nn
 def stand_in(modality: str, config: Config, tables: Tables) -> nn.Module | None:
     """What needs no encoder: a table of ids, or frozen vectors that came with the data. None for everything else."""
     if modality == "ids":
-        known = np.zeros(len(tables.news), bool)
+        known = np.zeros(len(tables.items), bool)
         known[tables.split(config.data).train.items.values] = True
         return IdTable(torch.from_numpy(known), dim=config.dim)
     needed = ("text", "image") if modality == "joint" else (modality,)  # side by side they are read together
@@ -135,7 +135,7 @@ def build(config: Config, tables: Tables, device: torch.device | str = "cpu") ->
     plain = {modality: build_encoder(modality, config, tables).to(device) for modality, encoder in ready.items() if encoder is None}
     encoders = {modality: encoder or tuned(plain[modality], modality, config, tables) for modality, encoder in ready.items()}
     if len(plain) > 1 and all(isinstance(e, Side) for e in encoders.values()):  # IISAN's third chain, across both
-        layers = [cached_layers(plain[m], tables.content, tables.folder / "features", m) for m in plain]
+        layers = [cached_layers(plain[m], tables.content_digest, tables.folder / "features", m) for m in plain]
         both = torch.stack([e.present for e in plain.values()]).all(0)
         encoders["both"] = Side(layers, both, own(both, tables), dim=config.dim, rank=config.rank, layers=config.side_layers, dropout=config.dropout)
     if config.data.protocol != "impressions":
@@ -165,7 +165,7 @@ def build_users(config: Config, tables: Tables, encoders: dict[str, nn.Module], 
         train = tables.split(config.data).train
         content = {name: (e.table.detach() * e.present[:, None]).cpu() for name, e in encoders.items() if isinstance(e, Frozen)}
         facts = (train.items.rows, train.items.values.astype(np.int64))
-        links = Links(*map(torch.from_numpy, facts), users=len(train), size=len(tables.news), content=content)
+        links = Links(*map(torch.from_numpy, facts), users=len(train), size=len(tables.items), content=content)
         options = {"links": links, "modalities": list(encoders), "width": width, "item_layers": config.item_steps}
         names += ["layers", "neighbours", "image_share", "pruned"]
         return kind(**options, **{name: getattr(config, name) for name in names})

@@ -10,7 +10,7 @@ from pandas.io.formats.style import Styler
 from nrms.config.parameters import Config
 from nrms.data.batches import Batch
 from nrms.models.recommender import Recommender, distinct
-from nrms.models.warm_start import MOST, Brought
+from nrms.models.warm_start import MOST, WarmStart
 from nrms.runtime.notebook_output import code, readable
 from nrms.runtime.run_record import Run
 
@@ -73,7 +73,7 @@ def tuning(model) -> Styler:
     return readable(pd.DataFrame({"what learns": lines}))
 
 
-def transfer(brought: Brought | None) -> Styler:
+def transfer(brought: WarmStart | None) -> Styler:
     """What came along from the checkpoint that a recommender starts from, what was left there, and what is fresh."""
     if brought is None:
         return readable(pd.DataFrame({"from elsewhere": {"nothing": "there is no start: weights are fresh, or as their encoders came"}}))
@@ -162,7 +162,7 @@ def shapes(model: Recommender, batch: Batch) -> Styler:
     else:
         ids, place = distinct(batch)
         vectors = model.items(ids)
-        states, scores = model.judge(vectors, place, batch)
+        states, scores = model.states_and_scores(vectors, place, batch)
         gathered = (*batch.history.shape, vectors.shape[1])
         lines = [("items of the batch, each once", "(U,)", ids.shape), ("their vectors", "(U, D)", vectors.shape)]
         lines += [("histories, gathered", "(R, L, D)", gathered), ("user states", "(R, D), with by-place states (R, L + 1, D)", states.shape)]
@@ -177,7 +177,7 @@ def vector(model: Recommender, news, item: int, most: int = 6) -> str:
     device = model.items.lengths.device
     ids = torch.tensor([item], device=device)
     v = model.items(ids)[0].float().cpu()
-    parts, present = model.items.apart(ids)
+    parts, present = model.items.modality_vectors(ids)
     says = "; ".join(
         f"{modality} of length {part.float().norm().item():.2f}" if has else f"no {modality}"
         for modality, part, has in zip(model.items.encoders, parts[0], present[0], strict=True)

@@ -32,13 +32,13 @@ def check_fits(path: Path, state: dict, config: Config, tables: Tables) -> None:
         raise NrmsError(f"{path} does not fit {config.exp} on {config.dataset}. It was trained with {says}. Choose its experiment, or give: {give}")
     for role in {getattr(config, m) for m in config.modalities} & set(ROLES):
         locals_ = theirs["data"].get(role) == "local", getattr(config.data, role) == "local"
-        if any(locals_) and (not all(locals_) or state.get("content") != tables.content):
+        if any(locals_) and (not all(locals_) or state.get("content") != tables.content_digest):
             raise NrmsError(
                 f"{path} does not fit {config.dataset}: its `{role}` was {theirs['data'].get(role)!r} of {theirs['dataset']}, here it is "
                 f"{getattr(config.data, role)!r}. A model pre-trained on one data set's own content is another one elsewhere."
             )
     bound = ["ids"] * config.ids + [m for m in config.modalities if m in config.data.given and config.tuning_of(m) == "frozen"]
-    if bound and state.get("content") != tables.content:
+    if bound and state.get("content") != tables.content_digest:
         raise NrmsError(
             f"{path} does not fit {config.dataset}: its {' and '.join(bound)} are those of the items of {theirs['dataset']} as they were then, "
             "not of these."
@@ -47,7 +47,7 @@ def check_fits(path: Path, state: dict, config: Config, tables: Tables) -> None:
 
 def check_users(path: Path, state: dict, config: Config, tables: Tables) -> None:
     """Raises NrmsError when the checkpoint has vectors of users who are not those of the log that is there now."""
-    if config.users in GRAPHS and state.get("log") != tables.taken:
+    if config.users in GRAPHS and state.get("log") != tables.log_digest:
         raise NrmsError(f"{path} does not fit {config.dataset}: users {config.users} learns a vector for each user, and its log was another.")
 
 

@@ -51,7 +51,7 @@ class Recommender(nn.Module):
             scores = self.users.score(states[batch.reader], F.embedding(batch.candidates, views["final"]))
             return Scored(scores, len(items) - 1, views)
         ids, place = distinct(batch)
-        states, scores = self.judge((encode or self.items)(ids), place, batch)
+        states, scores = self.states_and_scores((encode or self.items)(ids), place, batch)
         return Scored(scores, len(ids), self.users.views(states))
 
     def table(self, encode: Callable[[torch.Tensor], torch.Tensor] | None = None) -> torch.Tensor:
@@ -71,9 +71,9 @@ class Recommender(nn.Module):
 
     def rank(self, vectors: torch.Tensor, place: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Scores (B, C) from the vectors (U, D) of the batch's items, of which `place` says which stands where; see `distinct`."""
-        return self.judge(vectors, place, batch)[1]
+        return self.states_and_scores(vectors, place, batch)[1]
 
-    def judge(self, vectors: torch.Tensor, place: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def states_and_scores(self, vectors: torch.Tensor, place: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """States (R, ...) of the batch's histories, and scores as of `rank`."""
         vectors = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])  # padding is not encoded; its vector is zero
         cut = batch.history.numel()

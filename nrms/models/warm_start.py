@@ -29,7 +29,7 @@ MOST = 8  # names that are written out
 
 
 @dataclass(frozen=True)
-class Brought:
+class WarmStart:
     """What became of the weights of a recommender that starts from a checkpoint, and of those of the checkpoint, by name.
 
     bound, unfit: left there, as they belong to items or users of other data, or as nothing here has their name and shape.
@@ -48,7 +48,7 @@ class Brought:
         return {"origin": self.origin} | {kind: {"tensors": len(names), "names": names[:MOST]} for kind, names in kinds.items()}
 
 
-def begin(model: Recommender, config: Config) -> Brought | None:
+def warm_start(model: Recommender, config: Config) -> WarmStart | None:
     """Gives a `model` as it was built the weights of `config.start`, and lets those learn that `config.trains` names. None where there is no start.
 
     Raises NrmsError when `trains` has no `start`, when nothing fits, when what fits was learned to be read otherwise, and when a weight would neither
@@ -70,7 +70,7 @@ def begin(model: Recommender, config: Config) -> Brought | None:
     if idle:
         raise NrmsError(refusal(idle, {name: tensor.shape for name, tensor in own.items()}, tensors, theirs, config))
     left = [name for name in tensors if name not in taken]
-    return Brought(
+    return WarmStart(
         origin=origin_of(path, theirs),
         stays=[name for name in taken if name not in learn],
         learns=[name for name in taken if name in learn],
@@ -78,6 +78,9 @@ def begin(model: Recommender, config: Config) -> Brought | None:
         bound=[name for name in left if matches(name, BOUND)],
         unfit=[name for name in left if not matches(name, BOUND)],
     )
+
+
+begin = warm_start  # as notebooks of 0.1 say it
 
 
 def resting(model: torch.nn.Module) -> set[str]:

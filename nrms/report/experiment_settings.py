@@ -19,7 +19,7 @@ def defaults() -> dict[str, object]:
     return json.loads(json.dumps({name: field.get_default(call_default_factory=True) for name, field in fields if not field.is_required()}))
 
 
-def settings_apart(config: dict, other: dict) -> dict[str, tuple[object, object]]:
+def differing_settings(config: dict, other: dict) -> dict[str, tuple[object, object]]:
     """{name: (value here, value there)} of the settings in which two resolved experiments differ.
 
     What a record does not have did not exist when it was written, so it is as by default.
@@ -41,7 +41,7 @@ def contrasts(dataset: str, found: Sequence[Difference]) -> Styler | str:
             says = f"an average of runs: {'; '.join(averages)}"
             can = "whether learning together does better than the mean of what was learned apart, not why"
         else:
-            apart = settings_apart(a.record.get("config", {}), b.record.get("config", {}))
+            apart = differing_settings(a.record.get("config", {}), b.record.get("config", {}))
             says = "; ".join(f"{name}: {one} against {two}" for name, (one, two) in apart.items()) or "nothing but the runs"
             several = f"these {len(apart)} settings together, not which of them"
             can = {0: "chance alone", 1: "this one setting"}.get(len(apart), several)

@@ -137,7 +137,7 @@ def alike(rows: list[Entry], fact: Callable[[Entry], dict | None]) -> list[Entry
     return [e for e in rows if not fact(e) or str(fact(e)) == known]
 
 
-def why_apart(entry: Entry, rows: list[Entry]) -> str:
+def why_not_comparable(entry: Entry, rows: list[Entry]) -> str:
     """In what a finished row differs from those that are `comparable`, in words: its protocol, what it was asked, or its tables."""
     protocol, other = entry.record.get("protocol", "impressions"), next((e.asked for e in rows if e.asked), {})
     if rows and entry.protocol is not rows[0].protocol:

@@ -85,7 +85,7 @@ def levels(board: pd.DataFrame, metric: str) -> dict[str, tuple[float, tuple]]:
     return {row.exp: (row[metric], COLORS[row.kind]) for part in kept for _, row in part.iterrows()}
 
 
-def apart(values: np.ndarray, gap: float) -> np.ndarray:
+def spread_labels(values: np.ndarray, gap: float) -> np.ndarray:
     """Places near these values (n,), in the same order and at least `gap` apart: where labels stand that must not collide."""
     order = np.argsort(values, kind="stable")
     steps = gap * np.arange(len(values))
@@ -116,7 +116,7 @@ def cost(dataset: str) -> Figure:
     values = np.r_[models[protocol.main].to_numpy(float), [value for value, _ in lines.values()]]
     low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
     margin = 0.06 * max(high - low, 0.01)
-    place = apart(values, 0.21 / (height - 1.2) * (high - low + 2 * margin))
+    place = spread_labels(values, 0.21 / (height - 1.2) * (high - low + 2 * margin))
     low, high = place.min(initial=low) - margin, place.max(initial=high) + margin
     for ax, column, label in zip(axes, ("minutes", "trainable"), ("minutes of training", "parameters that are trained"), strict=True):
         x = models[column].to_numpy(float)

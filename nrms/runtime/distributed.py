@@ -35,7 +35,7 @@ def watched() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if count() == 1 or not any(word in str(error) for word in ("gloo", "NCCL", "Connection")):
+        if process_count() == 1 or not any(word in str(error) for word in ("gloo", "NCCL", "Connection")):
             raise
         raise NrmsError(
             "Another process of this run has ended, so this one had to stop, too; what it said stands above. The same command goes on from what was "
@@ -48,60 +48,60 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
-def count() -> int:
+def process_count() -> int:
     """P, how many processes there are."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def index() -> int:
+def process_index() -> int:
     """The number of this process, 0 to P - 1. Process 0 writes all files."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def share(n: int, of: int | None = None) -> range:
     """Which of n things are those of process `of`, or of this one: as evenly as can be, in order."""
-    bounds = np.linspace(0, n, count() + 1).round().astype(int)
-    of = index() if of is None else of
+    bounds = np.linspace(0, n, process_count() + 1).round().astype(int)
+    of = process_index() if of is None else of
     return range(bounds[of], bounds[of + 1])
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until all are here."""
-    if count() > 1:
+    if process_count() > 1:
         distributed.barrier()
 
 
 @contextlib.contextmanager
-def first() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """Process 0 goes through the block before the others do, who then find what it made."""
-    if index():
-        wait()
+    if process_index():
+        barrier()
     yield
-    if not index():
-        wait()
+    if not process_index():
+        barrier()
 
 
-def told(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """What process 0 has."""
-    if count() == 1:
+    if process_count() == 1:
         return value
     box = [value]
     distributed.broadcast_object_list(box)
     return box[0]
 
 
-def every(value: T) -> list[T]:
+def gather_objects(value: T) -> list[T]:
     """What each process has, in their order."""
-    if count() == 1:
+    if process_count() == 1:
         return [value]
-    box: list[Any] = [None] * count()
+    box: list[Any] = [None] * process_count()
     distributed.all_gather_object(box, value)
     return box
 
 
 def any_of(flag: bool) -> bool:
     """Whether any process says so."""
-    if count() == 1:
+    if process_count() == 1:
         return flag
     sign = torch.tensor(int(flag))
     distributed.all_reduce(sign, distributed.ReduceOp.MAX)
@@ -110,33 +110,33 @@ def any_of(flag: bool) -> bool:
 
 def gather(x: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
     """The rows of all processes, (sum of sizes, ...), given this one's (sizes[index], ...): with gradients for its own rows alone."""
-    if count() == 1:
+    if process_count() == 1:
         return x
     padded = x.new_zeros(max(sizes), *x.shape[1:])
     padded[: len(x)] = x.detach()
     parts = [torch.empty_like(padded) for _ in sizes]
     distributed.all_gather(parts, padded)
     parts = [part[:size] for part, size in zip(parts, sizes, strict=True)]
-    parts[index()] = x
+    parts[process_index()] = x
     return torch.cat(parts)
 
 
 def gather_columns(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Arrays by name, put together from all processes' shares, in order."""
-    parts = every(dict(columns))
+    parts = gather_objects(dict(columns))
     return {name: np.concatenate([part[name] for part in parts]) for name in columns}
 
 
-def add_up(x: torch.Tensor) -> torch.Tensor:
+def all_reduce_sum(x: torch.Tensor) -> torch.Tensor:
     """The sum over all processes, in place."""
-    if count() > 1:
+    if process_count() > 1:
         distributed.all_reduce(x)
     return x
 
 
-def add_up_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+def all_reduce_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Replaces every gradient by the sum over all processes; one that no process has stays absent."""
-    if count() == 1:
+    if process_count() == 1:
         return
     parameters = list(parameters)
     has = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
@@ -149,6 +149,6 @@ def add_up_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 def by_shares(n: int, make: Callable[[np.ndarray], tuple[Mapping[str, np.ndarray], ...]]) -> tuple[dict[str, np.ndarray], ...]:
     """What `make` says of rows 0 to n - 1, each process having made its share of them; columns are joined in order, no row is there twice."""
-    if count() == 1 or n < count():
+    if process_count() == 1 or n < process_count():
         return make(np.arange(n))
     return tuple(map(gather_columns, make(np.asarray(share(n)))))

@@ -104,7 +104,7 @@ def speed(served: Served, ranking: Ranking, calls: int = 20) -> str:
         began = time.perf_counter()
         served.rank(ranking.reader)
         times.append(time.perf_counter() - began)
-    items, width, clicks = len(served.tables.news) - 1, served.vectors.shape[1], len(ranking.reader.history)
+    items, width, clicks = len(served.tables.items) - 1, served.vectors.shape[1], len(ranking.reader.history)
     million, typical_ms = (clicks + 1) * items * width / 1e6, 1000 * float(np.median(times))
     return (
         f"({clicks} + 1) · {items:,} · {width} = {million:,.1f} million multiplications. Measured on {served.vectors.device.type}: "

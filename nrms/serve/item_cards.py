@@ -69,7 +69,7 @@ def unread(name: str) -> str:
 
 def card(tables: Tables, item: int, body: str, classes: str = "") -> str:
     """An item with its picture, title, category and id, and what else is to be said of it, already HTML."""
-    news = tables.news
+    news = tables.items
     facts = " · ".join(html.escape(str(part)) for part in (news.category[item], news.id[item]) if part)
     title = html.escape(str(news.name(item)))
     inner = f'<div class="title" dir="auto">{title}</div><small>{facts}</small>{body}'
@@ -124,7 +124,7 @@ def ranked(served: Served, ranking: Ranking, numeral: str) -> str:
         body += "".join(bar(name, value, low, high) for name, value in ({"lead": ranking.leads[place]} | parts).items())
         if ranking.clicks is not None and ranking.clicks.shape[1] and (most := ranking.clicks[place].max()) > 0:
             click = reader.history[int(ranking.clicks[place].argmax())]
-            body += f'<small dir="auto">most by “{html.escape(str(tables.news.name(click)))}” {most:+.2f}</small>'
+            body += f'<small dir="auto">most by “{html.escape(str(tables.items.name(click)))}” {most:+.2f}</small>'
         cards.append(card(tables, item, body, "yes" if chosen else ""))
     name = html.escape(f"{numeral}: {served.name}" if numeral else served.name)
     stand = f"; {served.verb}: rank {', '.join(map(str, ranking.ranks))}" if len(ranking.ranks) else ""

@@ -87,7 +87,7 @@ class Served:
         self.vectors = encode_items(self.model)
         self.seconds = time.perf_counter() - began
         self.test = self.tables.split(self.config.data).test
-        self.numbers = {name: i for i, name in enumerate(self.tables.news.id) if i}
+        self.numbers = {name: i for i, name in enumerate(self.tables.items.id) if i}
         latest = np.argsort(self.test.time, kind="stable")
         self.users = {str(self.test.user[row]): int(row) for row in latest}  # {user: their latest impression in the test part}
 
@@ -146,7 +146,7 @@ class Served:
         if k < 1:
             raise NrmsError(f"k is {k}, but a list has at least 1 item.")
         if candidates is None:
-            candidates = np.setdiff1d(np.arange(1, len(self.tables.news)), np.concatenate([reader.history, reader.earlier]))
+            candidates = np.setdiff1d(np.arange(1, len(self.tables.items)), np.concatenate([reader.history, reader.earlier]))
         if not len(candidates):
             raise NrmsError("There are no candidates: the history has every item, or the list given is empty.")
         scores = self.scores(reader, [reader.history], candidates)[0]
@@ -208,7 +208,7 @@ class Served:
 
     def table(self, ranking: Ranking, *, why: bool = False) -> pd.DataFrame:
         """A ranking, ready to print; with leads and a column of reasons if `why`."""
-        news, reader = self.tables.news, ranking.reader
+        news, reader = self.tables.items, ranking.reader
         at = ranking.items
         table = pd.DataFrame({"id": news.id[at], "title": news.title[at], "category": news.category[at], "score": ranking.scores.round(3)})
         table.index = pd.RangeIndex(1, len(at) + 1, name="rank")
@@ -224,7 +224,7 @@ class Served:
         words = [f"{name} {part[place]:+.2f}" for name, part in ranking.parts.items()]
         if ranking.clicks is not None and ranking.clicks.shape[1] and ranking.clicks[place].max() > 0:
             most = int(ranking.clicks[place].argmax())
-            words.append(f"most by {self.tables.news.id[ranking.reader.history[most]]} {ranking.clicks[place, most]:+.2f}")
+            words.append(f"most by {self.tables.items.id[ranking.reader.history[most]]} {ranking.clicks[place, most]:+.2f}")
         return ", ".join(words)
 
 
@@ -243,7 +243,7 @@ def describe(served: Served, ranking: Ranking) -> str:
 
     Titles are of strangers, and a terminal obeys some characters: what does not print stands there as �.
     """
-    news, reader = served.tables.news, ranking.reader
+    news, reader = served.tables.items, ranking.reader
     who = f"user {reader.user}" if reader.user is not None else "this history"
     if reader.user is not None and served.config.data.protocol != "impressions":
         who += ", as the test part finds them: what it asks for is yet to come"

@@ -42,20 +42,20 @@ class Share:
     """What of a batch this process does: the rows of some of its readers. Scores and views of all processes together are those of the batch."""
 
     def __init__(self, batch: Batch):
-        readers = [distributed.share(len(batch.history), of) for of in range(distributed.count())]
+        readers = [distributed.share(len(batch.history), of) for of in range(distributed.process_count())]
         parts = [batch.of_readers(r.start, r.stop) for r in readers] if len(readers) > 1 else [(batch, torch.arange(len(batch)))]
         self.readers, self.rows = [len(r) for r in readers], [len(rows) for _, rows in parts]
         self.back = torch.cat([rows for _, rows in parts]).argsort()
         # who has no reader reads the first one, and then says nothing of it
-        self.batch = parts[distributed.index()][0] if self.readers[distributed.index()] else batch.of_readers(0, 1)[0]
+        self.batch = parts[distributed.process_index()][0] if self.readers[distributed.process_index()] else batch.of_readers(0, 1)[0]
 
     def scores(self, own: torch.Tensor) -> torch.Tensor:
         """Scores (B, C) of the whole batch, given those of this process's rows."""
-        return distributed.gather(own[: self.rows[distributed.index()]], self.rows)[self.back] if len(self.rows) > 1 else own
+        return distributed.gather(own[: self.rows[distributed.process_index()]], self.rows)[self.back] if len(self.rows) > 1 else own
 
     def views(self, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Views of all readers, given those of this process's."""
-        return {name: distributed.gather(view[: self.readers[distributed.index()]], self.readers) for name, view in own.items()}
+        return {name: distributed.gather(view[: self.readers[distributed.process_index()]], self.readers) for name, view in own.items()}
 
 
 def backward(model: Recommender, batch: Batch, config: Config, accelerator: Accelerator, reuse: Reuse | None) -> tuple[dict[str, torch.Tensor], int]:
@@ -73,10 +73,10 @@ def backward(model: Recommender, batch: Batch, config: Config, accelerator: Acce
         parts = {config.objective: objective(scores)}
         whole = config.users in GRAPHS  # every process has the views of all nodes, and all of a term's gradient
         terms = terms_of(config, batch, views if whole else share.views(views))
-        accelerator.backward(sum(parts.values()) + sum(terms.values()) / (distributed.count() if whole else 1))
+        accelerator.backward(sum(parts.values()) + sum(terms.values()) / (distributed.process_count() if whole else 1))
         parts |= terms
-    distributed.add_up_gradients(model.parameters())
-    encoded = distributed.add_up(torch.tensor(reuse.encoded if reuse else encoded)).item()
+    distributed.all_reduce_gradients(model.parameters())
+    encoded = distributed.all_reduce_sum(torch.tensor(reuse.encoded if reuse else encoded)).item()
     return {name: part.detach() for name, part in parts.items()}, encoded
 
 

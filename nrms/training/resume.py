@@ -48,14 +48,14 @@ def unpack(tensors: Tensors, model: torch.nn.Module, optimizer: torch.optim.Opti
             _, i, key = name.split(".", 2)
             states.setdefault(int(i), {})[key] = value
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    own = f"random.{distributed.index()}."
+    own = f"random.{distributed.process_index()}."
     if states := {k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)}:  # else it is a process more than there were
         set_random_states(states)
 
 
 def save(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict, drawn: list[Tensors], best: dict | None = None) -> None:
     """Writes last.safetensors with `state`; before it, where this is the best step so far, best.safetensors with the facts `best` and `state`."""
-    if distributed.index():
+    if distributed.process_index():
         return
     tensors = pack(model, optimizer, drawn)
     if best is not None:

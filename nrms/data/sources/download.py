@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from nrms import NrmsError
 from nrms.config.parameters import Archive, Dataset, Download
-from nrms.data.images import fingerprint
+from nrms.data.images import file_digest
 from nrms.data.sources.mind import FILES
 from nrms.data.sources.rows import Member, read_blocks
 from nrms.data.sources.zips import entries
@@ -151,7 +151,7 @@ def wrong_rows(member: Member, rows: int) -> str | None:
 
 def fault_of(path: Path, archive: Archive) -> str | None:
     """Why a file is not the one that `archive` describes; None where it is."""
-    if archive.sha256 and fingerprint(path) in archive.sha256:
+    if archive.sha256 and file_digest(path) in archive.sha256:
         return None
     if not archive.rows:
         return "it has another hash"

@@ -1,6 +1,6 @@
 """Which picture belongs to which news when pictures come from IM-MIND? Its cards show cover and title, and are named by the ids of MIND-large.
 
-Xun et al., "Why Do We Click: Visual Impression-aware News Recommendation", ACM MM 2021. MIND-small has other ids for the same news: a table says
+Xun et al., "Why Do We Click: Visual Impression-aware Items Recommendation", ACM MM 2021. MIND-small has other ids for the same news: a table says
 which is which, or the news.tsv files of MIND-large do, by equal url, else by equal title and abstract.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from nrms import NrmsError
 from nrms.data.sources import mind
-from nrms.data.tables import News
+from nrms.data.tables import Items
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,7 +47,7 @@ def read_table(path: Path) -> dict[str, str]:
     return {row[ours]: row[theirs] for row in rows[named:]}
 
 
-def match(news: News, others: Iterable[tuple[str, str, str, str]]) -> tuple[dict[str, str], dict[str, int]]:
+def match(news: Items, others: Iterable[tuple[str, str, str, str]]) -> tuple[dict[str, str], dict[str, int]]:
     """{id in `news`: id in `others`} of the news that are the same, and how many were matched by url, by title and abstract, or not.
 
     others: (id, title, abstract, url). What several of them share tells nothing and is not used.
@@ -68,7 +68,7 @@ def match(news: News, others: Iterable[tuple[str, str, str, str]]) -> tuple[dict
     return found, counts
 
 
-def names_of_pictures(news: News, ids: Path) -> tuple[dict[str, str], dict[str, int]]:
+def names_of_pictures(news: Items, ids: Path) -> tuple[dict[str, str], dict[str, int]]:
     """{id in `news`: name of its picture}, and how they were matched. ids: a table, or a folder or zip with the news.tsv files of MIND-large.
 
     Raises NrmsError if there is no such file, or if it matches nothing.

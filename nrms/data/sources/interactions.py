@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from nrms import NrmsError
 from nrms.data.sources import mind
 from nrms.data.sources.rows import REASONS, Ledger, Member, flags, read_rows, repeats, split_quoted
-from nrms.data.tables import INTERACTIONS_SCHEMA, NEWS_SCHEMA, PART, read_impressions
+from nrms.data.tables import INTERACTIONS_SCHEMA, ITEMS_SCHEMA, PART, read_impressions
 
 SUFFIXES = (".tsv", ".csv", ".inter", ".txt", ".item")
 NAMES = {  # what a column is called
@@ -99,13 +99,13 @@ def is_blank(column: pa.Array) -> np.ndarray:
     return flags(pc.equal(pc.utf8_trim_whitespace(column), ""))
 
 
-def read_items(path: Path, most: float) -> tuple[pa.Table, Ledger]:
+def read_item_table(path: Path, most: float) -> tuple[pa.Table, Ledger]:
     """The table of items, row 0 padding. `title`: the column of that name, else text or name; all other text, categories too, goes to `abstract`."""
     names, separator = read_header(path)
     ledger = Ledger(path.name)
     at = {kind: column_of(names, kind, path, needed=kind == "item") for kind in ("item", "title", "category", "subcategory", "url")}
     rest = [i for i, name in enumerate(names) if i != at["title"] and name.lower() not in (*NAMES["item"], *NAMES["url"])]  # a second id is no text
-    blocks, seen = [pa.table([[""]] * 6, schema=NEWS_SCHEMA)], set()
+    blocks, seen = [pa.table([[""]] * 6, schema=ITEMS_SCHEMA)], set()
     for rows in read_table(path, ledger, names, separator):
         rows.drop("id", is_blank(rows.columns[at["item"]]))
         rows.drop("duplicate", repeats(rows.columns[at["item"]], seen))
@@ -115,7 +115,7 @@ def read_items(path: Path, most: float) -> tuple[pa.Table, Ledger]:
         other = pc.binary_join_element_wise(*(rows.columns[i] for i in rest), " ") if rest else empty
         subcategory = columns["category"] if at["subcategory"] is None else columns["subcategory"]
         ordered = [columns["item"], columns["category"], subcategory, columns["title"], pc.utf8_trim_whitespace(other), columns["url"]]
-        blocks.append(pa.table(ordered, schema=NEWS_SCHEMA))
+        blocks.append(pa.table(ordered, schema=ITEMS_SCHEMA))
         ledger.rows_out += len(rows.numbers)
     ledger.check(most)
     return pa.concat_tables(blocks), ledger
@@ -268,7 +268,7 @@ def read_clicks(source: Path, folder: Path, most: float) -> tuple[pd.DataFrame, 
         rows.append((np.repeat(shown.user[first], size), shown.history.take(first).values, np.repeat(shown.time[first], size) + back))
         row = shown.candidates.rows[shown.clicked]
         rows.append((shown.user[row], shown.candidates.values[shown.clicked], shown.time[row]))
-    items = pq.read_table(folder / "news.parquet", schema=NEWS_SCHEMA)
+    items = pq.read_table(folder / "news.parquet", schema=ITEMS_SCHEMA)
     ids = items["id"].to_numpy(zero_copy_only=False)
     log = pd.DataFrame({k: np.concatenate(c) for k, c in zip(("user", "item", "time"), zip(*rows, strict=True), strict=True)})
     log = log.sort_values("time", kind="stable").drop_duplicates(["user", "item"])
@@ -287,7 +287,7 @@ def convert(source: Path, folder: Path, most: float, *, min_rating: float | None
     table = table or next(iter(sorted(source.glob("*.item"))), None)
     items, ledgers = None, []
     if table is not None:
-        items, ledger = read_items(table, most)
+        items, ledger = read_item_table(table, most)
         ledgers.append(ledger)
     ids = None if items is None else items["id"].combine_chunks()[1:]
     if len(paths) == 1:
@@ -299,7 +299,7 @@ def convert(source: Path, folder: Path, most: float, *, min_rating: float | None
     if items is None:
         names = pd.unique(log["item"]).tolist()
         empty = [""] * (len(names) + 1)
-        items = pa.table([["", *names], empty, empty, empty, empty, empty], schema=NEWS_SCHEMA)
+        items = pa.table([["", *names], empty, empty, empty, empty, empty], schema=ITEMS_SCHEMA)
     widths = vectors(source, folder, items, ledgers[0] if table is not None else None)
     facts = write_log(log, items, folder, min_length)
     return {**facts, "has_time": len(paths) == 1 and log["time"].nunique() > 1, "vectors": widths, "files": [ledger.summary() for ledger in ledgers]}

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from nrms import NrmsError
 from nrms.data.sources.rows import Ledger, Member, flags, read_blocks, read_rows, repeats
 from nrms.data.sources.zips import entries
-from nrms.data.tables import IMPRESSIONS_SCHEMA, NEWS_SCHEMA
+from nrms.data.tables import IMPRESSIONS_SCHEMA, ITEMS_SCHEMA
 from nrms.runtime.progress import progress
 
 TIME = "%m/%d/%Y %I:%M:%S %p"
@@ -88,7 +88,7 @@ def any_of(found: np.ndarray, owner: np.ndarray, rows: int) -> np.ndarray:
 
 def read_all_news(members: dict[str, Member], most: float) -> tuple[pa.Table, list[Ledger]]:
     """All news of all parts, row 0 padding; a news that several parts have is kept once."""
-    blocks, ledgers = [pa.table([[""]] * 6, schema=NEWS_SCHEMA)], []
+    blocks, ledgers = [pa.table([[""]] * 6, schema=ITEMS_SCHEMA)], []
     known: dict[str, tuple] = {}
     for member in members.values():
         ledger = Ledger(member.name)
@@ -104,7 +104,7 @@ def read_all_news(members: dict[str, Member], most: float) -> tuple[pa.Table, li
             rows.count("conflict", np.array([known.get(i, t) != t for i, t in zip(ids, texts, strict=True)], bool))
             new = pa.array([i not in known for i in ids], pa.bool_())
             known |= {i: t for i, t in zip(ids, texts, strict=True) if i not in known}
-            blocks.append(pa.table([c.filter(new) for c in rows.columns[:6]], schema=NEWS_SCHEMA))
+            blocks.append(pa.table([c.filter(new) for c in rows.columns[:6]], schema=ITEMS_SCHEMA))
         ledger.check(most)
     return pa.concat_tables(blocks), ledgers
 

@@ -16,7 +16,7 @@ from nrms.runtime.locks import locked
 from nrms.runtime.progress import progress
 
 
-def fingerprint(encoder: Encoder, content: str, kind: object = None) -> str:
+def encoder_digest(encoder: Encoder, content: str, kind: object = None) -> str:
     """Twelve hex digits that change with the weights, the pooling, the preprocessing, the `kind` of table, or the content named by `content`."""
     digest = hashlib.sha256(repr((type(encoder).__name__, encoder.pool.how, encoder.content.facts, content, kind)).encode())
     for name, tensor in sorted(encoder.model.state_dict().items()):
@@ -54,7 +54,7 @@ def write_table(encoder: Encoder, path: Path, shape: tuple[int, ...], values: Ca
 @torch.inference_mode()
 def cached(encoder: Encoder, content: str, folder: Path, name: str, batch: int = 256) -> np.ndarray:
     """Pooled vectors (N + 1, W) of all items."""
-    path = folder / f"{name}-{fingerprint(encoder.eval(), content)}.npy"
+    path = folder / f"{name}-{encoder_digest(encoder.eval(), content)}.npy"
     return fill(encoder, path, (encoder.project.in_features,), encoder.features, batch)
 
 
@@ -66,7 +66,7 @@ def cached_layers(encoder: Encoder, content: str, folder: Path, name: str, batch
         layers, mask = encoder.states(ids, output_hidden_states=True)
         return torch.stack([encoder.pool(h, mask) for h in layers], 1)
 
-    path = folder / f"{name}-layers-{fingerprint(encoder.eval(), content, 'layers')}.npy"
+    path = folder / f"{name}-layers-{encoder_digest(encoder.eval(), content, 'layers')}.npy"
     if path.exists():
         return np.load(path, mmap_mode="r")
     return fill(encoder, path, tuple(pooled(encoder.present.nonzero()[:1, 0]).shape[1:]), pooled, batch)

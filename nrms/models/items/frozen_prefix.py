@@ -9,7 +9,7 @@ from torch import nn
 
 from nrms.models.items.content import Titles, places
 from nrms.models.items.encoders import Encoder
-from nrms.models.items.feature_cache import fingerprint
+from nrms.models.items.feature_cache import encoder_digest
 from nrms.models.items.fine_tuning import stacks
 from nrms.runtime.files import atomic, new_table
 from nrms.runtime.locks import locked
@@ -44,7 +44,7 @@ class States(nn.Module):
 @torch.inference_mode()
 def cached_states(encoder: Encoder, depth: int, content: str, folder: Path, name: str, batch: int = 256) -> States:
     """The states of all items that layer number `depth` is given, without padding. Where blank content may be asked for, it is kept once for all."""
-    path = folder / f"{name}-below{depth}-{fingerprint(encoder.eval(), content, depth)}.npy"
+    path = folder / f"{name}-below{depth}-{encoder_digest(encoder.eval(), content, depth)}.npy"
     present, absent = encoder.present.nonzero()[:, 0], (~encoder.present).nonzero()[1:, 0]  # the first is padding
     blank = absent[:1] if encoder.content.has_blank else absent[:0]
     asked = torch.cat([blank, present])

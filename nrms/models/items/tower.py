@@ -18,9 +18,9 @@ class ItemTower(nn.Module):
         return next(iter(self.encoders.values())).lengths
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
-        return self.fusion(*self.apart(items))
+        return self.fusion(*self.modality_vectors(items))
 
-    def apart(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def modality_vectors(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The vectors of each modality before they are fused (U, M, D), and which are there (U, M)."""
         vectors, present = [], []
         for encoder in self.encoders.values():
@@ -40,7 +40,7 @@ class ItemTower(nn.Module):
     def without(self, items: torch.Tensor, modality: str) -> torch.Tensor:
         """Vectors (U, D) of items as if they had nothing of `modality`, not the first: a blank in its place where the fusion wants one, which takes
         an item that has none."""
-        vectors, present = self.apart(items)
+        vectors, present = self.modality_vectors(items)
         for m, (name, encoder) in enumerate(self.encoders.items()):
             if name in (modality, "both"):  # a side network across both reads the modality too
                 present[:, m] = False

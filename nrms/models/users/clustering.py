@@ -59,12 +59,12 @@ def peaks(tokens: torch.Tensor, share: float) -> torch.Tensor:
     order = near.argsort(stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
-    apart = torch.empty_like(near)
+    separation = torch.empty_like(near)
     for begin, d in distances(tokens, tokens):
         own = rank[begin : begin + len(d)]
         denser = rank[None] < own[:, None]
-        apart[begin : begin + len(d)] = torch.where(own == 0, d.max(1).values, d.masked_fill(~denser, torch.inf).min(1).values)
-    return (apart / tokens.shape[1]).log() / 2 - near  # the product itself would be 0 where distances are large
+        separation[begin : begin + len(d)] = torch.where(own == 0, d.max(1).values, d.masked_fill(~denser, torch.inf).min(1).values)
+    return (separation / tokens.shape[1]).log() / 2 - near  # the product itself would be 0 where distances are large
 
 
 def dpc_knn(tokens: torch.Tensor, count: int, generator: torch.Generator, share: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from nrms.evaluation.statistics import compare_all
-from nrms.report.experiments import KINDS, Entry, comparable, protocol_of, why_apart
+from nrms.report.experiments import KINDS, Entry, comparable, protocol_of, why_not_comparable
 from nrms.report.pages.disagreements import Rankings, Shown, example, most_apart, sizes
 from nrms.report.pages.layout import PAGES, document, embedded, links_of
 
@@ -108,7 +108,7 @@ before it was looked at, and corrected, stands in the analysis and on the page o
 difference, and of equal ones those with most candidates: they show what can happen, not what happens often.</li></ul>"""
 
 
-def made_of(dataset: str, entries: Sequence[Entry], reports: Path) -> str:
+def page_digest(dataset: str, entries: Sequence[Entry], reports: Path) -> str:
     """A digest that changes when a finished run of the data set does, or what its page links to and looks like."""
     done = [(e.exp, e.seeds, e.records, [(run.folder / "rows.parquet").stat().st_mtime_ns for run in e.runs]) for e in entries if e.status == "done"]
     looks = [(PAGES / name).read_text() for name in ("style.css", "compare.js")]
@@ -118,7 +118,7 @@ def made_of(dataset: str, entries: Sequence[Entry], reports: Path) -> str:
 def left_out(dataset: str, entries: Sequence[Entry], rows: Sequence[Entry]) -> str:
     """A computed sentence that names the finished rows that are not compared, with how they were judged; nothing where there are none."""
     others = [e for e in entries if e.status == "done" and e not in rows]
-    names = ", ".join(f"{name} ({why_apart(e, list(rows))})" for name, e in zip(labels(others), others, strict=True))
+    names = ", ".join(f"{name} ({why_not_comparable(e, list(rows))})" for name, e in zip(labels(others), others, strict=True))
     label = protocol_of(dataset, list(entries)).label
     how = f"being judged in another way, or asked other questions, than most runs on {escape(dataset)} (by {label})"
     return f"<p>Left out, {how}: {escape(names)}.</p>" if others else ""
@@ -131,7 +131,7 @@ def comparisons(dataset: str, entries: Sequence[Entry], reports: Path) -> str:
     """
     rows = comparable(dataset, list(entries))
     links, at = links_of(reports / dataset / "compare.html", reports)
-    title, of = f"How do two runs on {dataset} differ?", made_of(dataset, entries, reports)
+    title, of = f"How do two runs on {dataset} differ?", page_digest(dataset, entries, reports)
     others = left_out(dataset, entries, rows)
     if len(rows) < 2:
         body = f"<h1>{escape(title)}</h1><p>Two finished runs can be compared; there are {len(rows)}.</p>{others}"

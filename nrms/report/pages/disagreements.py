@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from nrms import home
-from nrms.data.tables import Impressions, News, Ragged, ragged, read_impressions, read_interactions, read_news
+from nrms.data.tables import Impressions, Items, Ragged, ragged, read_impressions, read_interactions, read_items
 from nrms.evaluation.protocols import PROTOCOLS, Protocol
 from nrms.report.experiments import Entry
 
@@ -72,9 +72,9 @@ class Shown:
     protocol: Protocol
 
     @cached_property
-    def news(self) -> News | None:
+    def news(self) -> Items | None:
         path = home() / "data" / self.dataset / "news.parquet"
-        return read_news(path) if path.exists() else None
+        return read_items(path) if path.exists() else None
 
     @cached_property
     def slates(self) -> tuple[np.ndarray, Impressions] | None:

@@ -13,7 +13,7 @@ from nrms.evaluation.protocols import PROTOCOLS
 from nrms.report.experiments import KINDS, Entry, entries, protocol_of
 from nrms.report.format import number, p_value, thousands
 from nrms.report.pages import interval_plot
-from nrms.report.pages.compare_page import comparisons, made_of
+from nrms.report.pages.compare_page import comparisons, page_digest
 from nrms.report.pages.layout import OF_A_DATA_SET, document, is_made_of, plain
 from nrms.report.planned_comparisons import differences, questions_of, summary, table_of
 from nrms.report.sentences import definitions, sentence
@@ -200,7 +200,7 @@ def write_once(anew: bool) -> tuple[Path, Path]:
     found = {name: [e for e in everything if e.dataset == name] for name in board["dataset"].unique()}
     for name, own in found.items():
         path = folder / name / "compare.html"
-        if anew or not is_made_of(path, made_of(name, own, folder)):
+        if anew or not is_made_of(path, page_digest(name, own, folder)):
             text = comparisons(name, own, folder)
             with atomic(path) as part:
                 part.write_text(text)
