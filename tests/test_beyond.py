@@ -32,7 +32,7 @@ from nrms.evaluation.beyond_accuracy import (
     spread,
     takers,
 )
-from nrms.evaluation.metrics import BEYOND
+from nrms.evaluation.protocols import BEYOND
 from nrms.evaluation.ranking import rank_catalogue
 from nrms.evaluation.slices import slices
 from nrms.report import figures

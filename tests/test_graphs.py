@@ -21,7 +21,8 @@ from nrms.data.splits import split_log
 from nrms.data.tables import Impressions, Interactions, Ragged
 from nrms.evaluation import ensemble
 from nrms.evaluation.ensemble import together
-from nrms.evaluation.metrics import DIAGNOSTICS, SETS, set_metrics
+from nrms.evaluation.metrics import SETS, set_metrics
+from nrms.evaluation.protocols import DIAGNOSTICS
 from nrms.evaluation.ranking import encode_items, model_scorer, rank_catalogue, states_of
 from nrms.evaluation.vector_diagnostics import alignment, diagnose, uniformity
 from nrms.models.build import build

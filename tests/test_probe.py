@@ -19,7 +19,6 @@ from nrms.evaluate import evaluate
 from nrms.evaluation import probe_vectors
 from nrms.evaluation.metrics import rank_metrics
 from nrms.evaluation.probe import (
-    OVERLAP,
     among_largest,
     beside,
     centred,
@@ -35,6 +34,7 @@ from nrms.evaluation.probe import (
     score_slates,
     taken,
 )
+from nrms.evaluation.protocols import ITEM_CF
 from nrms.evaluation.ranking import encode_items
 from nrms.models.build import build_encoder, local_model
 from nrms.models.load import load_run
@@ -101,7 +101,7 @@ def test_nothing_that_could_be_asked_has_no_number():
         vectors[1 : 1 + has] = 1
         table = probe({"none": vectors}, split_of(log_of([[1, 2], [2, 3]]), asked([[1]], [[2]])), SEVERAL)
         assert table.iloc[0, :8].isna().all() and table.loc["none", "items"] == has and table.loc["none", "questions"] == 0
-        assert shown(table).loc["none", OVERLAP] == ""
+        assert shown(table).loc["none", ITEM_CF] == ""
 
 
 rows_of = st.lists(st.lists(st.tuples(st.integers(1, 7), st.booleans()), min_size=1, max_size=5, unique_by=lambda x: x[0]), min_size=4, max_size=4)
@@ -169,7 +169,7 @@ def test_vectors_that_are_all_the_same_find_neighbours_by_chance():
     same[0] = 0
     split = split_of(log_of(rng.integers(1, 31, (20, 5))), asked([[1, 2], [3]], [[4], [5, 6]]))
     found = probe_one(same, split, SEVERAL)
-    assert found[OVERLAP] == pytest.approx(found[f"{OVERLAP}, by chance"]) == pytest.approx(10 / 29)
+    assert found[ITEM_CF] == pytest.approx(found[f"{ITEM_CF}, by chance"]) == pytest.approx(10 / 29)
     assert found["zero-shot Recall@20"] == pytest.approx(found["zero-shot Recall@20, by chance"]) == pytest.approx((20 / 28 + 20 / 29) / 2)
 
 

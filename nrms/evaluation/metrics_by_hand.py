@@ -51,7 +51,7 @@ def catalogue(ranks: np.ndarray, tied: np.ndarray, protocol: str) -> tuple[pd.Da
     lines, n = pd.DataFrame({"rank": ranks, "tied with": tied, "1/rank": mean_over(lambda rank: 1 / rank)}), len(ranks)
     lines = lines if tied.any() else lines.drop(columns="tied with")
     sums = {"mrr": (lines["1/rank"].sum(), n)}
-    for name in PROTOCOLS[protocol].shown:
+    for name in PROTOCOLS[protocol].displayed:
         k = int("".join(filter(str.isdigit, name)) or 0)
         if name.startswith(("hr", "recall")):
             lines[f"among {k}"] = mean_over(lambda rank, k=k: rank <= k)
@@ -77,7 +77,7 @@ def metrics(news, impressions, row: int, rows: pa.Table, protocol: str) -> tuple
     lines["rank"] = [f"{rank:g}" for rank in lines["rank"]]
     labels: Mapping = PROTOCOLS[protocol].metrics
     says = []
-    for name in PROTOCOLS[protocol].shown:
+    for name in PROTOCOLS[protocol].displayed:
         (total, by), package = sums[name], rows[name][row].as_py()
         says.append(f"- {labels[name][0]} = {total:.4g} / {by:.4g} = {total / max(by, 1e-12):.4f}; by the package {package:.4f}")
     if protocol != "impressions" and not known:

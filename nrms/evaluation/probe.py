@@ -20,12 +20,11 @@ from nrms.config.parameters import Dataset
 from nrms.data.tables import Impressions, Interactions, Ragged, Split
 from nrms.evaluation.baselines import cooccurrence, product_scorer
 from nrms.evaluation.metrics import rank_metrics
-from nrms.evaluation.protocols import HISTORY, PROTOCOLS, K
+from nrms.evaluation.protocols import ITEM_CF, PROBE_HISTORY, PROBE_NEIGHBOURS, PROTOCOLS
 from nrms.evaluation.ranking import metrics_of, rank_catalogue
 from nrms.evaluation.statistics import interval
 
 FLAT = 1 << 14  # candidates of slates that are scored at a time
-OVERLAP = f"item-CF overlap@{K}"
 
 
 # vectors -------------------------------------------------------------------------------------------------------------
@@ -140,14 +139,15 @@ def zero_shot(vectors: np.ndarray, test: Impressions, data: Dataset) -> tuple[np
         scores = score_slates(vectors, test)
         found = [rank_metrics(s, test.clicked, test.candidates.offsets) for s in (scores, np.zeros_like(scores))]
     else:
-        scorers = product_scorer(test, vectors, HISTORY, square=False), lambda rows: torch.zeros(len(rows), len(vectors))  # all tied: every order
+        # all tied: every order
+        scorers = product_scorer(test, vectors, PROBE_HISTORY, square=False), lambda rows: torch.zeros(len(rows), len(vectors))
         found = [metrics_of(rank_catalogue(s, test, len(vectors), seen=data.rank_seen), test, data) for s in scorers]
     return found[0][main], found[1][main]
 
 
 def score_slates(vectors: np.ndarray, test: Impressions) -> np.ndarray:
     """Products of the candidates of slates with the mean of the history, flat like test.candidates.values; a history's own factor ranks nothing."""
-    past, mask = test.history.pad(np.arange(len(test)), HISTORY)
+    past, mask = test.history.pad(np.arange(len(test)), PROBE_HISTORY)
     row = np.nonzero(mask)[0]
     users = sparse.csr_matrix((np.ones(len(row), np.float32), (row, past[mask])), shape=(len(test), len(vectors))) @ vectors
     pieces = zip(*(np.split(x, range(FLAT, len(x), FLAT)) for x in (test.candidates.rows, test.candidates.values)), strict=True)
@@ -161,7 +161,7 @@ def among_largest(values: torch.Tensor, k: int) -> torch.Tensor:
     return above + tied * (k - above.sum(-1, keepdim=True)) / tied.sum(-1, keepdim=True)
 
 
-def item_cf(vectors: np.ndarray, log: Ragged, k: int = K) -> tuple[np.ndarray, float]:
+def item_cf(vectors: np.ndarray, log: Ragged, k: int = PROBE_NEIGHBOURS) -> tuple[np.ndarray, float]:
     """Share of an item's k nearest by cosine that are among its k nearest by who took them (n,), and its expectation for random vectors.
 
     Of the n items that share a user with another; of fewer than k such others, all. Neither side counts the item itself; ties are drawn. All items
@@ -191,7 +191,7 @@ def probe_one(vectors: np.ndarray, split: Split, data: Dataset) -> dict[str, flo
     test, log = questions(split.test, numbers, slates=data.protocol == "impressions"), renumbered(taken(split.train), numbers)
     values, chance = zero_shot(kept, test, data) if len(test) else (np.zeros(0), np.zeros(0))
     line = {}
-    for name, found, random in ((f"zero-shot {PROTOCOLS[data.protocol].label}", values, mean(chance)), (OVERLAP, *item_cf(kept, log))):
+    for name, found, random in ((PROTOCOLS[data.protocol].zero_shot, values, mean(chance)), (ITEM_CF, *item_cf(kept, log))):
         low, high = interval(found)
         line |= {name: mean(found), f"{name}_low": float(low), f"{name}_high": float(high), f"{name}, by chance": random}
     return line | {"items": int(has.sum()), "all items": len(vectors) - 1, "questions": len(test), "all questions": len(split.test)}

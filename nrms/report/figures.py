@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from nrms.evaluation.metrics import BEYOND
+from nrms.evaluation.protocols import BEYOND, PROBE_METRICS
 from nrms.report.experiments import entries, protocol_of
 from nrms.report.planned_comparisons import Difference
 from nrms.report.tables import leaderboard, means_beyond
@@ -208,7 +208,7 @@ def probe(table: pd.DataFrame) -> Figure:
     """What sets of vectors know, as `probe.probe` found it: a panel for the zero-shot metric, one for item-CF, with intervals; chance is marked."""
     figure, axes = canvas(2, (11, 0.36 * len(table) + 1.6), sharey=True)
     places, names = np.arange(len(table)), [name.replace("$", r"\$") for name in table.index]  # a dollar would begin a formula
-    for ax, name in zip(axes, table.columns[:8:4], strict=True):
+    for ax, name in zip(axes, [name for name in PROBE_METRICS if name in table], strict=True):
         ax.barh(places, table[name], color=[GREY if row == "random" else BLUE for row in table.index])
         ax.hlines(places, table[f"{name}_low"], table[f"{name}_high"], color="black", lw=1)
         ax.vlines(table[f"{name}, by chance"], places - 0.4, places + 0.4, color=ORANGE, lw=2)

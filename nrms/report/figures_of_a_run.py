@@ -63,8 +63,8 @@ def learning_curves(run: Run) -> Figure:
 def by_slice(run: Run) -> Figure:
     """The four metrics of one run by slice, with intervals; the number of impressions or questions beside each name."""
     metrics, protocol = read_json(run.folder / "metrics.json"), PROTOCOLS[run.record.get("protocol", "impressions")]
-    figure, axes = canvas(len(protocol.shown), (13, 0.38 * len(metrics) + 1.2), sharey=True)
-    for ax, name in zip(axes, protocol.shown, strict=True):
+    figure, axes = canvas(len(protocol.displayed), (13, 0.38 * len(metrics) + 1.2), sharey=True)
+    for ax, name in zip(axes, protocol.displayed, strict=True):
         for i, values in enumerate(m[name] for m in metrics.values()):
             if values["mean"] is None:  # no impression of the slice has both clicked and passed-over news
                 continue

@@ -22,11 +22,11 @@ def beside_the_original(dataset: str) -> pd.DataFrame:
     rows = {}
     for name, published in PUBLISHED.items():
         own = board[(board["exp"] == name) & (board["status"] == "done")]
-        for metric, value in zip(protocol.shown, published, strict=True):
+        for metric, value in zip(protocol.displayed, published, strict=True):
             rows.setdefault(name, {})[protocol.metrics[metric][0], "published"] = f"{value:.3f}"
             rows[name][protocol.metrics[metric][0], f"here, {dataset}"] = with_interval(own.iloc[0], metric) if len(own) else "not run"
     shown = pd.DataFrame(rows).T
-    return shown[[(protocol.metrics[m][0], c) for m in protocol.shown for c in ("published", f"here, {dataset}")]]
+    return shown[[(protocol.metrics[m][0], c) for m in protocol.displayed for c in ("published", f"here, {dataset}")]]
 
 
 PUBLISHED = {  # its README; MIND-small dev. Its row for experiment 4 is, digit for digit, that of another project (YadaYuki/news-recommendation-llm)
@@ -55,7 +55,7 @@ def two_evaluators(rankers: Mapping[str, np.ndarray], clicked: np.ndarray, offse
     for name, scores in rankers.items():
         for judge, judged in (("correctly", scores), ("by the original's evaluator", misread(scores, offsets))):
             found = rank_metrics(judged, clicked, offsets)
-            lines[name, judge] = {METRICS[m][0]: np.nanmean(found[m]) for m in PROTOCOLS["impressions"].shown}
+            lines[name, judge] = {METRICS[m][0]: np.nanmean(found[m]) for m in PROTOCOLS["impressions"].displayed}
     table = pd.DataFrame(lines).T
     table.index.names = ["ranker", "judged"]
     return table.round(3)

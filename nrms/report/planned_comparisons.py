@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 import pandas as pd
 
-from nrms.evaluation.protocols import PROTOCOLS
 from nrms.evaluation.statistics import compare, compare_each, holm
 from nrms.report.experiments import Entry, align, comparable, protocol_of
 from nrms.report.format import p_value
@@ -33,7 +32,8 @@ from nrms.report.research_questions import (
 
 def questions_of(dataset: str, found: list[Entry] | None = None) -> Planned:
     """What is asked of a data set, by the protocol of its runs. found: its `entries`, if read already."""
-    return next(QUESTIONS[name] | ASKED_TOO[name] for name, protocol in PROTOCOLS.items() if protocol is protocol_of(dataset, found))
+    name = protocol_of(dataset, found).name
+    return QUESTIONS[name] | ASKED_TOO[name]
 
 
 @dataclass(frozen=True)

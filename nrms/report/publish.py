@@ -90,7 +90,7 @@ def results(folder: Path) -> str:
     protocol, seeds = PROTOCOLS[board["protocol"].iloc[0]], board.loc[board["kind"] == "model", "seeds"].unique()
     board = board.assign(place=board["kind"].map(KINDS.index)).sort_values(["place", protocol.main], ascending=[True, False])
     lines = [line(row, protocol) for _, row in board.iterrows()]
-    head = ["", "reads", *(protocol.metrics[name][0] for name in protocol.shown), "against the best baseline", "weights that learn"]
+    head = ["", "reads", *(protocol.metrics[name][0] for name in protocol.displayed), "against the best baseline", "weights that learn"]
     if len(seeds) > 1:
         head = [*head, "seeds"]
         lines = [[*cells, own] for cells, own in zip(lines, board["seeds"].where(board["kind"] == "model", ""), strict=True)]
@@ -104,7 +104,7 @@ def line(row: pd.Series, protocol: Protocol) -> list[str]:
     """One row of the table of `results`."""
     is_model = row["kind"] == "model"
     name = f"`{row['exp']}`" if is_model else f"*{row['exp']}*"
-    shown = [with_interval(row, protocol.main), *(number(row[name]) for name in protocol.shown if name != protocol.main)]
+    shown = [with_interval(row, protocol.main), *(number(row[name]) for name in protocol.displayed if name != protocol.main)]
     gain = f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]" if pd.notna(row["difference"]) else ""
     return [name, row["inputs"] if is_model else row["kind"], *shown, gain, thousands(row["trainable"])]
 

@@ -2,8 +2,7 @@
 
 import pandas as pd
 
-from nrms.evaluation.metrics import BEYOND, DIAGNOSTICS
-from nrms.evaluation.protocols import PROTOCOLS
+from nrms.evaluation.protocols import BEYOND, DIAGNOSTICS, PROTOCOLS
 from nrms.report.format import p_value
 from nrms.report.tables import leaderboard
 from nrms.runtime.run_record import Run
@@ -77,7 +76,7 @@ def beyond_meanings() -> str:
 def definitions(*names: str) -> str:
     """What every number of these protocols (by default of all) means, in Markdown."""
     protocols = [PROTOCOLS[name] for name in names or PROTOCOLS]
-    lines = [f"- **{label}**: {text}." for p in protocols for name, (label, text) in p.metrics.items() if name in p.shown]
+    lines = [f"- **{label}**: {text}." for p in protocols for name, (label, text) in p.metrics.items() if name in p.displayed]
     lines += [
         "- **[low, high]**, **low to high**: 95 % bootstrap interval over impressions or questions (1,000 resamples) of the mean over seeds.",
         "- **n**: test impressions with a defined metric (**skipped**: those where nothing or everything was clicked), or questions: users asked for "

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from nrms.evaluation.metrics import BEYOND, DIAGNOSTICS
+from nrms.evaluation.protocols import BEYOND, DIAGNOSTICS
 from nrms.evaluation.statistics import compare_each, holm, intervals
 from nrms.report.experiments import Entry, align, comparable, entries, protocol_of
 from nrms.report.format import difference, name_only, number, thousands, with_interval
@@ -79,7 +79,7 @@ def tabulate(everything: list[Entry]) -> pd.DataFrame:
         line = {"dataset": entry.dataset, "exp": entry.exp, "kind": entry.kind, "seeds": " ".join(map(str, entry.seeds)), "status": status}
         line["protocol"] = entry.record.get("protocol", "impressions")
         if entry.status == "done":
-            for name in entry.protocol.shown:
+            for name in entry.protocol.displayed:
                 values = entry.rows[name].dropna().to_numpy()
                 line[name] = values.mean() if len(values) else np.nan
                 samples.append((line, name, values))
@@ -119,7 +119,7 @@ def comparison(dataset: str, only: Run | None = None) -> pd.DataFrame:
     """The leaderboard of one data set as people read it: a metric with its interval in one cell. only: of the models, this run alone."""
     board, protocol = leaderboard(dataset, only), protocol_of(dataset)
     shown = pd.DataFrame({"experiment": board["exp"], "kind": board["kind"], "seeds": board["seeds"], "status": board["status"]})
-    for name in protocol.shown:
+    for name in protocol.displayed:
         shown[protocol.metrics[name][0]] = [with_interval(row, name) for _, row in board.iterrows()]
     shown["vs best baseline"] = ["" if pd.isna(row.difference) else f"{row.difference:+.3f} {difference(row)}" for _, row in board.iterrows()]
     if "auc" in protocol.metrics:

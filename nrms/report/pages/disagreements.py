@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from nrms import home
 from nrms.data.tables import Impressions, Items, Ragged, ragged, read_impressions, read_interactions, read_items
-from nrms.evaluation.protocols import PROTOCOLS, Protocol
+from nrms.evaluation.protocols import Protocol
 from nrms.report.experiments import Entry
 
 EXAMPLES = 3  # each way, of every pair
@@ -104,7 +104,7 @@ class Shown:
 
         None where sets are: what is left to read when some are drawn at random has no place in it.
         """
-        known = self.protocol is PROTOCOLS["catalogue"] and self.log is not None and self.log[0][row] >= 0
+        known = self.protocol.name == "catalogue" and self.log is not None and self.log[0][row] >= 0
         return self.log[1][self.log[0][row]][:count] if known else np.zeros(0, int)
 
 

@@ -49,7 +49,7 @@ class Column:
 def columns_of(board: pd.DataFrame) -> list[Column]:
     """The columns for these rows, without metrics that none of them has, and without the data set where there is but one."""
     protocols = [p for name, p in PROTOCOLS.items() if name in set(board["protocol"])]
-    others = {name: p.metrics[name][0] for p in protocols for name in p.shown if name != p.main or len(protocols) > 1}
+    others = {name: p.metrics[name][0] for p in protocols for name in p.displayed if name != p.main or len(protocols) > 1}
     first = [Column("dataset", "data set", "dataset")] if board["dataset"].nunique() > 1 else []
     main = Column("main", protocols[0].label if len(protocols) == 1 else "main metric", "main")
     first += [Column("name", "experiment", "name"), main, Column("difference", "vs best baseline")]
@@ -85,7 +85,7 @@ def cells(row: pd.Series, rows: pd.DataFrame, folder: Path) -> dict[str, Cell]:
         "peak_mb": Cell(thousands(row.peak_mb), by=row.peak_mb),
     }
     if pd.notna(row.get(protocol.main)):
-        found |= {m: Cell(number(row[m]), span(row, m, ""), row[m]) for m in protocol.shown}
+        found |= {m: Cell(number(row[m]), span(row, m, ""), row[m]) for m in protocol.displayed}
         bar = interval_plot.bar(row, rows, protocol) if row.status == "done" else ""  # what stands apart has no place on their scale
         value = f"{escape(protocol.label)} <b>{number(row[protocol.main])}</b>{bar}"
         found["main"] = Cell(value, span(row, protocol.main, ""), row[protocol.main])

@@ -15,7 +15,7 @@ import pandas as pd
 from nrms import home
 from nrms.config.parameters import Dataset
 from nrms.config.params_files import load_dataset
-from nrms.evaluation.protocols import HISTORY, PROTOCOLS, K
+from nrms.evaluation.protocols import PROBE_HISTORY, PROBE_METRICS, PROBE_NEIGHBOURS, PROTOCOLS
 from nrms.report import figures
 from nrms.report.format import number, with_interval
 from nrms.report.pages.layout import document, links_of
@@ -33,7 +33,7 @@ class Sets(Protocol):
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """What `probe` found as people read it."""
     made = {}
-    for name in table.columns[:8:4]:
+    for name in (name for name in PROBE_METRICS if name in table):
         made[name] = [with_interval(row, name) for _, row in table.iterrows()]
         made[f"{name}, by chance"] = [number(value) for value in table[f"{name}, by chance"]]
     for name in ("items", "questions"):
@@ -95,7 +95,7 @@ def sources(sets: Sets) -> str:
 def lead(table: pd.DataFrame, sets: Sets) -> str:
     """Computed sentences: which set that no run has trained ranks best, and which finds most of the neighbours."""
     untrained, says = table.drop(["random", *sets.trained]), []
-    for name, what in zip(table.columns[:8:4], ("ranks best", "finds most neighbours"), strict=True):
+    for name, what in zip([name for name in PROBE_METRICS if name in table], ("ranks best", "finds most neighbours"), strict=True):
         if untrained[name].notna().any():
             row = untrained.loc[untrained[name].idxmax()]
             values = f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}], by chance {row[f'{name}, by chance']:.3f}"
@@ -116,7 +116,8 @@ def page(dataset: str, data: Dataset, sets: Sets, own: pd.DataFrame, common: pd.
     slates = ", and something else in the slate" if data.protocol == "impressions" else ""
     compared = f"in the table {both}" if common is not None else "them here, where all rows cover the same items"
     words = {"label": label, "text": text, "unit": protocol.unit, "slates": slates, "table": compared}
-    body += f"<h2>What the numbers mean</h2>{MEANING.format(**{k: escape(v) for k, v in words.items()}, history=HISTORY, k=K, width=64)}"
+    sizes = {"history": PROBE_HISTORY, "k": PROBE_NEIGHBOURS, "width": 64}
+    body += f"<h2>What the numbers mean</h2>{MEANING.format(**{k: escape(v) for k, v in words.items()}, **sizes)}"
     links, at = links_of(reports / dataset / "probe.html", reports)
     return document(title, body, links, at=at, kind="text")
 
