@@ -347,7 +347,7 @@ def again(dataset: str, record: dict[str, Any], seeds: Iterable[Any], *, force: 
     config = record.get("config") or {}
     given, name = dict(config.get("given") or {}), config.get("name")
     if members := members_of(record):  # which is made anew whenever it is asked for
-        return shlex.join(["python", "-m", "nrms", "ensemble", *members.split(" + "), "--dataset", dataset, "--seeds", *map(str, seeds)])
+        return shlex.join(["python", "-m", "nrms", "ensemble", *members, "--dataset", dataset, "--seeds", *map(str, seeds)])
     if "exp" not in config:  # a baseline
         return f"python -m nrms run EXP --dataset {dataset}" + " --force" * force
     if name != default_name(config["exp"], given, config.get("trains")):

@@ -175,12 +175,12 @@ def test_the_map_of_a_run(home):
 @settings(max_examples=60, deadline=None)
 def test_labels_do_not_collide(values, gap):
     """At least `gap` apart, in the order of the values, and where they are where nothing is near."""
-    place = figures.apart(np.array(values), gap)
+    place = figures.spread_labels(np.array(values), gap)
     order = np.argsort(values, kind="stable")
     assert (np.diff(place[order]) >= gap - 1e-9).all() and len(place) == len(values)
-    assert figures.apart(np.array([0.0, 1.0]), 0.5).tolist() == [0, 1] and figures.apart(np.array([0.5, 0.5]), 0.2).tolist() == pytest.approx(
-        [0.4, 0.6]
-    )
+    assert figures.spread_labels(np.array([0.0, 1.0]), 0.5).tolist() == [0, 1] and figures.spread_labels(
+        np.array([0.5, 0.5]), 0.2
+    ).tolist() == pytest.approx([0.4, 0.6])
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])
@@ -257,11 +257,11 @@ def test_a_record_without_a_setting_has_its_default():
 def test_an_average_of_runs_is_a_case_of_its_own(home):
     """It has no settings that could differ: the runs it is made of are named instead."""
     base = np.random.default_rng(0).random(50) * 0.3
-    for exp, config in (("lightgcn_all", {"lr": 0.1}), ("ensemble", {"given": {"of": "lightgcn + lightgcn_text + lightgcn_image"}})):
+    for exp, config in (("lightgcn_all", {"lr": 0.1}), ("ensemble", {"given": {"of": "lightgcn + lightgcn_image + lightgcn_text"}})):
         fake(exp, 0, base + 0.1, n=50, protocol="sets")
         Run(run_folder("made-up", exp, 0)).update(config=config)
     line = experiment_settings.contrasts("made-up", planned_comparisons.differences("made-up")).data.loc["lightgcn_all against ensemble"]
-    assert line["differs in"] == "an average of runs: lightgcn + lightgcn_text + lightgcn_image"
+    assert line["differs in"] == "an average of runs: lightgcn + lightgcn_image + lightgcn_text"
     assert line["what it can show"].startswith("whether learning together")
 
 

@@ -274,8 +274,8 @@ def test_splits_that_are_judged_otherwise_do_not_stand_side_by_side(runs, home):
 
 def test_inputs_of_an_ensemble():
     """What a row read and was given, without empty parts; of a path its last name."""
-    assert tables.inputs({"given": {"of": "a + b"}}) == "of a + b"
-    assert tables.inputs({"text": "bert", "tuning": "full", "given": {"bert": "/home/me/small"}}) == "title, bert small"
+    assert tables.inputs({"config": {"given": {"of": "a + b"}}}) == tables.inputs({"members": ["a", "b"]}) == "of a + b"
+    assert tables.inputs({"config": {"text": "bert", "tuning": "full", "given": {"bert": "/home/me/small"}}}) == "title, bert small"
 
 
 def test_report_command(runs, home):

@@ -52,8 +52,8 @@ def named(configs: Sequence[Config], name: str | None = None) -> str:
         raise NrmsError(f"The run name `{name}` is that of an experiment, a baseline or a ceiling: give an ensemble another `--name`.")
     for folder in run_folders(dataset):
         held = members_of(Run(folder).record)
-        if folder.parent.name == name and held != " + ".join(members):
-            what = f"the ensemble of {held}" if held else "a run that is no ensemble"
+        if folder.parent.name == name and held != tuple(members):
+            what = f"the ensemble of {' + '.join(held)}" if held else "a run that is no ensemble"
             raise NrmsError(f"{folder} holds {what}: give the ensemble of {' + '.join(members)} another `--name`.")
     return name
 
@@ -89,7 +89,8 @@ def ensemble(configs: Sequence[Config], name: str | None = None) -> Run:
     run.begin(
         kind="model",
         protocol=first.data.protocol,
-        config={"given": {"of": " + ".join(config.name for config in configs)}, "data": first.data.asked},
+        members=[config.name for config in configs],
+        config={"data": first.data.asked},
         hash=digest({"ensemble": [config.hash for config in configs]}),
         family=digest({"ensemble": families}),
         data=tables.manifest["tables"],

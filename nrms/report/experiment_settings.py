@@ -34,7 +34,7 @@ def contrasts(dataset: str, found: Sequence[Difference]) -> Styler | str:
     known, lines = finished(dataset), []
     for d in found:
         a, b = known[d.exp], known[d.other]
-        averages = [e.record["config"]["given"]["of"] for e in (a, b) if "of" in e.record.get("config", {}).get("given", {})]
+        averages = [" + ".join(e.members) for e in (a, b) if e.members]
         if b.kind == "baseline":
             says, can = "everything: a baseline learns nothing", "whether it is worth training at all, not why"
         elif averages:

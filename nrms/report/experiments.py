@@ -52,8 +52,8 @@ class Entry:
         return data and {name: data.get(name, Dataset.model_fields[name].default) for name in ASKED}
 
     @property
-    def members(self) -> str:
-        """Of an ensemble what it is of, `a + b`, as `members_of` has it; empty for all others."""
+    def members(self) -> tuple[str, ...]:
+        """Of an ensemble the experiments that it is the mean of, as `members_of` has them; () for all others."""
         return members_of(self.record)
 
     @cached_property

@@ -65,8 +65,8 @@ class Difference:
         return text + (f"; same sign in {same} of {len(self.seeds)} seeds" if len(self.seeds) > 1 else "; one seed" if self.seeds else "")
 
 
-def finished(dataset: str, found: list[Entry] | None = None) -> dict[str, Entry]:
-    """Finished entries that are `comparable` by name, an ensemble by what it is of too, `best baseline` among them. Where a name has several (other
+def finished(dataset: str, found: list[Entry] | None = None) -> dict[str | tuple[str, ...], Entry]:
+    """Finished entries that are `comparable` by name, an ensemble by its members too, `best baseline` among them. Where a name has several (other
     values), that with the most seeds."""
     done = sorted(comparable(dataset, found), key=lambda e: len(e.seeds))
     found = {e.exp: e for e in done} | {e.members: e for e in done if e.members}

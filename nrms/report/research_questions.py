@@ -17,7 +17,20 @@ INTERESTS, GRAPH, MODALITIES = (
     "Ids, text, pictures: which does a graph need?",
 )
 BASELINE = "best baseline"
-Planned = dict[str, list[tuple[str, str, str]]]  # question: experiment, compared with (an ensemble: by its members), what differs
+
+
+class Ensemble(tuple[str, ...]):
+    """One side of a comparison: the mean of the scores of these experiments, whatever its run folder is called."""
+
+    def __str__(self) -> str:
+        return " + ".join(self)
+
+
+def ensemble(*members: str) -> Ensemble:
+    return Ensemble(sorted(members))
+
+
+Planned = dict[str, list[tuple[str, str | Ensemble, str]]]  # question: experiment, what it is compared with, what differs
 NEWS: Planned = {
     FROZEN: [
         ("exp1", BASELINE, "BLIP reading title and picture together"),
@@ -64,7 +77,7 @@ CATALOGUE: Planned = {
         ("idmo_text", "idrec_sasrec", "frozen text beside ids"),
         ("idmo_both", "idrec_sasrec", "frozen text and pictures beside ids"),
         ("morec_ts_both", "morec_ts_sasrec", "frozen pictures beside frozen text"),
-        ("idmo_both", "idrec_sasrec + morec_ts_image + morec_ts_sasrec", "learned together, against the mean of the three apart"),
+        ("idmo_both", ensemble("idrec_sasrec", "morec_ts_sasrec", "morec_ts_image"), "learned together, against the mean of the three apart"),
     ],
     END_TO_END: [
         ("morec_e2e_sasrec", "morec_ts_sasrec", "text, SASRec"),
@@ -124,7 +137,7 @@ SETS: Planned = {
         ("lightgcn_image", "lightgcn", "frozen pictures for ids"),
         ("lightgcn_both", "lightgcn", "frozen text and pictures for ids"),
         ("lightgcn_all", "lightgcn", "frozen text and pictures beside ids"),
-        ("lightgcn_all", "lightgcn + lightgcn_image + lightgcn_text", "learned together, against the mean of the three apart"),
+        ("lightgcn_all", ensemble("lightgcn", "lightgcn_text", "lightgcn_image"), "learned together, against the mean of the three apart"),
     ],
 }
 QUESTIONS = {"impressions": NEWS, "catalogue": CATALOGUE, "sets": SETS}  # by protocol: what is shown, answered or not

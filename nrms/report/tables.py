@@ -8,7 +8,7 @@ from nrms.evaluation.statistics import compare_each, holm, intervals
 from nrms.report.experiments import Entry, align, comparable, entries, protocol_of
 from nrms.report.format import difference, name_only, number, thousands, with_interval
 from nrms.runtime.files import read_json
-from nrms.runtime.run_record import Run
+from nrms.runtime.run_record import Run, members_of
 
 FIRST = [
     "dataset",
@@ -32,8 +32,11 @@ FIRST = [
 DIFFERENCES = ["difference", "difference_low", "difference_high", "p", "earned", "baseline"]
 
 
-def inputs(config: dict) -> str:
-    """What a model read, and the values that were given by hand."""
+def inputs(record: dict) -> str:
+    """What a model read, and the values that were given by hand; of an ensemble its members."""
+    if members := members_of(record):
+        return f"of {' + '.join(members)}"
+    config = record.get("config", {})
     joint = bool(config.get("joint"))
     read = ["title"] * (joint or bool(config.get("text"))) + ["image"] * (joint or bool(config.get("image"))) + ["id"] * bool(config.get("ids"))
     how = (
@@ -87,7 +90,7 @@ def tabulate(everything: list[Entry]) -> pd.DataFrame:
             line |= {"n": len(entry.rows) - int(entry.main.isna().sum()), "skipped": int(entry.main.isna().sum())}
             line[f"{entry.protocol.main}_sd"] = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan")
         line |= {key: entry.mean(key) for key in ("params", "trainable", "minutes", "peak_mb", "samples", "encoded")}
-        line["inputs"] = inputs(entry.record.get("config", {})) if entry.kind == "model" else entry.record.get("about", "")
+        line["inputs"] = inputs(entry.record) if entry.kind == "model" else entry.record.get("about", "")
         line["error"] = entry.record.get("error") or ""
         lines.append(line)
     for (line, name, _), (low, high) in zip(samples, intervals([values for *_, values in samples]), strict=True):

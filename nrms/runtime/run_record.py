@@ -20,9 +20,13 @@ from nrms.runtime.files import atomic, process_started, read_json, write_json
 from nrms.runtime.locks import locked
 
 
-def members_of(record: dict) -> str:
-    """`a + b`, in the order of the alphabet, of the run.json of an ensemble; empty for that of any other run."""
-    return " + ".join(sorted(record.get("config", {}).get("given", {}).get("of", "").split(" + ")))
+def members_of(record: dict) -> tuple[str, ...]:
+    """The experiments that an ensemble is the mean of, by its run.json, in the order of the alphabet; () for any other run.
+
+    Records of 0.1 have them as `a + b` among the values given by hand.
+    """
+    older = record.get("config", {}).get("given", {}).get("of")
+    return tuple(sorted(record.get("members") or (older.split(" + ") if older else ())))
 
 
 def data_folder(dataset: str) -> Path:
