@@ -33,7 +33,7 @@ from typing import Any
 try:
     from nrms import NrmsError
     from nrms.config.arguments import add_values, values
-    from nrms.config.params_files import check_asked, load_dataset, resolve
+    from nrms.config.params_files import check_test_settings, load_dataset, resolve
     from nrms.runtime.terminal import command, printable
 except ModuleNotFoundError as error:
     sys.exit(f"nrms: {error.name} is not installed: `pip install -r requirements.txt`, in the environment of {sys.executable}.")
@@ -193,7 +193,7 @@ def prepare(args: argparse.Namespace, given: Given) -> None:
     from nrms.runtime.run_record import data_folder
 
     with with_settings_of(args.dataset, args.like, **given):
-        check_asked(args.dataset, given)
+        check_test_settings(args.dataset, given)
         data = load_dataset(args.dataset, **given)
         manifest = prepare(args.dataset, data, args.source, args.images, are_cards=args.cards, ids=args.ids)
     show_data_report(manifest)

@@ -13,7 +13,8 @@ import torch
 
 from nrms import NrmsError, home
 from nrms.config.arguments import read_config
-from nrms.config.parameters import Config, Experiment
+from nrms.config.parameters import Experiment
+from nrms.config.resolved import Config
 from nrms.data.prepare import Tables, load
 from nrms.data.tables import Split
 from nrms.evaluation.baselines import BASELINES, CATALOGUE_BASELINES, CEILINGS, catalogue_references, references
@@ -60,7 +61,7 @@ def evaluate_references(config: Config) -> list[Run]:
         items = known_items(tables, split) if scorers else None
         for name, kind, rows, found in scorers:
             run = reference_run(config, name)
-            run.begin(kind=kind, about=about[name], config={"data": config.data.asked}, **identity)
+            run.begin(kind=kind, about=about[name], config={"data": config.data.test_settings}, **identity)
             write_results(run, tables, split, rows, found, items)
             run.update(status="done")
     return [reference_run(config, name) for name in names]
@@ -96,16 +97,9 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
         check_fits(path, state, config, tables)
         check_users(path, state, config, tables)
         if not fits or run.record.get("sha256") != digest:
-            identity = {
-                "protocol": config.data.protocol,
-                "config": config.model_dump(),
-                "hash": config.hash,
-                "family": config.family,
-                "data": tables.manifest["tables"],
-            }
             known = {k: state[k] for k in ("best_valid", "best_step", "samples") if k in state}
             device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
-            run.begin(kind="model", sha256=digest, device=device, **identity, **known)
+            run.begin(**config.identity(tables.manifest["tables"]), sha256=digest, device=device, **known)
             run.update(status="trained")
     elif run.status not in ("trained", "done") or not fits:
         raise NrmsError(

@@ -17,9 +17,8 @@ from typing import Any
 from tqdm import tqdm
 
 from nrms import ROOT, NrmsError, home
-from nrms.config.checks import check_start
-from nrms.config.parameters import Config
 from nrms.config.params_files import resolve
+from nrms.config.resolved import Config, check_start
 from nrms.evaluation.protocols import PROTOCOLS
 from nrms.report.pages.notebook_page import render
 from nrms.runtime.errors import meaning, sentence

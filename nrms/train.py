@@ -14,8 +14,7 @@ from accelerate.state import AcceleratorState
 
 from nrms import NrmsError, Stopped
 from nrms.config.arguments import read_config
-from nrms.config.checks import check_start
-from nrms.config.parameters import Config
+from nrms.config.resolved import Config, check_start
 from nrms.data.batches import Batch, ahead
 from nrms.data.prepare import Tables, load
 from nrms.data.samplers import ClickSampler, PairSampler, SequenceSampler
@@ -131,14 +130,7 @@ def train(config: Config, *, force: bool = False) -> Run:
     with distributed.main_process_first():
         tables = load(config.dataset, config.data)
     run = (Bystander if distributed.process_index() else Run)(run_folder(config.dataset, config.name, config.seed))
-    identity = {
-        "kind": "model",
-        "protocol": config.data.protocol,
-        "config": config.model_dump(),
-        "hash": config.hash,
-        "family": config.family,
-        "data": tables.manifest["tables"],
-    }
+    identity = config.identity(tables.manifest["tables"])
     same = all(run.record.get(k) == identity[k] for k in ("hash", "data"))
     trained = same and run.record.get("trained") and (run.folder / "checkpoint" / "best.safetensors").exists()
     if distributed.broadcast_object(trained and not force):

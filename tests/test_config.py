@@ -253,6 +253,6 @@ def test_another_split_is_a_data_set_of_its_own(tmp_path, monkeypatch):
     assert {key: mine[key] for key in mine if mine[key] != theirs[key]} == given | {"other_split": None}
     new_dataset("next", "mine", {"split": "time", "given": []})
     assert load_dataset("next").split == "time" and load_dataset("next").given == [] and load_dataset("next").bert == "null"
-    params_files.check_asked("mine", {"split": "period"})
+    params_files.check_test_settings("mine", {"split": "period"})
     with pytest.raises(NrmsError, match="params/data/mine.yaml says 'period'"):
-        params_files.check_asked("mine", {"split": "random"})
+        params_files.check_test_settings("mine", {"split": "random"})

@@ -44,7 +44,7 @@ def test_an_ensemble_of_several_seeds_is_one_row(board, monkeypatch):
     means = [read_json(run.folder / "metrics.json")["all"]["ndcg10"]["mean"] for run in row.runs]
     assert row.seeds == [0, 1] and row.main.mean() == pytest.approx(np.mean(means)) and len(row.main) == 40
     members = [config.name for config in configs("lightgcn", "lightgcn_text", **SMALL)]
-    assert row.members == tuple(sorted(members)) and row.asked == resolve("lightgcn", "movies").data.asked
+    assert row.members == tuple(sorted(members)) and row.asked == resolve("lightgcn", "movies").data.test_settings
 
 
 def test_an_ensemble_without_memory_is_one_failure_of_a_run(board, monkeypatch):

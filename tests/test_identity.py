@@ -12,7 +12,7 @@ from conftest import write_log
 from PIL import Image
 from pydantic import Field
 
-from nrms.config import World, load_dataset, parameters, resolve
+from nrms.config import World, load_dataset, parameters, resolve, resolved
 from nrms.data import newsroom
 from nrms.data.prepare import prepare
 from nrms.runtime.checkpoints import load_checkpoint
@@ -38,7 +38,7 @@ def test_what_is_added_later_makes_no_run_stale():
         world: LaterWorld | None = None
         colour: str = parameters.later("blue")
 
-    class LaterConfig(parameters.Config):
+    class LaterConfig(resolved.Config):
         data: LaterDataset
         twists: int = parameters.later(3, ge=1)
 
@@ -56,7 +56,7 @@ def test_what_is_added_later_makes_no_run_stale():
 def test_a_field_that_is_not_later_makes_runs_stale():
     """The same field, said in the ordinary way, is another identity: so the test above can fail."""
 
-    class Wider(parameters.Config):
+    class Wider(resolved.Config):
         twists: int = Field(3, ge=1)
 
     config = resolve(4, "newsroom-tiny")
@@ -67,7 +67,7 @@ def test_a_generation_of_the_code_is_part_of_what_a_run_is(monkeypatch):
     """Where equal values train to other weights, the number of the code's generation makes earlier runs others; at 0 it changes nothing."""
     config = resolve(4, "newsroom-tiny")
     before = config.hash, config.family
-    monkeypatch.setattr(parameters, "GENERATION", 1)
+    monkeypatch.setattr(resolved, "GENERATION", 1)
     assert config.hash != before[0] and config.family != before[1]
 
 

@@ -449,7 +449,7 @@ def test_references_are_those_of_the_data_set(movies):
     before = [(run.folder / "run.json").stat().st_mtime_ns for run in runs]
     again = evaluate_references(movies("idrec_sasrec", history=3)[0])
     assert [(run.folder / "run.json").stat().st_mtime_ns for run in again] == before
-    assert all(run.record["config"]["data"] == load_dataset("movies").asked and run.record["hash"].startswith("0.1-50-") for run in runs)
+    assert all(run.record["config"]["data"] == load_dataset("movies").test_settings and run.record["hash"].startswith("0.1-50-") for run in runs)
 
 
 def test_notebooks_and_pages_understand_logs(board, monkeypatch):

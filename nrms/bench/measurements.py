@@ -17,8 +17,8 @@ from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
 from nrms import NrmsError
 from nrms.bench.ordinary_way import SLICE, autocast, plain_metrics, plain_ranks, plain_reading, plain_step, rows_of
-from nrms.config.parameters import Config
 from nrms.config.params_files import resolve
+from nrms.config.resolved import Config
 from nrms.data.batches import Batch, ahead
 from nrms.data.prepare import Tables
 from nrms.data.samplers import ClickSampler

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from nrms import NrmsError
-from nrms.config.parameters import Config
 from nrms.config.params_files import resolve
+from nrms.config.resolved import Config
 
 OPTIONS = {"exp": "EXP", "dataset": "--dataset", "seed": "--seed or --seeds", "checkpoint": "--checkpoint"}  # what has an option of its own
 
@@ -29,15 +29,17 @@ def parse_value(text: str) -> Any:
 
 def add_values(parser: argparse.ArgumentParser) -> None:
     """Lets a command take -p NAME VALUE, as often as one likes."""
-    parser.add_argument("-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a value in place of the files'")
+    parser.add_argument(
+        "-p", dest="overrides", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a value in place of the files'"
+    )
 
 
 def values(args: argparse.Namespace) -> dict[str, Any]:
     """The values given with -p. Raises NrmsError for one that has an option of its own."""
-    given = {name: parse_value(value) for name, value in getattr(args, "given", [])}
-    for name in given.keys() & OPTIONS.keys():
+    overrides = {name: parse_value(value) for name, value in getattr(args, "overrides", [])}
+    for name in overrides.keys() & OPTIONS.keys():
         raise NrmsError(f"`{name}` is given as {OPTIONS[name]}, not with -p.")
-    return given
+    return overrides
 
 
 def read_config(about: str, arguments: Sequence[str] | None = None) -> Config:

@@ -1,7 +1,5 @@
 """Which values does an experiment have, and which a data set? Every one with its type, its default, its bounds and its meaning."""
 
-import hashlib
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializationInfo, SerializerFunctionWrapHandler, model_serializer
@@ -19,9 +17,7 @@ TERMS = {  # what else can be descended, and the user encoders that have what it
     **dict.fromkeys(("two_views", "interest_norm", "interest_overlap"), ("missrec",)),
 }
 
-
 DIGEST = "digest"  # context of a dump that is made to be digested
-GENERATION = 0  # of the code that trains; to be raised where equal values come to train to other weights: runs from before are then made anew
 
 
 def later(default: Any, **options: Any) -> Any:
@@ -72,8 +68,8 @@ class Download(Strict):
     files: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], Archive]
 
 
-# what of a data set decides which questions are asked of it, and what they are ranked among: only rows that share it are compared
-ASKED = ("split", "valid_share", "test_share", "rank_seen", "log", "min_length", "min_rating")
+# what of a data set defines its test, the queries and what they are ranked among: only rows that share it are compared
+TEST_SETTINGS = ("split", "valid_share", "test_share", "rank_seen", "log", "min_length", "min_rating")
 
 
 class Dataset(Strict):
@@ -111,6 +107,8 @@ class Dataset(Strict):
     download: Download | None = Field(None, description="where its files can be had; no part of what an experiment is")
     other_split: str | None = Field(None, description="a data set of the same log, split otherwise, whose results the analysis shows too")
 
+    training: dict[str, Any] = Field({}, description="experiment values that fit this data set's size, e.g. epochs")
+
     @property
     def protocol(self) -> str:
         """How models are judged: on slates that were shown, or on the whole catalogue, where one item is right (`catalogue`) or several (`sets`)."""
@@ -119,52 +117,17 @@ class Dataset(Strict):
         return "catalogue" if self.split in ("leave_one_out", "time") else "sets"
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """{name: value} of what decides which questions are asked, for the record of a run."""
-        return {name: getattr(self, name) for name in ASKED}
-
-    training: dict[str, Any] = Field({}, description="experiment values that fit this data set's size, e.g. epochs")
+    def test_settings(self) -> dict[str, Any]:
+        """{name: value} of what defines the test, for the record of a run."""
+        return {name: getattr(self, name) for name in TEST_SETTINGS}
 
 
 # values that say how weights are learned, not what they are: a checkpoint fits whatever they are
-LEARNING = (
-    *(
-        "question",
-        "modality_dropout",
-        "dropout",
-        "content_dropout",
-        "objective",
-        "negatives",
-        "epochs",
-        "batch_size",
-        "lr",
-        "encoder_lr",
-        "weight_decay",
-    ),
-    *(
-        "by_reader",
-        "reuse_steps",
-        "encode_at_once",
-        "warmup",
-        "decay",
-        "patience",
-        "clip",
-        "validations",
-        "save_minutes",
-        "processes",
-        "device",
-        "precision",
-    ),
-    *("candidates", "temperature", "log_popularity", "mask_history", "mask_same", "hidden"),
-    *("terms", "pruned", "item_drop", "start", "trains"),
-)
-
-
-# what changes no result: words, addresses, and how training is spread over processes and time
-SAME: dict[str, Any] = {
-    **dict.fromkeys(("question", "name", "given", "processes", "save_minutes", "start", "start_sha256"), True),
-    "data": {"about", "download", "other_split"},
-}
+LEARNING = """
+    question modality_dropout dropout content_dropout objective terms pruned item_drop candidates negatives temperature log_popularity mask_history
+    mask_same hidden start trains epochs batch_size lr encoder_lr weight_decay by_reader reuse_steps encode_at_once warmup decay patience clip
+    validations processes save_minutes device precision
+""".split()
 
 
 class Experiment(Strict):
@@ -290,19 +253,6 @@ class Experiment(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast on GPUs that have it; weights stay fp32")
 
-
-class Config(Experiment):
-    """A resolved experiment: what to run, on which data, with which seed. Saved as `config` in run.json."""
-
-    exp: str
-    dataset: str
-    seed: int = Field(0, ge=0)
-    name: str = Field(description="folder of the run under reports/<dataset>: the experiment's name, with a suffix when values are given by hand")
-    given: dict[str, Any] = Field({}, description="the values given by hand")
-    checkpoint: str | None = Field(None, description="a best.safetensors to evaluate, trained elsewhere")
-    start_sha256: str | None = Field(None, description="of the file `start`: what is there, not where it is, makes a run another")
-    data: Dataset
-
     @property
     def modalities(self) -> list[str]:
         """What of a news is read, first what every news has."""
@@ -315,22 +265,3 @@ class Config(Experiment):
     def frozen_dropout(self) -> float:
         """Dropout of frozen vectors, before they are projected."""
         return self.dropout if self.content_dropout is None else self.content_dropout
-
-    @property
-    def hash(self) -> str:
-        """Twelve hex digits that change when any value changes that can change a result."""
-        return self.digest(SAME)
-
-    @property
-    def family(self) -> str:
-        """The same for all seeds: runs of one family are averaged, others never."""
-        return self.digest(SAME | {"seed": True})
-
-    def digest(self, left_out: dict[str, Any]) -> str:
-        """Digest of all values but those `left_out`, and of the generation of the code."""
-        generation = {"generation": GENERATION} if GENERATION else {}
-        return digest(self.model_dump(exclude=left_out, context=DIGEST) | {"start": self.start_sha256} | generation)
-
-
-def digest(values: dict) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]

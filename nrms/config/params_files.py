@@ -1,6 +1,6 @@
 """What is an experiment? One flat, strict, immutable set of values (parameters.py), resolved from three places.
 
-    defaults  <  params/data/<dataset>.yaml (`training:`)  <  params/<exp>.yaml  <  what is given by hand (-p name value)
+    defaults  <  params/data/<dataset>.yaml (`training:`)  <  params/<exp>.yaml  <  overrides, given by hand (-p name value)
 
 A name that does not exist or a value of the wrong type is an error in the first second, with the nearest valid name.
 Absent on purpose: interpolation, includes, environment variables.
@@ -20,11 +20,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from nrms import ROOT, NrmsError, home
-from nrms.config.checks import NAME, check_name, check_together, nearest
-from nrms.config.parameters import ASKED, LOGS, ROLES, Config, Dataset, Experiment, World, digest
+from nrms.config.names import NAME, check_name, nearest
+from nrms.config.parameters import LOGS, ROLES, TEST_SETTINGS, Dataset, Experiment, World
+from nrms.config.resolved import Config, digest
 
 PARAMS = ROOT / "params"
-LARGEST = 1 << 20  # bytes of a params file
+MAX_YAML_BYTES = 1 << 20  # bytes of a params file
 REFERENCES = (  # names of rows that are no experiments
     *("random", "popularity", "recency", "content", "cooccurrence"),
     *("ceiling", "ceiling_text", "ceiling_image", "ceiling_history"),
@@ -32,21 +33,23 @@ REFERENCES = (  # names of rows that are no experiments
 
 
 def explain(error: ValidationError, cls: type[BaseModel], where: str) -> NrmsError:
-    """The first fault pydantic found, as a sentence."""
+    """The first fault pydantic found, as a sentence; one of our own, of values that do not go together, as it is."""
     fault = error.errors()[0]
+    if isinstance(cause := fault.get("ctx", {}).get("error"), NrmsError):
+        return cause
     path, value = ".".join(map(str, fault["loc"])), fault["input"]
     if fault["type"] == "extra_forbidden":
         owner = World if fault["loc"][0] == "world" else cls
         return NrmsError(f"`{path}` in {where} is not a parameter{nearest(fault['loc'][-1], owner.model_fields)}")
     if fault["type"] == "missing":
         return NrmsError(f"{where} does not say `{path}`, which has no default.")
-    shown, wrong = reprlib.repr(value)[:160], fault["msg"].replace("Input should", "it should")
-    text = f"`{path}` in {where} is {shown}, a value of type {type(value).__name__}: {wrong}."
+    message = fault["msg"].replace("Input should", "it should")
+    sentence = f"`{path}` in {where} is {reprlib.repr(value)[:160]}, a value of type {type(value).__name__}: {message}."
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        text += f" YAML reads {value} as text; write {float(value)!r} or {'e'.join(f'{float(value):.1e}'.split('e'))}."
+        sentence += f" YAML reads {value} as text; write {float(value)!r} or {'e'.join(f'{float(value):.1e}'.split('e'))}."
     elif isinstance(value, str) and value.lower() in ("true", "false"):
-        text += f" Write {value.capitalize()}."
-    return NrmsError(text)
+        sentence += f" Write {value.capitalize()}."
+    return NrmsError(sentence)
 
 
 def validate(cls: type[BaseModel], values: Mapping[str, Any], where: str):
@@ -66,8 +69,8 @@ class Plain(yaml.SafeLoader):
 
     def construct_mapping(self, node, deep=False):
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-            raise yaml.MarkedYAMLError(problem=f"`{twice[0]}` stands there twice", problem_mark=node.start_mark)
+        if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
+            raise yaml.MarkedYAMLError(problem=f"`{repeated[0]}` stands there twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -76,12 +79,12 @@ def read_yaml(folder: Path, name: object, what: str) -> dict[str, Any]:
     name = check_name(f"exp{name}" if what == "experiment" and str(name).isdigit() else name, what)
     path = folder / f"{name}.yaml"
     if not path.is_file():
-        own = " For data of your own add `--like movies`, or another, to `prepare`." if what == "data set" else ""
-        raise NrmsError(f"There is no {what} `{name}` ({path.relative_to(ROOT)}){nearest(name, [p.stem for p in folder.glob('*.yaml')])}{own}")
+        advice = " For data of your own add `--like movies`, or another, to `prepare`." if what == "data set" else ""
+        raise NrmsError(f"There is no {what} `{name}` ({path.relative_to(ROOT)}){nearest(name, [p.stem for p in folder.glob('*.yaml')])}{advice}")
     if not path.resolve().is_relative_to(PARAMS.resolve()):
         raise NrmsError(f"{path.relative_to(ROOT)} is a link that leads out of params: put the file itself there.")
-    if path.stat().st_size > LARGEST:
-        raise NrmsError(f"{path.relative_to(ROOT)} has more than {LARGEST:,} bytes: it is no file of parameters.")
+    if path.stat().st_size > MAX_YAML_BYTES:
+        raise NrmsError(f"{path.relative_to(ROOT)} has more than {MAX_YAML_BYTES:,} bytes: it is no file of parameters.")
     try:
         values = yaml.load(path.read_text("utf-8"), Plain)
     except Exception as error:  # not YAMLError alone: for `!!int x`, for 5,000 digits, for 1,000 brackets PyYAML raises whatever comes
@@ -91,64 +94,64 @@ def read_yaml(folder: Path, name: object, what: str) -> dict[str, Any]:
     return values
 
 
-def load_dataset(dataset: str, **given: Any) -> Dataset:
-    """The data set params/data/<dataset>.yaml, with `given` values in the place of the file's."""
+def load_dataset(dataset: str, **overrides: Any) -> Dataset:
+    """The data set params/data/<dataset>.yaml, with `overrides` in the place of the file's values."""
     values = read_yaml(PARAMS / "data", dataset, "data set")
     data = validate(Dataset, values, f"params/data/{dataset}.yaml")
     validate(Experiment, data.training, f"`training` of params/data/{dataset}.yaml")
-    return validate(Dataset, values | given, "the given parameters") if given else data
+    return validate(Dataset, values | overrides, "the given parameters") if overrides else data
 
 
-def check_asked(dataset: str, given: Mapping[str, Any]) -> None:
-    """Raises NrmsError where a value given by hand asks other questions than the data set's file: no row of its data set could stand beside it."""
-    for key in (key for key in ASKED if key in given):
-        if given[key] != (own := getattr(load_dataset(dataset), key)):
+def check_test_settings(dataset: str, overrides: Mapping[str, Any]) -> None:
+    """Raises NrmsError where an override makes another test than the data set's file: no row of its data set could stand beside it."""
+    settings = load_dataset(dataset).test_settings if overrides.keys() & set(TEST_SETTINGS) else {}
+    for key, value in settings.items():
+        if overrides.get(key, value) != value:
             raise NrmsError(
-                f"`{key}` decides which questions are asked, so it stands in the data set's file alone: params/data/{dataset}.yaml says {own!r}. "
-                f"For {given[key]!r} make a data set of its own: `python -m nrms prepare NAME --like {dataset} --from FOLDER -p {key} {given[key]}`."
+                f"`{key}` decides which questions are asked, so it stands in the data set's file alone: params/data/{dataset}.yaml says {value!r}. "
+                f"For {overrides[key]!r} make a data set of its own: "
+                f"`python -m nrms prepare NAME --like {dataset} --from FOLDER -p {key} {overrides[key]}`."
             )
 
 
 def resolve(
-    exp: object = 4, dataset: str = "newsroom-tiny", seed: int = 0, name: str | None = None, checkpoint: str | None = None, **given: Any
+    exp: object = 4, dataset: str = "newsroom-tiny", seed: int = 0, name: str | None = None, checkpoint: str | None = None, **overrides: Any
 ) -> Config:
-    """The experiment `exp` on `dataset`: files merged, `given` values on top, everything checked.
+    """The experiment `exp` on `dataset`: files merged, `overrides` on top, everything checked.
 
     checkpoint: a best.safetensors that was trained elsewhere and is only to be evaluated; it gets a run folder of its own.
 
     Raises NrmsError for an unknown name, with the nearest valid one, and for a value of the wrong type.
     """
     fields, data_fields = Experiment.model_fields, Dataset.model_fields
-    for key in given:
+    for key in overrides:
         if key not in fields and key not in data_fields:
             raise NrmsError(f"`{key}` is not a parameter{nearest(key, {'exp', 'dataset', 'seed', 'name', 'checkpoint', *fields, *data_fields})}")
     experiment = read_yaml(PARAMS, exp, "experiment")
     exp = f"exp{exp}" if str(exp).isdigit() else str(exp)
     validate(Experiment, experiment, f"params/{exp}.yaml")
-    data = load_dataset(dataset, **{k: v for k, v in given.items() if k in data_fields})
-    check_asked(dataset, given)
-    values = data.training | experiment | {k: v for k, v in given.items() if k in fields}
+    data = load_dataset(dataset, **{k: v for k, v in overrides.items() if k in data_fields})
+    check_test_settings(dataset, overrides)
+    values = data.training | experiment | {k: v for k, v in overrides.items() if k in fields}
     if isinstance(values.get("start"), str):
         values |= located(values["start"])
-        given |= {"start": values["start"]} if "start" in given else {}  # whole, for whoever reads it elsewhere: a notebook, a process
-    identity = {
-        "exp": exp,
-        "dataset": dataset,
-        "seed": seed,
-        "name": check_name(name or default_name(exp, given, values.get("trains")) + ("-checkpoint" if checkpoint else ""), "run name"),
-        "checkpoint": checkpoint,
-        "given": given,
-        "data": data,
-    }
+        if "start" in overrides:  # as a whole path, for whoever reads it elsewhere: a notebook, a process
+            overrides["start"] = values["start"]
+    suffix = "-checkpoint" if checkpoint else ""
+    name = check_name(name or default_name(exp, overrides, values.get("trains")) + suffix, "run name")
+    check_roles(overrides)
+    if name in REFERENCES:
+        raise NrmsError(f"The run name `{name}` is that of a baseline or ceiling; choose another.")
+    what = {"exp": exp, "dataset": dataset, "seed": seed, "name": name, "checkpoint": checkpoint, "given": overrides, "data": data}
+    return validate(Config, values | what, "the given parameters")
+
+
+def check_roles(overrides: Mapping[str, Any]) -> None:
+    """Raises NrmsError for an encoder given by hand that is nearly the name of a role, and no folder."""
     for key in ("text", "image", "joint"):
-        name = given.get(key)
+        name = overrides.get(key)
         if isinstance(name, str) and not os.path.exists(name) and difflib.get_close_matches(name, ROLES, n=1, cutoff=0.7) not in ([], [name]):
             raise NrmsError(f"`{key}` is {name!r}, which is no role and no folder{nearest(name, ROLES)}")
-    if identity["name"] in REFERENCES:
-        raise NrmsError(f"The run name `{identity['name']}` is that of a baseline or ceiling; choose another.")
-    config = validate(Config, values | identity, "the given parameters")
-    check_together(config)
-    return config
 
 
 def located(start: str) -> dict[str, str]:
@@ -165,28 +168,28 @@ def reads_a_log(exp: object) -> bool:
     return bool(values.get("ids")) or values.get("users") in LOGS
 
 
-def default_name(exp: str, given: Mapping[str, Any], trains: Sequence[str] | None = None) -> str:
+def default_name(exp: str, overrides: Mapping[str, Any], trains: Sequence[str] | None = None) -> str:
     """The experiment's own name; with values given by hand a name of its own, so that a trial never takes the place of the real thing.
 
     An experiment that `trains` some weights alone is none without a `start`, so to give one makes no trial of it.
     """
-    silent = ("device", "precision", "processes", "save_minutes", *(["start"] if trains else []))
-    given = {k: v for k, v in given.items() if k not in silent}
-    words = "-".join(re.sub(r"[^a-z0-9]+", "", f"{k}{v}".lower()) for k, v in sorted(given.items()))
-    name = f"{exp}-{words}" if given else exp
-    return name if NAME.fullmatch(name) and len(words) < 24 else f"{exp}-{digest(dict(given))}"
+    silent = {"device", "precision", "processes", "save_minutes"} | ({"start"} if trains else set())
+    telling = {k: v for k, v in overrides.items() if k not in silent}
+    words = "-".join(re.sub(r"[^a-z0-9]+", "", f"{k}{v}".lower()) for k, v in sorted(telling.items()))
+    name = f"{exp}-{words}" if telling else exp
+    return name if NAME.fullmatch(name) and len(words) < 24 else f"{exp}-{digest(telling)}"
 
 
-def from_notebook(namespace: Mapping[str, Any], *own: str) -> dict[str, Any]:
-    """The parameters of a notebook, given its `globals()`: what its cells of nothing but `name = literal` lines have set, but for those that are its
-    `own` and no experiment's.
+def from_notebook(namespace: Mapping[str, Any], *notebook_names: str) -> dict[str, Any]:
+    """The parameters of a notebook, given its `globals()`: what its cells of nothing but `name = literal` lines have set, but for `notebook_names`,
+    which are no experiment's.
 
     papermill injects whatever it is given, known or not, in such a cell, and only warns; so the first call of every notebook collects all of it and
     hands it to `resolve`, which refuses what it does not know.
     """
     if len(namespace["In"]) < 2:  # executed without a history of cells, as nbval does: nothing but the parameters can have been set
-        plain = (str, int, float, list, dict, type(None))
-        return {k: v for k, v in namespace.items() if isinstance(v, plain) and not k.startswith("_") and k not in ("In", "Out", *own)}
+        literals = (str, int, float, list, dict, type(None))
+        return {k: v for k, v in namespace.items() if isinstance(v, literals) and not k.startswith("_") and k not in ("In", "Out", *notebook_names)}
     names: dict[str, None] = {}
     for cell in namespace["In"]:
         try:
@@ -196,7 +199,7 @@ def from_notebook(namespace: Mapping[str, Any], *own: str) -> dict[str, Any]:
         targets = [line.targets[0] for line in lines if isinstance(line, ast.Assign) and is_literal(line.value)]
         if len(targets) == len(lines):
             names |= dict.fromkeys(t.id for t in targets if isinstance(t, ast.Name))
-    return {name: namespace[name] for name in names if name not in own}
+    return {name: namespace[name] for name in names if name not in notebook_names}
 
 
 def is_literal(node: ast.expr) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from nrms import NrmsError
-from nrms.config.checks import check_name
+from nrms.config.names import check_name
 from nrms.config.params_files import PARAMS, load_dataset
 from nrms.runtime.files import atomic
 

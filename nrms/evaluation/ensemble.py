@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from nrms import NrmsError
-from nrms.config.checks import check_name
-from nrms.config.parameters import Config, digest
+from nrms.config.names import check_name
 from nrms.config.params_files import PARAMS, REFERENCES
+from nrms.config.resolved import Config, digest
 from nrms.data.prepare import load
 from nrms.evaluation.beyond_accuracy import known_items
 from nrms.evaluation.ranking import TOP, Scorer, encode_items, metrics_of, model_scorer, rank_catalogue
@@ -90,7 +90,7 @@ def ensemble(configs: Sequence[Config], name: str | None = None) -> Run:
         kind="model",
         protocol=first.data.protocol,
         members=[config.name for config in configs],
-        config={"data": first.data.asked},
+        config={"data": first.data.test_settings},
         hash=digest({"ensemble": [config.hash for config in configs]}),
         family=digest({"ensemble": families}),
         data=tables.manifest["tables"],

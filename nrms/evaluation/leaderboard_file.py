@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import torch
 
 from nrms import NrmsError
-from nrms.config.parameters import Config
+from nrms.config.resolved import Config
 from nrms.data import images
 from nrms.data.prepare import Tables
 from nrms.data.sources import mind

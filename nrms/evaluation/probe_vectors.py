@@ -15,8 +15,9 @@ import pandas as pd
 import torch
 
 from nrms import NrmsError
-from nrms.config.parameters import Config, Dataset
+from nrms.config.parameters import Dataset
 from nrms.config.params_files import load_dataset, resolve
+from nrms.config.resolved import Config
 from nrms.data.prepare import Tables, load
 from nrms.data.sources.interactions import read_vectors
 from nrms.evaluation.probe import half_masked, in_common, probe, random_vectors, re_encoded, together, variants
@@ -96,7 +97,7 @@ def add_run(sets: Sets, text: str, dataset: str, data: Dataset) -> None:
     """
     run = find_run(text, dataset)
     config, tables, model = load_run(run)
-    if apart := {name: value for name, value in config.data.asked.items() if value != data.asked[name]}:
+    if apart := {name: value for name, value in config.data.test_settings.items() if value != data.test_settings[name]}:
         says = ", ".join(f"{name} {value}" for name, value in apart.items())
         raise NrmsError(f"{run.folder} has learned from another part of {dataset} ({says}), so it may know what is asked here: give another run.")
     name = f"{run.folder.parent.name}/{run.folder.name}"

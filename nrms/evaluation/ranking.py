@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from nrms.config.parameters import Config, Dataset
+from nrms.config.parameters import Dataset
+from nrms.config.resolved import Config
 from nrms.data.tables import Impressions
 from nrms.evaluation.metrics import catalogue_metrics, rank_metrics, set_metrics
 from nrms.models.recommender import Recommender

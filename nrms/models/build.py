@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from nrms import NrmsError
-from nrms.config.parameters import ROLES, Config
+from nrms.config.parameters import ROLES
+from nrms.config.resolved import Config
 from nrms.data.prepare import Tables
 from nrms.models.items import local_models
 from nrms.models.items.encoders import Encoder, Frozen, ImageEncoder, JointEncoder, TextEncoder

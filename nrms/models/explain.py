@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from pandas.io.formats.style import Styler
 
-from nrms.config.parameters import Config
+from nrms.config.resolved import Config
 from nrms.data.batches import Batch
 from nrms.models.recommender import Recommender, distinct
 from nrms.models.warm_start import MOST, WarmStart

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from nrms import NrmsError
-from nrms.config.checks import nearest
-from nrms.config.parameters import GRAPHS, LEARNING, ROLES, Config, Experiment
+from nrms.config.names import nearest
+from nrms.config.parameters import GRAPHS, LEARNING, ROLES, Experiment
 from nrms.config.params_files import load_dataset, validate
+from nrms.config.resolved import Config
 from nrms.data.prepare import Tables, load
 from nrms.models.build import build
 from nrms.models.recommender import Recommender

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from nrms import NrmsError
-from nrms.config.checks import check_start
-from nrms.config.parameters import GRAPHS, Config
+from nrms.config.parameters import GRAPHS
+from nrms.config.resolved import Config, check_start
 from nrms.models.items.encoders import Frozen
 from nrms.models.recommender import Recommender
 from nrms.runtime.checkpoints import load_checkpoint

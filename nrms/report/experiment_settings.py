@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from nrms.config.parameters import Config, Experiment
+from nrms.config.parameters import Experiment
+from nrms.config.resolved import Config
 from nrms.report.planned_comparisons import Difference, finished
 from nrms.runtime.notebook_output import readable
 

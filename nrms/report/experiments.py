@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from nrms import home
-from nrms.config.parameters import ASKED, Dataset
+from nrms.config.parameters import TEST_SETTINGS, Dataset
 from nrms.evaluation.protocols import PROTOCOLS, Protocol
 from nrms.runtime.files import read_json
 from nrms.runtime.run_record import Run, members_of, run_folders
@@ -49,7 +49,7 @@ class Entry:
     def asked(self) -> dict | None:
         """What of its data set decided which questions were asked; None where a baseline or an ensemble is older than this fact."""
         data = self.record.get("config", {}).get("data")
-        return data and {name: data.get(name, Dataset.model_fields[name].default) for name in ASKED}
+        return data and {name: data.get(name, Dataset.model_fields[name].default) for name in TEST_SETTINGS}
 
     @property
     def members(self) -> tuple[str, ...]:

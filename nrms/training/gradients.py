@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from accelerate import Accelerator
 
-from nrms.config.parameters import GRAPHS, Config
+from nrms.config.parameters import GRAPHS
+from nrms.config.resolved import Config
 from nrms.data.batches import Batch
 from nrms.models.recommender import Recommender, distinct
 from nrms.runtime import distributed

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nrms import ROOT, NrmsError, Stopped
-from nrms.config.parameters import Config
+from nrms.config.resolved import Config
 from nrms.runtime.progress import progress
 from nrms.runtime.run_record import Run
 from nrms.runtime.signals import told_to_end

@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 from pandas.io.formats.style import Styler
 
-from nrms.config.parameters import Config
+from nrms.config.resolved import Config
 from nrms.data.batches import Batch
 from nrms.runtime.notebook_output import readable
 from nrms.training.losses import OBJECTIVES, POSITIVE

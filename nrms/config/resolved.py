@@ -1,26 +1,66 @@
-"""Which values go together? Errors are sentences that name what is wrong, the nearest valid value, and what to do."""
+"""What is one run? A Config: a resolved experiment, whose values go together, with a digest that tells it from others.
 
-import difflib
-import re
+Errors are sentences that name what is wrong, the nearest valid value, and what to do.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import Field, model_validator
 
 from nrms import NrmsError
-from nrms.config.parameters import GRAPHS, LOGS, READS_MODALITIES, TERMS, Config
+from nrms.config.names import nearest
+from nrms.config.parameters import DIGEST, GRAPHS, LOGS, READS_MODALITIES, TERMS, Dataset, Experiment
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
-
-
-def nearest(name: str, valid) -> str:
-    """`; did you mean x?` for the valid name that looks most like `name`, or a list of what there is."""
-    valid = sorted(valid)
-    close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
-    return f"; did you mean `{close[0]}`?" if close else f". Valid: {', '.join(valid)}."
+GENERATION = 0  # of the code that trains; to be raised where equal values come to train to other weights: runs from before are then made anew
+NO_PART_OF_A_RUN: dict[str, Any] = {  # what changes no result: words, addresses, and how training is spread over processes and time
+    **dict.fromkeys(("question", "name", "given", "processes", "save_minutes", "start", "start_sha256"), True),
+    "data": {"about", "download", "other_split"},
+}
 
 
-def check_name(value: object, what: str) -> str:
-    """`value` if it is a safe folder name: lower-case letters, digits, _ and -, at most 40."""
-    if not NAME.fullmatch(str(value)):
-        raise NrmsError(f"The {what} {str(value)!a} is not a name: use 1 to 40 lower-case letters, digits, `_` or `-`.")
-    return str(value)
+def digest(values: dict) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+class Config(Experiment):
+    """A resolved experiment: what to run, on which data, with which seed. Saved as `config` in run.json."""
+
+    exp: str
+    dataset: str
+    seed: int = Field(0, ge=0)
+    name: str = Field(description="folder of the run under reports/<dataset>: the experiment's name, with a suffix when values are given by hand")
+    given: dict[str, Any] = Field({}, description="the values given by hand")
+    checkpoint: str | None = Field(None, description="a best.safetensors to evaluate, trained elsewhere")
+    start_sha256: str | None = Field(None, description="of the file `start`: what is there, not where it is, makes a run another")
+    data: Dataset
+
+    @model_validator(mode="after")
+    def check(self) -> "Config":
+        """No config exists whose values do not go together."""
+        check_together(self)
+        return self
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that change when any value changes that can change a result."""
+        return self.digest(NO_PART_OF_A_RUN)
+
+    @property
+    def family(self) -> str:
+        """The same for all seeds: runs of one family are averaged, others never."""
+        return self.digest(NO_PART_OF_A_RUN | {"seed": True})
+
+    def digest(self, left_out: dict[str, Any]) -> str:
+        """Digest of all values but those `left_out`, and of the generation of the code."""
+        generation = {"generation": GENERATION} if GENERATION else {}
+        return digest(self.model_dump(exclude=left_out, context=DIGEST) | {"start": self.start_sha256} | generation)
+
+    def identity(self, tables: dict[str, str]) -> dict[str, Any]:
+        """What a model's run is, for its record: these values, on the data of these digests, {file: SHA-256}."""
+        values = {"config": self.model_dump(), "hash": self.hash, "family": self.family, "data": tables}
+        return {"kind": "model", "protocol": self.data.protocol, **values}
 
 
 def check_together(config: Config) -> None:
