@@ -54,10 +54,10 @@ def sampler_of(config: Config, split: Split, size: int) -> ClickSampler | Sequen
         return ClickSampler(split.train, by_reader=config.by_reader, **{name: getattr(config, name) for name in names})
     options = {name: getattr(config, name) for name in (*names, "candidates", "mask_history", "mask_same")}
     options |= {"size": size, "popularity": config.log_popularity}
-    if users.whole:
+    if users.is_graph:
         return PairSampler(split.train, **options)
     hidden = 0.0 if users.is_causal else config.hidden
-    return SequenceSampler(split.train, by_place=users.by_place, hidden=hidden, needs_history=users.needs_history, **options)
+    return SequenceSampler(split.train, by_place=users.per_position, hidden=hidden, needs_history=users.MIN_HISTORY > 0, **options)
 
 
 def validate(model: Recommender, valid: Impressions, config: Config) -> float:
@@ -216,7 +216,7 @@ class Training:
         parts, encoded = backward(self.model, batch, config, self.accelerator, self.reuse)
         if "chance" not in state:
             state["chance"] = chance_of(config, batch)
-        spread = 1 / config.temperature if USERS[config.users].scores_cosines else 0.0  # their scale is given; untrained, what was seen is near
+        spread = self.model.users.first_loss_spread(config.temperature)
         check_loss(parts[config.objective].item(), state["chance"], state["step"], knows=bool(config.start), spread=spread)
         check_terms(parts, state["step"])
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)

@@ -19,7 +19,7 @@ from nrms.models.items.tower import ItemTower
 from nrms.models.recommender import Recommender
 from nrms.models.users import clustering
 from nrms.models.users.clustering import CLUSTERS, distances, dpc_knn, kmeans, peaks
-from nrms.models.users.missrec import Interests, measures
+from nrms.models.users.missrec import MISSRec, measures
 from nrms.models.warm_start import narrow, take
 from nrms.train import sampler_of
 from nrms.training import losses
@@ -31,7 +31,7 @@ FINE = ["items.encoders.*.project.*", "users.norm.*", "users.blend"]
 def interests_of(present, modalities=("text", "image"), **options):
     torch.manual_seed(0)
     sizes = {"dim": 8, "heads": 2, "layers": 1, "wide": 12, "dropout": 0.0, "history": 6, "interests": "kmeans", "ratio": 0.5}
-    return Interests(modalities=list(modalities), present=present, **sizes | options)
+    return MISSRec(modalities=list(modalities), present=present, **sizes | options)
 
 
 def test_as_many_weights_as_the_released_code():

@@ -13,12 +13,11 @@ from nrms import NrmsError
 from nrms.data.batches import Batch
 from nrms.data.samplers import ClickSampler
 from nrms.evaluation.ranking import encode_items, score_impressions
-from nrms.models import recommender
 from nrms.models.items.encoders import Pool, TextEncoder
 from nrms.models.items.local_models import word_vectors
 from nrms.models.layers import Dropout
-from nrms.models.users import USERS
-from nrms.models.users.late_fusion import Blend
+from nrms.models.users import USERS, base
+from nrms.models.users.late_fusion import LateFusion
 from nrms.training.losses import OBJECTIVES, listwise, pointwise
 
 D = 16
@@ -33,7 +32,9 @@ def batch_of(histories, candidates):
     return Batch(history, mask, torch.arange(len(shown)), shown, torch.ones_like(shown, dtype=torch.bool), torch.zeros_like(shown, dtype=torch.bool))
 
 
-PLAIN = {name for name, users in USERS.items() if not (users.whole or users.reads_items)}  # of the others test_graphs and test_interests say the same
+PLAIN = {
+    name for name, users in USERS.items() if not (users.is_graph or users.reads_item_ids)
+}  # of the others test_graphs and test_interests say the same
 MASKED = sorted(PLAIN - {"pointwise_unmasked"})  # which is there to show the harm
 CANDIDATES = torch.randn(1, 3, D, generator=torch.Generator().manual_seed(0))
 
@@ -41,14 +42,14 @@ CANDIDATES = torch.randn(1, 3, D, generator=torch.Generator().manual_seed(0))
 def encoder_of(name, seed=0):
     torch.manual_seed(seed)
     if name == "late":
-        return Blend(lambda: encoder_of("nrms"), 2).eval()
-    more = {"layers": 2} if USERS[name].by_place else {}
+        return LateFusion(lambda: encoder_of("nrms"), 2).eval()
+    more = {"layers": 2} if USERS[name].per_position else {}
     return USERS[name](dim=D, heads=4, query_dim=8, dropout=0.1, history=20, **more).eval()
 
 
 def ranked(encoder, history, mask):
     """Scores (B, 3) of the same three candidates for all rows."""
-    form = late if isinstance(encoder, Blend) else torch.Tensor.contiguous
+    form = late if isinstance(encoder, LateFusion) else torch.Tensor.contiguous
     return encoder.score(encoder.at_end(encoder(form(history), mask), mask), form(CANDIDATES).expand(len(history), -1, -1))
 
 
@@ -77,7 +78,7 @@ def test_histories_in_parts_of_like_length_are_exact(model, split, monkeypatch):
     """States computed in parts of like length give the scores and the gradients of one padded batch, to 1e-5."""
     batch, results = next(ClickSampler(split.train, batch_size=40, negatives=4, history=50, seed=0).epoch(0)), []
     for part in (999, 7):
-        monkeypatch.setattr(recommender, "READERS", part)
+        monkeypatch.setattr(base, "HISTORIES", part)
         model.zero_grad()
         scores = model(batch).scores
         scores[batch.candidate_mask].square().sum().backward()

@@ -20,7 +20,7 @@ from nrms.models.items.fusion import FUSIONS
 from nrms.models.items.ids import IdTable
 from nrms.models.items.tower import ItemTower
 from nrms.models.recommender import Recommender
-from nrms.models.users.missrec import Interests
+from nrms.models.users.missrec import MISSRec
 from nrms.pipeline import is_current, run
 from nrms.report.experiments import entries
 from nrms.report.research_questions import CATALOGUE, INTERESTS
@@ -150,7 +150,7 @@ def test_as_many_weights_learn_as_in_the_released_code():
     encoders = {m: Frozen(np.zeros((4386, 512), np.float32), present, None, dim=300, dropout=0.5) for m in ("text", "image")}
     encoders = {"text": encoders["text"], "ids": IdTable(present, dim=300), "image": encoders["image"]}
     options = {"dim": 300, "heads": 4, "layers": 1, "wide": 256, "dropout": 0.5, "history": 50, "interests": "kmeans", "ratio": 0.5}
-    users = Interests(modalities=list(encoders), present=torch.stack([present] * 3, 1), **options)
+    users = MISSRec(modalities=list(encoders), present=torch.stack([present] * 3, 1), **options)
     model = Recommender(ItemTower(encoders, FUSIONS["late"](dim=300, modalities=3, dropout=0.0)), users)
     assert sum(p.numel() for p in model.parameters()) == 3_035_313
     warm_start.narrow(model, resolve("missrec_finetune_id", "scientific").trains)

@@ -109,9 +109,9 @@ def add_run(sets: Sets, text: str, dataset: str, data: Dataset) -> None:
 @torch.inference_mode()
 def vectors_of(model: Recommender, size: int, *, late: bool) -> dict[str, np.ndarray]:
     """{"": of the item tower, " scored": after the graph, where there is one}, each (N + 1, W). late: flags of what is present stand behind."""
-    tower = model.table() if model.users.whole else encode_items(model)
+    tower = model.table() if model.users.is_graph else encode_items(model)
     found = {"": tower[:, : -len(model.items.encoders)] if late else tower}
-    if model.users.whole:
+    if model.users.is_graph:
         found[" scored"] = encode_items(model)[:size]
     return {kind: vectors.float().cpu().numpy() for kind, vectors in found.items()}
 

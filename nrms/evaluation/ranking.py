@@ -29,7 +29,7 @@ def encode_items(model: Recommender, batch: int = 1024, ids: torch.Tensor | None
     Where users are nodes theirs stand behind, (N + 1 + R, D).
     """
     model.eval()
-    if model.users.whole:
+    if model.users.is_graph:
         return model.users.views(model.table())["final"]
     lengths = model.items.lengths
     ids = torch.arange(1, len(lengths), device=lengths.device) if ids is None else ids
@@ -67,13 +67,13 @@ def rank_impressions(model: Recommender, vectors: torch.Tensor, impressions: Imp
 
 def states_of(model: Recommender, vectors: torch.Tensor, impressions: Impressions, rows: np.ndarray, history: int) -> torch.Tensor:
     """User states (R, ...) behind the histories of these impressions."""
-    if model.users.whole:
+    if model.users.is_graph:
         nodes = len(model.items.lengths) + torch.from_numpy(impressions.owner[rows]).to(vectors.device)
         return vectors[nodes]
     past, mask = (torch.from_numpy(x).to(vectors.device) for x in impressions.history.pad(rows, history))
     past = past.long()
-    if model.users.reads_items:
-        return model.states(vectors, past, mask, items=past)
+    if model.users.reads_item_ids:
+        return model.users.states(vectors, past, mask, past)
     return model.users.at_end(model.users(vectors[past], mask), mask)
 
 

@@ -52,7 +52,7 @@ def diagnose(model: Recommender, vectors: torch.Tensor, split: Split, history: i
         result["uniformity_users"] = uniformity(users[user.unique()]).item()
         result["uniformity_items"] = uniformity(items[drawn]).item()
         result["norm_popularity"] = rank_correlation(items.norm(dim=1).cpu().numpy()[known], count[known])
-    if model.users.ranks_catalogues:
+    if model.users.can_rank_catalogue:
         parts = torch.arange(len(states), device=device).split(256)
         total = sum(model.users.score(states[part], vectors[: len(count)]).float().sum(0) for part in parts)
         result["score_popularity"] = rank_correlation(total.cpu().numpy()[known], count[known])

@@ -25,8 +25,8 @@ from nrms.models.recommender import Recommender
 from nrms.models.users import USERS
 from nrms.models.users.base import UserEncoder
 from nrms.models.users.graphs import Links
-from nrms.models.users.late_fusion import Blend
-from nrms.models.users.missrec import Interests
+from nrms.models.users.late_fusion import LateFusion
+from nrms.models.users.missrec import MISSRec
 from nrms.runtime.locks import locked
 
 
@@ -140,7 +140,7 @@ def build(config: Config, tables: Tables, device: torch.device | str = "cpu") ->
         both = torch.stack([e.present for e in plain.values()]).all(0)
         encoders["both"] = Side(layers, both, own(both, tables), dim=config.dim, rank=config.rank, layers=config.side_layers, dropout=config.dropout)
     if config.data.protocol != "impressions":
-        start_small(encoders, USERS[config.users].deviation)
+        start_small(encoders, USERS[config.users].ITEM_DEVIATION)
     if config.shuffle_images:
         for name in encoders.keys() - {"text", "ids"}:  # a side network across both reads the pictures' states too
             encoders[name].shuffle(shuffled(tables.pixels.present))
@@ -162,7 +162,7 @@ def start_small(encoders: dict[str, nn.Module], deviation: float | None) -> None
 def build_users(config: Config, tables: Tables, encoders: dict[str, nn.Module], width: int) -> UserEncoder:
     """The user encoder of an experiment. width: of the item vectors that it is given."""
     kind, names = USERS[config.users], ["dim", "dropout"]
-    if kind.whole:
+    if kind.is_graph:
         train = tables.split(config.data).train
         content = {name: (e.table.detach() * e.present[:, None]).cpu() for name, e in encoders.items() if isinstance(e, Frozen)}
         facts = (train.items.rows, train.items.values.astype(np.int64))
@@ -171,11 +171,11 @@ def build_users(config: Config, tables: Tables, encoders: dict[str, nn.Module], 
         names += ["layers", "neighbours", "image_share", "pruned"]
         return kind(**options, **{name: getattr(config, name) for name in names})
     names += ["heads", "history"]
-    if kind is Interests:
+    if kind is MISSRec:
         present = torch.stack([e.present.cpu() for e in encoders.values()], 1)
         options = {"modalities": list(encoders), "present": present, "ratio": config.interest_ratio, "layers": config.layers // 2}
         names += ["wide", "interests", "max_interests", "item_tokens", "item_drop", "blend_learns"]
         return kind(**options, **{name: getattr(config, name) for name in names})
-    names += ["query_dim", *(["layers"] if kind.by_place else [])]
+    names += ["query_dim", *(["layers"] if kind.per_position else [])]
     make = partial(kind, **{name: getattr(config, name) for name in names})
-    return Blend(make, len(encoders)) if config.fusion == "late" else make()
+    return LateFusion(make, len(encoders)) if config.fusion == "late" else make()

@@ -38,7 +38,7 @@ def places(batch) -> int:
 
 def economy(model, batch, encoded: int) -> str:
     """How many items one step encodes, beside the places that they fill."""
-    if model.users.whole:
+    if model.users.is_graph:
         return f"This step reads the vectors of all {encoded:,} items and of all users, for its graph; the batch has {len(batch):,} rows."
     count = places(batch)
     return (
@@ -154,7 +154,7 @@ def parameters(model: Recommender, config: Config) -> Styler:
 def shapes(model: Recommender, batch: Batch) -> Styler:
     """What flows through the model for one batch, with the letters of its shapes and the numbers they have here."""
     model.eval()
-    if model.users.whole:
+    if model.users.is_graph:
         table = model.table()
         final = model.users.views(table)["final"]
         lines = [("vectors of all items", "(N + 1, W)", table.shape), ("the same and all users, after the graph", "(N + 1 + users, W)", final.shape)]

@@ -15,8 +15,6 @@ from torch.nn import functional as F
 from nrms.data.batches import Batch
 from nrms.models.users.base import UserEncoder
 
-READERS = 32  # histories of like length whose states are computed together
-
 
 def distinct(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """The different items (U,) of a batch, padding left out, and for every place of its history, then of its candidates, flat, 1 + the number of its
@@ -44,7 +42,7 @@ class Recommender(nn.Module):
 
     def forward(self, batch: Batch, encode: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Scored:
         """encode: in place of the item tower, (U,) -> (U, D)."""
-        if self.users.whole:
+        if self.users.is_graph:
             items = self.table(encode)
             views = self.users.views(items)
             states = self.users(F.embedding(batch.history, views["final"]), batch.history_mask)
@@ -78,7 +76,7 @@ class Recommender(nn.Module):
         vectors = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])  # padding is not encoded; its vector is zero
         cut = batch.history.numel()
         past, shown = place[:cut].view(batch.history.shape), place[cut:].view(batch.candidates.shape)
-        states = self.states(vectors, past, batch.history_mask, batch.hidden, batch.history)
+        states = self.users.states(vectors, past, batch.history_mask, batch.history, batch.hidden)
         # unlike vectors[shown], F.embedding has the same gradient in every run
         scores = self.users.score(self.users.at(states, batch.reader, batch.place), F.embedding(shown, vectors))
         if self.repeats is not None:
@@ -93,26 +91,6 @@ class Recommender(nn.Module):
         seen = torch.zeros_like(scores, dtype=torch.bool)
         seen[row, at[row, place]] = True
         return torch.where(seen, scores + self.repeats, scores)
-
-    def states(
-        self, vectors: torch.Tensor, past: torch.Tensor, mask: torch.Tensor, hidden: torch.Tensor | None = None, items: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """User states (R, ...) of histories `past` (R, L), rows of `vectors`; in parts of like length, so that padding costs little.
-
-        items (R, L): their numbers, for an encoder that `reads_items`.
-        """
-        if len(past) <= READERS or not self.users.is_vector:
-            history = F.embedding(past, vectors)  # (R, L, D)
-            if hidden is not None:
-                history = torch.where(hidden[..., None], self.users.blank.to(history.dtype), history)
-            return self.users(history, mask, *([items] if self.users.reads_items else []))
-        length = mask.sum(1)
-        order, found = length.argsort(stable=True), []
-        for rows in order.split(READERS):
-            width = max(int(length[rows[-1]]), 1)
-            numbers = [items[rows, :width]] if self.users.reads_items else []
-            found.append(self.users(F.embedding(past[rows, :width], vectors), mask[rows, :width], *numbers))
-        return torch.cat(found).index_select(0, order.argsort())
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable weights by learning-rate group: `encoder` came pre-trained, `head` is new."""

@@ -104,7 +104,7 @@ class Served:
         if (history is None) == (user is None):
             raise NrmsError("Say whom the ranking is for: give either a history, ids of items, or a user of the test part.")
         if user is None:
-            if self.model.users.whole:
+            if self.model.users.is_graph:
                 raise NrmsError(
                     f"{self.name} reads no history: to users {self.config.users} a user is a node of the graph that it was trained on. Give a user "
                     f"of the test part, such as {next(iter(self.users))}."
@@ -136,7 +136,7 @@ class Served:
     def scores(self, reader: Reader, histories: Sequence[np.ndarray], candidates: np.ndarray) -> np.ndarray:
         """Scores (R, C) of candidates for each of R histories in the place of the reader's own."""
         questions = self.asked(reader, histories, candidates)
-        if self.model.users.ranks_catalogues:
+        if self.model.users.can_rank_catalogue:
             scores = model_scorer(self.model, self.vectors, questions, self.config.history)(np.arange(len(histories)))
             return scores[:, torch.from_numpy(candidates).to(scores.device)].cpu().numpy()
         return rank_impressions(self.model, self.vectors, questions, self.config.history).reshape(len(histories), -1)
@@ -153,7 +153,7 @@ class Served:
         order = np.argsort(-scores, kind="stable")
         first, ranks = order[:k], 1 + np.flatnonzero(np.isin(candidates[order], reader.chosen))
         leads = scores - scores.mean()
-        clicks = None if self.model.users.whole else self.without_clicks(reader, candidates, leads, first)
+        clicks = None if self.model.users.is_graph else self.without_clicks(reader, candidates, leads, first)
         parts, notes = self.parts(reader, candidates[first], leads[first])
         if clicks is None:
             notes.append(f"Clicks have no weights here: users {self.config.users} has learned a vector for each user, and reads no history.")
@@ -169,7 +169,7 @@ class Served:
     @torch.inference_mode()
     def attention(self, reader: Reader) -> np.ndarray | None:
         """(L,) as the user encoder has it."""
-        if self.model.users.whole or not len(reader.history):
+        if self.model.users.is_graph or not len(reader.history):
             return None
         past = self.vectors[torch.from_numpy(reader.history).to(self.vectors.device)][None]
         found = self.model.users.attention(past, torch.ones(past.shape[:2], dtype=torch.bool, device=past.device))
@@ -180,7 +180,7 @@ class Served:
         """Leads (K,) by modality, and notes where they cannot be told apart."""
         tower, (first, *others) = self.model.items, self.config.modalities
         notes = ["Text and picture have no parts of their own here: one encoder reads them together."] if first == "joint" else []
-        if others and self.model.users.whole:
+        if others and self.model.users.is_graph:
             words = " and ".join(NAMES.get(name, name) for name in (first, *others))
             graph = f"{words} have no parts of their own here: in a graph an item's vector is mixed with those of its neighbours."
             return {words: leads}, [*notes, graph]

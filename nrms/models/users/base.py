@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+HISTORIES = 32  # of like length, whose states are computed together
+
 
 def generator_of(seed: Sequence[int]) -> torch.Generator:
     """Random numbers that are a function of these numbers alone, as of a run's seed and its epoch."""
@@ -23,43 +25,69 @@ def products(states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
 
 
 class UserEncoder(nn.Module):
-    """A user encoder whose state is one vector (B, D)."""
+    """A user encoder whose state is one vector (B, D); a class that is another kind says so by answering one of five questions otherwise."""
 
-    is_vector = True  # False where the state of a history has as many places as the widest of its batch
-    by_place = False  # True where the state (B, L + 1, D) says at each place what is known of the item that stands there
-    whole = False  # True where users are nodes beside the items, so that whole tables are read and a history is one place, the user's own
-    reads_items = False  # True where the numbers of a history's items are read too, (R, L)
-    deviation: float | None = None  # that the item vectors' own weights begin with on a log; None: that of vectors of length about one
-    needs_history = False  # True where a row of a log without anything before it is left out of training: there is nobody to read
-    scores_cosines = False  # True where scores are cosines, whose scale training cannot choose
-    ranks_catalogues = True  # False where candidates are read one by one
-    is_causal = True  # False where a place sees what stands behind it, so that what it is to find must be hidden
+    is_graph = False  # users are nodes beside the items: whole tables are read, and a history is one position, the user's own node
+    per_position = False  # the state (B, L + 1, D) holds, for each position, what is known of the item that stands there
+    reads_item_ids = False  # the numbers of a history's items (R, L) are read beside their vectors
+    is_causal = True  # a position sees only what stands before it; where it sees more, what it is to find must be hidden
+    can_rank_catalogue = True  # one state is scored against all items at once; else each candidate is read with the history
 
-    def at(self, states: torch.Tensor, reader: torch.Tensor, place: torch.Tensor | None) -> torch.Tensor:
-        """The states of rows: of history `reader` (B,) and, where there is one for each place, at `place` (B,)."""
-        if not self.by_place:
-            return states[reader]
-        flat = reader * states.shape[1] + place
-        return F.embedding(flat, states.flatten(0, 1))  # unlike states[reader, place], with the same gradient in every run
+    ITEM_DEVIATION: float | None = None  # that the item vectors' own weights begin with on a log; None: that of vectors of length about one
+    MIN_HISTORY = 0  # clicks that a row of a log must have before it to be trained on
+
+    def states(
+        self, vectors: torch.Tensor, past: torch.Tensor, mask: torch.Tensor, items: torch.Tensor, hidden: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """User states (R, ...) of histories `past` (R, L), rows of `vectors`, `items` (R, L) by their numbers.
+
+        In parts of like length, so that padding costs little. hidden: see `states_at_once`.
+        """
+        if len(past) <= HISTORIES:
+            return self.states_at_once(vectors, past, mask, items, hidden)
+        length = mask.sum(1)
+        order, parts = length.argsort(stable=True), []
+        for rows in order.split(HISTORIES):
+            width = max(int(length[rows[-1]]), 1)
+            parts.append(self.states_at_once(vectors, past[rows, :width], mask[rows, :width], items[rows, :width]))
+        return torch.cat(parts).index_select(0, order.argsort())
+
+    def states_at_once(
+        self, vectors: torch.Tensor, past: torch.Tensor, mask: torch.Tensor, items: torch.Tensor, hidden: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """`states` of histories that are padded to the longest. hidden (R, L): positions that an encoder which is not causal must not see."""
+        history = F.embedding(past, vectors)  # (R, L, D)
+        return self(history, mask, items) if self.reads_item_ids else self(history, mask)
+
+    def at(self, states: torch.Tensor, history_id: torch.Tensor, position: torch.Tensor | None) -> torch.Tensor:
+        """The states of rows: of history number `history_id` (B,) and, where there is one for each position, at `position` (B,)."""
+        if not self.per_position:
+            return states[history_id]
+        flat = history_id * states.shape[1] + position
+        return F.embedding(flat, states.flatten(0, 1))  # unlike states[history_id, position], with the same gradient in every run
 
     def at_end(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The states of whole histories: what is known of the item that comes next."""
-        return states[torch.arange(len(mask), device=mask.device), mask.sum(1)] if self.by_place else states
+        """The states behind all of a history: what is known of the item that comes next."""
+        return states[torch.arange(len(mask), device=mask.device), mask.sum(1)] if self.per_position else states
 
     def comparable(self, states: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Users (B, D) and items (C, D) whose products the scores are, given states of rows and item vectors; None where scores are none."""
         return states, items
 
     def attention(self, history: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
-        """The weight of each click's place in the last pooling, (R, L) with a sum of 1 in each row; None where no such weights are.
+        """The weight of each click's position in the last pooling, (R, L) with a sum of 1 in each row; None where no such weights are.
 
-        What was looked at, not what it did: a place may have seen other clicks before it is weighed.
+        What was looked at, not what it did: a position may have seen other clicks before it is weighed.
         """
         return None
 
     def views(self, states: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What terms of the loss look at, by name, (R, ·); of an encoder that is `whole`, given items (N + 1, W), views of all nodes."""
+        """What auxiliary losses look at, by name, (R, ·); of an encoder that `is_graph`, given items (N + 1, W), views of all nodes."""
         return {}
+
+    def first_loss_spread(self, temperature: float) -> float:
+        """Nats that the first loss may be above that of equal scores by nature; 0 where untrained scores are of order one."""
+        return 0.0
 
     def on_epoch_start(self, items: torch.Tensor, seed: Sequence[int], resumed: bool) -> None:
         """Makes anew what is made once an epoch, given the vectors of all items (N + 1, W); a function of these and `seed` alone.

@@ -1,31 +1,33 @@
-"""Who is the user, given everybody, without negatives? BM3 (Zhou et al., WWW 2023)."""
+"""Who is the user, given everybody and no negatives? BM3: every node learns to predict the others' view through dropout.
+
+Zhou et al., "Bootstrap Latent Representations for Multi-modal Recommendation", WWW 2023.
+
+    graph  = propagate([ids; users]) + [ids; 0]        (N + 1 + R, D), LightGCN with an item's own vector added
+    online = predict(graph)                            target = dropout(graph), without gradient
+    and the same two of each modality's content, (N + 1, D)
+
+As there: a linear predictor before one side of every comparison; the losses `bootstrap` and `bootstrap_content` compare (training/losses.py).
+"""
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from nrms.models.users.lightgcn import LightGCN
+from nrms.models.users.graphs import GraphUsers
 
 
-class BM3(LightGCN):
-    """LightGCN with an item's own vector added, and a predictor that stands before one side of every comparison (Zhou et al., WWW 2023).
-
-    target: what is to be predicted, through dropout and without gradient. Each modality of content has both sides, too.
-    """
-
-    fused = False
+class BM3(GraphUsers):
+    """Views `online` and `target` of all nodes and of each modality of content; what is scored is `online`."""
 
     def build(self) -> None:
         self.predict = nn.Linear(self.dim, self.dim)
         nn.init.normal_(self.predict.weight, std=self.dim**-0.5)
 
     def views(self, items: torch.Tensor) -> dict[str, torch.Tensor]:
-        blocks = self.blocks(items)
-        ids = blocks.pop("ids")
+        contents, ids = self.content_and_ids(items)
         ego = self.with_users(ids)
-        made = self.propagate(ego) + F.pad(ids, (0, 0, 0, self.links.users))
-        online = self.predict(made)
-        result = {"ego": ego, "final": online, "online": online, "target": self.dropout(made.detach())}
-        for name, content in blocks.items():
-            result |= {name: content, f"online {name}": self.predict(content), f"target {name}": self.dropout(content.detach())}
-        return result
+        graph = self.propagate(ego) + self.beside_users(ids)
+        online = self.predict(graph)
+        views = {"ego": ego, "final": online, "online": online, "target": self.dropout(graph.detach())}
+        for name, content in contents.items():
+            views |= {name: content, f"online {name}": self.predict(content), f"target {name}": self.dropout(content.detach())}
+        return views

@@ -1,13 +1,21 @@
-"""Who is the user, given the order of their clicks? GRU4Rec (Hidasi et al., ICLR 2016)."""
+"""Who is the user, given the order of their clicks? GRU4Rec: a recurrent network reads one click after the other.
+
+Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks", ICLR 2016.
+
+    h_p = (1 - z_p) h_{p-1} + z_p tanh(W x_p + U (r_p h_{p-1})), with update gate z and reset gate r; eq. 2-5; states (R, L + 1, D)
+
+As there: gated recurrent units, and what they know after the last click is the user. Here torch's GRU, which applies r_p after U, reads vectors of
+items, normed first, where the paper reads one-hot numbers.
+"""
 
 import torch
 from torch import nn
 
-from nrms.models.users.sequential import Sequential
+from nrms.models.users.sequential import SequentialUsers
 
 
-class GRU4Rec(Sequential):
-    """A recurrent network over the clicks so far (Hidasi et al., ICLR 2016)."""
+class GRU4Rec(SequentialUsers):
+    """A recurrent network over the clicks so far."""
 
     def build(self) -> None:
         self.norm = nn.LayerNorm(self.dim)

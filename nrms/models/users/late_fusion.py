@@ -13,7 +13,7 @@ from torch import nn
 from nrms.models.users.base import UserEncoder
 
 
-class Blend(UserEncoder):
+class LateFusion(UserEncoder):
     """State: (B, M * D + M), the modalities' user vectors times their weights, so that one dot product with an item is the blend."""
 
     def __init__(self, make: Callable[[], UserEncoder], modalities: int):

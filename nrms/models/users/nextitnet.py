@@ -1,15 +1,22 @@
-"""Who is the user, given the order of their clicks? NextItNet (Yuan et al., WSDM 2019)."""
+"""Who is the user, given the order of their clicks? NextItNet: convolutions with holes see far back in few layers.
+
+Yuan et al., "A Simple Convolutional Generative Network for Next Item Recommendation", WSDM 2019.
+
+    block(x) = x + relu(norm(conv_2h(relu(norm(conv_h(x)))))), eq. 5-7, figure 3b; conv_h at p reads p, p - h, p - 2h; (R, L + 1, D)
+
+As there: dilated causal convolutions of width 3, residual blocks, holes of 1 and 4 by turns.
+"""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from nrms.models.layers import Dropout
-from nrms.models.users.sequential import Sequential
+from nrms.models.users.sequential import SequentialUsers
 
 
-class Dilated(nn.Module):
-    """Residual block of NextItNet: two causal convolutions, the second with holes twice as wide; eq. 5-7, figure 3b."""
+class DilatedBlock(nn.Module):
+    """Residual block (R, L + 1, D) -> (R, L + 1, D): two causal convolutions, the second with holes twice as wide."""
 
     def __init__(self, dim: int, hole: int, dropout: float, kernel: int = 3):
         super().__init__()
@@ -26,12 +33,12 @@ class Dilated(nn.Module):
         return x + self.dropout(y)
 
 
-class NextItNet(Sequential):
-    """Dilated causal convolutions over the clicks so far (Yuan et al., WSDM 2019); holes of 1 and 4 by turns, as there."""
+class NextItNet(SequentialUsers):
+    """Dilated causal convolutions over the clicks so far."""
 
     def build(self) -> None:
         self.norm = nn.LayerNorm(self.dim)
-        self.blocks = nn.Sequential(*(Dilated(self.dim, (1, 4)[i % 2], self.rate) for i in range(2 * self.layers)))
+        self.blocks = nn.Sequential(*(DilatedBlock(self.dim, (1, 4)[i % 2], self.rate) for i in range(2 * self.layers)))
 
     def body(self, x: torch.Tensor) -> torch.Tensor:
         return self.blocks(self.dropout(self.norm(x)))

@@ -13,9 +13,9 @@ from nrms.models.users.base import UserEncoder
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention (B, L, D) -> (B, L, D) over the unmasked places; eq. 3-4.
+    """Multi-head self-attention (B, L, D) -> (B, L, D) over the unmasked positions; eq. 3-4.
 
-    A row without any unmasked place attends to everything, finite and meaningless: whoever pools must not read it.
+    A row without any unmasked position attends to everything, finite and meaningless: whoever pools must not read it.
     """
 
     def __init__(self, *, dim: int, heads: int):
@@ -25,8 +25,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         q, k, v = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, L, D/H)
-        seen = mask | ~mask.any(1, keepdim=True)  # softmax over nothing is NaN
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None, :])
+        visible = mask | ~mask.any(1, keepdim=True)  # softmax over nothing is NaN
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None, None, :])
         return y.transpose(1, 2).flatten(2)  # (B, L, D)
 
 
@@ -34,7 +34,7 @@ class NRMSUsers(UserEncoder):
     """User encoder of NRMS: history (B, L, D), mask (B, L) -> (B, D). A user without clicks gets a learned vector."""
 
     def __init__(self, *, dim: int, heads: int, query_dim: int, dropout: float, history: int):
-        super().__init__()  # `history`, the most places there can be, is not used: NRMS has no positions
+        super().__init__()  # `history`, the most clicks there can be, is not used: NRMS has no positions
         self.attend = SelfAttention(dim=dim, heads=heads)
         self.pool = AdditiveAttention(dim=dim, query_dim=query_dim)
         self.dropout = Dropout(dropout)
@@ -46,5 +46,5 @@ class NRMSUsers(UserEncoder):
         return torch.where(mask.any(1, keepdim=True), user, self.newcomer.to(user.dtype))
 
     def attention(self, history: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(R, L) of the pooling, after self-attention, when each place has seen all clicks: no weight is one click's share of the state."""
+        """(R, L) of the pooling, after self-attention, when each position has seen all clicks: no weight is one click's share of the state."""
         return self.pool.weights(history + self.attend(history, mask), mask)

@@ -1,6 +1,6 @@
 """What was the original's ranker for frozen features? A Transformer that reads the history and one candidate, and says click or no click.
 
-As its code has it: four layers, pre-norm, sinusoidal positions, the mean over all places, three linear maps in a row, two classes.
+As its code has it: four layers, pre-norm, sinusoidal positions, the mean over all positions, three linear maps in a row, two classes.
 Its masks were missing (padding took part in attention and in the mean), so there are two: `Pointwise` with masks, `PointwiseUnmasked` as it was.
 """
 
@@ -16,9 +16,9 @@ LAYERS = 4
 class Pointwise(UserEncoder):
     """State: the history itself with its mask, (B, L, D + 1). Score: log-odds of a click, each candidate alone behind the history."""
 
-    is_vector = False
-    ranks_catalogues = False
+    can_rank_catalogue = False
     masked = True
+    states = UserEncoder.states_at_once  # states are as long as the longest history of a batch, so parts of it would not fit together
 
     def __init__(self, *, dim: int, heads: int, dropout: float, history: int, query_dim: int):
         super().__init__()
@@ -39,15 +39,15 @@ class Pointwise(UserEncoder):
     def score(self, state: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         history, mask = state[..., :-1], state[..., -1] > 0.5
         rows, count = len(state), items.shape[1]
-        width = history.shape[1] + 1 if self.masked else len(self.positions)  # without masks, every place counts: as many as there can be
+        width = history.shape[1] + 1 if self.masked else len(self.positions)  # without masks, every position counts: as many as there can be
         x = F.pad(history, (0, 0, 0, width - history.shape[1]))[:, None].repeat(1, count, 1, 1)  # (B, C, width, D)
         last = mask.sum(1)  # the candidate stands behind the last click
-        at = last[:, None, None, None].expand(rows, count, 1, x.shape[-1])
-        x = x.scatter(2, at, items[:, :, None].to(x.dtype)).flatten(0, 1) + self.positions[:width].to(x.dtype)
+        position = last[:, None, None, None].expand(rows, count, 1, x.shape[-1])
+        x = x.scatter(2, position, items[:, :, None].to(x.dtype)).flatten(0, 1) + self.positions[:width].to(x.dtype)
         if self.masked:
-            seen = (torch.arange(width, device=x.device) <= last[:, None]).repeat_interleave(count, 0)  # (B * C, width)
-            x = self.body(x, src_key_padding_mask=~seen)
-            pooled = (x * seen[..., None]).sum(1) / seen.sum(1, keepdim=True)
+            filled = (torch.arange(width, device=x.device) <= last[:, None]).repeat_interleave(count, 0)  # (B * C, width)
+            x = self.body(x, src_key_padding_mask=~filled)
+            pooled = (x * filled[..., None]).sum(1) / filled.sum(1, keepdim=True)
         else:
             pooled = self.body(x).mean(1)
         no, yes = self.head(pooled).unbind(-1)
