@@ -21,10 +21,10 @@ from nrms.data.samplers import ClickSampler, PairSampler, SequenceSampler
 from nrms.data.tables import Impressions, Split
 from nrms.evaluation.protocols import PROTOCOLS
 from nrms.evaluation.ranking import evaluate_model
-from nrms.models import warm_start
 from nrms.models.build import build
 from nrms.models.recommender import Recommender
 from nrms.models.users import USERS
+from nrms.models.warm_start import warm_start
 from nrms.runtime import distributed
 from nrms.runtime.environment import peak_mb, seed_everything
 from nrms.runtime.progress import progress
@@ -33,9 +33,9 @@ from nrms.runtime.signals import told_to_end
 from nrms.runtime.terminal import command
 from nrms.training.gradients import backward, chance_of
 from nrms.training.launch import launch
-from nrms.training.learning_checks import Movement, check_loss, check_movement, check_terms
+from nrms.training.learning_checks import Movement, check_loss, check_losses, check_movement
 from nrms.training.resume import random_states, resume, save
-from nrms.training.vector_reuse import Reuse
+from nrms.training.vector_reuse import VectorReuse
 
 LOGS = 60  # lines of history.jsonl per run, about
 
@@ -96,7 +96,7 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
     seed_everything(config.seed)
     with distributed.main_process_first():  # who makes caches that the others read
         model = build(config, tables, accelerator.device)
-    brought = warm_start.warm_start(model, config)
+    warm = warm_start(model, config)
     groups = model.groups()
     rates = {"encoder": config.encoder_lr, "head": config.lr}
     optimizer = torch.optim.AdamW(
@@ -106,7 +106,7 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
     tuning = {name: str(e.report) for name, e in model.items.encoders.items() if hasattr(e, "report")}
     facts = {
         "tuning": tuning,
-        **({"brought": brought.facts()} if brought else {}),
+        **({"brought": warm.facts()} if warm else {}),
         "params": sum(p.numel() for p in model.parameters()) + sum(e.made_by for e in model.items.encoders.values()),
         "trainable": sum(p.numel() for g in groups.values() for p in g),
     }
@@ -163,9 +163,9 @@ class Training:
             raise NrmsError("There is nothing to train on: no train impression has a click.")
         self.steps, self.rising = config.epochs * length, round(config.warmup * config.epochs * length)
         self.stops = {round(length * i / config.validations) for i in range(1, config.validations + 1)}  # steps of an epoch after which to validate
-        self.reuse = (
-            Reuse(self.model.items, items=len(tables.items), steps=config.reuse_steps, patience=self.steps / 20) if config.reuse_steps else None
-        )
+        self.reuse = None
+        if config.reuse_steps:
+            self.reuse = VectorReuse(self.model.items, items=len(tables.items), steps=config.reuse_steps, patience=self.steps / 20)
         new = {"objective": config.objective, "step": 0, "best_valid": -1.0, "best_step": 0, "encoded": 0, "samples": 0, "seconds": 0.0}
         self.state = resume(run, self.model, self.optimizer) or new
         run.rewind(self.state["step"])
@@ -218,7 +218,7 @@ class Training:
             state["chance"] = chance_of(config, batch)
         spread = self.model.users.first_loss_spread(config.temperature)
         check_loss(parts[config.objective].item(), state["chance"], state["step"], knows=bool(config.start), spread=spread)
-        check_terms(parts, state["step"])
+        check_losses(parts, state["step"])
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
         movement = Movement({g["name"]: g["params"] for g in self.optimizer.param_groups}) if logged else None
         self.optimizer.step()

@@ -35,7 +35,7 @@ from nrms.models.users.lightgcn import LightGCN
 from nrms.runtime.files import read_json
 from nrms.train import sampler_of
 from nrms.training import losses
-from nrms.training.gradients import terms_of
+from nrms.training.gradients import auxiliary_losses
 from nrms.training.losses import Rows, info_nce
 
 torch.manual_seed(0)
@@ -329,7 +329,7 @@ def test_features_are_weights_only_where_that_is_said(movies):
     table, near = model.items.encoders["text"].table, model.users.near.to_dense()
     before = table.detach().clone()
     batch = next(sampler_of(config, tables.split(config.data), len(tables.items)).epoch(0))
-    parts = terms_of(config, batch, model(batch).views)
+    parts = auxiliary_losses(config, batch, model(batch).views, is_graph=True)
     parts["content_bpr"].backward()
     assert isinstance(table, torch.nn.Parameter) and table.grad.abs().sum() > 0
     torch.optim.SGD([table], lr=1.0).step()

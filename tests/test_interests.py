@@ -20,7 +20,7 @@ from nrms.models.recommender import Recommender
 from nrms.models.users import clustering
 from nrms.models.users.clustering import CLUSTERS, distances, dpc_knn, kmeans, peaks
 from nrms.models.users.missrec import MISSRec, measures
-from nrms.models.warm_start import narrow, take
+from nrms.models.warm_start import copy_weights, narrow
 from nrms.train import sampler_of
 from nrms.training import losses
 from nrms.training.losses import Rows
@@ -368,7 +368,7 @@ def test_weights_are_taken_and_few_learn(movies, tmp_path):
     model = build(config, tables)
     model.on_epoch_start([0, 0], resumed=False)
     other = build(config, tables)
-    taken = take(other, model.state_dict(), tmp_path)
+    taken = copy_weights(other, model.state_dict(), tmp_path)
     assert "users.decoder.layers.0.linear1.weight" in taken and not {"users.lookup", "users.prototypes"} & set(taken)
     assert torch.equal(other.users.position.weight, model.users.position.weight) and not other.users.lookup.any()
     narrow(other, FINE)
@@ -389,7 +389,7 @@ def test_what_does_not_fit_is_a_sentence(movies, tmp_path):
     with pytest.raises(NrmsError, match=r"the pattern 'adapters.\*', which no weight matches"):
         narrow(model, ["adapters.*"])
     with pytest.raises(NrmsError, match="None of the weights"):
-        take(model, {"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+        copy_weights(model, {"x": torch.zeros(2)}, tmp_path / "other.safetensors")
 
 
 def test_a_row_without_history_is_left_out(movies):

@@ -158,7 +158,7 @@ def test_the_feature_cache_is_never_stale(tiny, tmp_path):
         next(encoder.model.parameters()).add_(1.0)
     cached(encoder, "a", tmp_path, "text")
     cached(encoder, "b", tmp_path, "text")
-    encoder.pool.how = "cls"
+    encoder.pooling = "cls"
     cached(encoder, "b", tmp_path, "text")
     assert len(list(tmp_path.glob("*.npy"))) == 4
 

@@ -13,7 +13,7 @@ from nrms import NrmsError
 from nrms.data.batches import Batch
 from nrms.data.samplers import ClickSampler
 from nrms.evaluation.ranking import encode_items, score_impressions
-from nrms.models.items.encoders import Pool, TextEncoder
+from nrms.models.items.encoders import TextEncoder, pooling_of
 from nrms.models.items.local_models import word_vectors
 from nrms.models.layers import Dropout
 from nrms.models.users import USERS, base
@@ -198,7 +198,7 @@ def tiny_model(config, tiny):
 def test_pooling_by_hand(how):
     """`mean` is the mean of unmasked tokens, `cls` the first token, `attention` lies between the smallest and the largest."""
     x, mask = torch.tensor([[[1.0], [3.0], [99.0]]]), torch.tensor([[True, True, False]])
-    value = Pool(how, dim=1, query_dim=4)(x, mask).item()
+    value = pooling_of(how, dim=1, query_dim=4)(x, mask).item()
     assert {"mean": value == 2, "cls": value == 1, "attention": 1 <= value <= 3}[how]
 
 

@@ -242,13 +242,13 @@ def test_a_joint_encoder_reads_masked_items_anew(movies):
     config, tables = movies("alignrec_joint")
     encoder = build_encoder("joint", config, tables)
     masked, everything = half_masked(tables.pixels.present), np.arange(25) > 0
-    shown_before = encoder.content.pictures.present.clone()
+    shown_before = encoder.content.images.present.clone()
     whole = re_encoded(encoder, np.zeros((25, 1 + encoder.project.in_features))[:, 1:], everything)  # all texts alone
     with torch.inference_mode():
         seen = np.r_[np.zeros((1, whole.shape[1])), encoder.features(torch.arange(1, 25)).numpy()].astype(np.float32)
     half = re_encoded(encoder, seen, masked)
     assert masked.sum() == 4 and np.allclose(half[masked], whole[masked], atol=1e-5) and np.array_equal(half[~masked], seen[~masked])
-    assert not np.allclose(whole[masked], seen[masked], atol=1e-3) and torch.equal(encoder.content.pictures.present, shown_before)
+    assert not np.allclose(whole[masked], seen[masked], atol=1e-3) and torch.equal(encoder.content.images.present, shown_before)
 
 
 # the page -------------------------------------------------------------------------------------------------------------

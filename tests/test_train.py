@@ -23,8 +23,8 @@ from nrms.runtime.checkpoints import load_checkpoint, save_checkpoint
 from nrms.runtime.files import process_started
 from nrms.train import learning_rate, train
 from nrms.training.gradients import backward
-from nrms.training.learning_checks import Movement, check_first_loss, check_loss, check_movement, check_terms
-from nrms.training.vector_reuse import Reuse
+from nrms.training.learning_checks import Movement, check_first_loss, check_loss, check_losses, check_movement
+from nrms.training.vector_reuse import VectorReuse
 
 
 def small(**given):
@@ -132,7 +132,7 @@ def test_a_first_loss_off_chance_stops():
     check_loss(0.7, 1.609, 0, knows=True)
     check_loss(3.0, 1.609, 0, spread=1.5)
     with pytest.raises(NrmsError, match="`cca` of the loss is no number"):
-        check_terms({"bpr": torch.tensor(1.0), "cca": torch.tensor(float("nan"))}, 7)
+        check_losses({"bpr": torch.tensor(1.0), "cca": torch.tensor(float("nan"))}, 7)
 
 
 def test_constant_scores_stop(place, monkeypatch):
@@ -306,7 +306,7 @@ def test_two_passes_repeat_their_dropout(tiny, split):
 def test_vectors_that_stand_in_expire(tiny):
     """A vector is taken for at most `steps` steps; what is encoded anew has a gradient, what stands in has none; drift is 0 for weights at rest."""
     model = build(resolve(4, "newsroom-tiny", device="cpu", dropout=0.0), tiny)
-    reuse, ids = Reuse(model.items, items=len(tiny.items), steps=2, patience=1e-9), torch.arange(1, 9)
+    reuse, ids = VectorReuse(model.items, items=len(tiny.items), steps=2, patience=1e-9), torch.arange(1, 9)
     fresh, first = reuse(ids), []
     assert reuse.encoded == 8 and fresh.requires_grad
     for step in range(4):
@@ -317,7 +317,7 @@ def test_vectors_that_stand_in_expire(tiny):
     reuse.steps = 0
     reuse(ids)
     reuse.steps = 99
-    assert np.isnan(Reuse(model.items, items=9, steps=1, patience=1).drift)
+    assert np.isnan(VectorReuse(model.items, items=9, steps=1, patience=1).drift)
 
 
 def test_reuse_learns_and_says_its_drift(place):

@@ -10,7 +10,7 @@ from nrms.models.items import encoders, feature_cache, frozen_prefix
 from nrms.models.items.encoders import ImageEncoder, JointEncoder, TextEncoder, standardise
 from nrms.models.items.fine_tuning import tune
 from nrms.models.items.frozen_prefix import prefix, rest_on
-from nrms.models.items.side_network import Side
+from nrms.models.items.side_network import SideNetwork
 
 TITLES = ["", "the cat sat", "a dog", "the cat and the dog sat in the sun", "sun"]
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), dtype=np.uint8)
@@ -126,7 +126,7 @@ def test_a_joint_blip_is_what_transformers_matches_with(tmp_path):
     """The states of title tokens that looked at the picture are those below BLIP's matching head."""
     encoder = make("blip", tmp_path)
     states, mask = encoder.trunk(ids)
-    (read, _), (seen, _) = encoder.content.titles(ids), encoder.content.pictures(ids)
+    (read, _), (seen, _) = encoder.content.titles(ids), encoder.content.images(ids)
     expected = encoder.model(**read, **seen).question_embeds
     assert torch.allclose(states[mask], expected[mask], atol=1e-5)
 
@@ -188,7 +188,7 @@ def test_a_side_network_starts_as_the_frozen_encoder(kind, tmp_path):
     encoder = make(kind, tmp_path)
     layers = feature_cache.cached_layers(encoder, "content", tmp_path, "x")
     assert layers.shape == (5, 4, 32) and np.allclose(layers[:, -1], feature_cache.cached(encoder, "content", tmp_path, "x"), atol=1e-6)
-    side = Side([layers], encoder.present, encoder.present, dim=8, rank=2, layers=6, dropout=0.0)
+    side = SideNetwork([layers], encoder.present, encoder.present, dim=8, rank=2, layers=6, dropout=0.0)
     expected = standardise(layers, encoder.present)[ids, -1]
     assert torch.allclose(side.features(ids), expected, atol=1e-4)
     side(ids).square().sum().backward()
@@ -199,7 +199,7 @@ def test_side_networks_of_unlike_encoders_meet(tmp_path):
     """Across modalities: tables of different depth and width are read at the same relative heights."""
     tables = [np.random.default_rng(i).normal(size=(5, layers, width)).astype(np.float32) for i, (layers, width) in enumerate([(4, 6), (7, 10)])]
     present = torch.tensor(PRESENT)
-    side = Side(tables, present, present, dim=8, rank=2, layers=6, dropout=0.0)
+    side = SideNetwork(tables, present, present, dim=8, rank=2, layers=6, dropout=0.0)
     assert side(ids).shape == (3, 8) and len(side.up) == 4
     side.shuffle(np.array([0, 3, 2, 4, 1]))
     assert torch.equal(side.table1[1], side.table1[1]) and side(ids).shape == (3, 8)

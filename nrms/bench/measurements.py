@@ -31,7 +31,7 @@ from nrms.models.build import build
 from nrms.models.items import local_models
 from nrms.models.items.encoders import Frozen
 from nrms.models.items.fusion import FUSIONS
-from nrms.models.items.side_network import Side
+from nrms.models.items.side_network import SideNetwork
 from nrms.models.items.tower import ItemTower
 from nrms.models.recommender import Recommender, distinct
 from nrms.models.users import USERS
@@ -181,8 +181,8 @@ def measure_epochs(config: Config, tables: Tables, steps: int, width: int = 768,
         else:
             options |= {"rank": this.rank, "layers": this.side_layers}
             table = rng.standard_normal((len(every), depth, width), dtype=np.float32)
-            encoders = {"text": Side([table], every, every, **options), "image": Side([table], some, some, **options)}
-            encoders["both"] = Side([table, table], some, some, **options)
+            encoders = {"text": SideNetwork([table], every, every, **options), "image": SideNetwork([table], some, some, **options)}
+            encoders["both"] = SideNetwork([table, table], some, some, **options)
         fusion = FUSIONS[this.fusion](dim=this.dim, modalities=len(encoders), dropout=this.modality_dropout)
         model = Recommender(ItemTower(encoders, fusion), USERS[this.users](**{k: getattr(this, k) for k in names})).to(device()).train()
         sampler = ClickSampler(split.train, batch_size=this.batch_size, negatives=this.negatives, history=this.history, seed=0)
@@ -218,7 +218,7 @@ def measure_parts(config: Config, tables: Tables, size: int, repeats: int) -> li
         ids, place = distinct(batch)
         vectors = model.items(ids)
         mark()
-        loss = listwise(model.rank(vectors, place, batch), batch.candidate_mask, batch.clicked)
+        loss = listwise(model.states_and_scores(vectors, place, batch)[1], batch.candidate_mask, batch.clicked)
         mark()
         optimizer.zero_grad()
         loss.backward()

@@ -77,7 +77,7 @@ def re_encoded(encoder: torch.nn.Module, vectors: np.ndarray, masked: np.ndarray
 
     Those it reads anew, the text alone.
     """
-    pictures = encoder.eval().content.pictures
+    pictures = encoder.eval().content.images
     shown, found = pictures.present, np.array(vectors, np.float32)
     ids = torch.from_numpy(np.flatnonzero(masked)).to(shown.device)
     pictures.present = shown & ~torch.from_numpy(masked).to(shown.device)

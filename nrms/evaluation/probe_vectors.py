@@ -83,7 +83,7 @@ def add_encoders(sets: Sets, dataset: str, data: Dataset, tables: Tables) -> Non
         about = f"{modality}, by the role {role}: {'pre-trained on this data set' if made == 'local' else made}; not tuned"
         sets.add(variants(role, vectors), about)
         if modality == "joint":
-            half = re_encoded(encoder, vectors, half_masked(encoder.content.pictures.present.cpu().numpy()))
+            half = re_encoded(encoder, vectors, half_masked(encoder.content.images.present.cpu().numpy()))
             sets.add(variants(f"{role}, half without image", half), f"{about}; half of the pictured items read by their text alone")
         else:
             parts[role] = vectors

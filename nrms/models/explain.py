@@ -9,8 +9,10 @@ from pandas.io.formats.style import Styler
 
 from nrms.config.resolved import Config
 from nrms.data.batches import Batch
+from nrms.models.items.encoders import Frozen, ImageEncoder, TextEncoder
+from nrms.models.items.ids import IdTable
 from nrms.models.recommender import Recommender, distinct
-from nrms.models.warm_start import MOST, WarmStart
+from nrms.models.warm_start import MAX_NAMES_SHOWN, WarmStart
 from nrms.runtime.notebook_output import code, readable
 from nrms.runtime.run_record import Run
 
@@ -20,27 +22,22 @@ def batch_rows(news, batch, rows: int = 2) -> Styler:
     lines = []
     for r in range(min(rows, len(batch))):
         mask, clicked = batch.candidate_mask[r], batch.clicked[r]
-        shown = batch.candidates if batch.candidates.dim() == 1 else batch.candidates[r]
-        others = [news.name(i) if m else "(masked: there are no more)" for i, m in zip(shown[~clicked][:4], mask[~clicked][:4], strict=True)]
-        target = int(batch.target[r])
-        line = {"clicked": news.name(target)} | {f"not clicked {i + 1}": title for i, title in enumerate(others)}
+        slate = batch.candidates if batch.candidates.dim() == 1 else batch.candidates[r]
+        line = {"clicked": news.name(int(batch.target[r]))}
+        for i, (other, exists) in enumerate(zip(slate[~clicked][:4], mask[~clicked][:4], strict=True), 1):
+            line[f"not clicked {i}"] = news.name(other) if exists else "(masked: there are no more)"
         line["candidates in all"] = int(mask.sum())
         line["history"] = int(batch.history_mask[batch.reader[r]].sum() if batch.place is None else batch.place[r])
         lines.append(line)
     return readable(pd.DataFrame(lines).T)
 
 
-def places(batch) -> int:
-    """Items that the ordinary way would encode for a batch: every history of every row, every candidate."""
-    read = batch.history_mask[batch.reader] if batch.place is None else batch.history_mask  # one pass serves all rows of a window
-    return int(read.sum()) + int(batch.candidate_mask.sum() if batch.candidates.dim() == 2 else len(batch.candidates))
-
-
 def economy(model, batch, encoded: int) -> str:
-    """How many items one step encodes, beside the places that they fill."""
+    """How many items one step encodes, beside what the ordinary way would encode: every history of every row, every candidate."""
     if model.users.is_graph:
         return f"This step reads the vectors of all {encoded:,} items and of all users, for its graph; the batch has {len(batch):,} rows."
-    count = places(batch)
+    history = batch.history_mask[batch.reader] if batch.place is None else batch.history_mask  # one pass serves all rows of a window
+    count = int(history.sum()) + int(batch.candidate_mask.sum() if batch.candidates.dim() == 2 else len(batch.candidates))
     return (
         f"This batch has {count:,} places in {len(batch):,} rows, filled by {encoded:,} different items: taking each once saves a factor of "
         f"{count / encoded:.1f}."
@@ -49,9 +46,9 @@ def economy(model, batch, encoded: int) -> str:
 
 def tokens(model: Recommender, title: str) -> str:
     """What the text encoder of a recommender reads of a title, in Markdown."""
-    encoders = model.items.encoders
-    encoder = encoders["text"] if "text" in encoders else next(iter(encoders.values()))
-    if "text" not in encoders and "joint" not in encoders:
+    encoders = dict(model.items.encoders.items())
+    encoder = encoders.get("text", encoders.get("joint"))
+    if encoder is None:
         return "This experiment reads no text."
     if not hasattr(encoder, "tokenizer"):
         return "The text encoder is frozen: its vectors were made once and are looked up."
@@ -61,21 +58,14 @@ def tokens(model: Recommender, title: str) -> str:
 
 
 def tuning(model) -> Styler:
-    """What of each encoder learns: the report of nrms.items.tuning, or what stands in the encoder's place."""
-    lines = {}
-    for name, encoder in model.items.encoders.items():
-        stands = {
-            "Frozen": "frozen: its vectors were made once, or came with the data, and are looked up",
-            "Side": "side network on hidden states that were made once",
-            "IdTable": "a vector for each item that training has",
-        }
-        lines[name] = str(getattr(encoder, "report", stands.get(type(encoder).__name__, "")))
+    """What of each encoder learns: the report of its tuning, or what the table in its place says."""
+    lines = {name: str(encoder.what_learns if hasattr(encoder, "what_learns") else encoder.report) for name, encoder in model.items.encoders.items()}
     return readable(pd.DataFrame({"what learns": lines}))
 
 
-def transfer(brought: WarmStart | None) -> Styler:
+def transfer(warm: WarmStart | None) -> Styler:
     """What came along from the checkpoint that a recommender starts from, what was left there, and what is fresh."""
-    if brought is None:
+    if warm is None:
         return readable(pd.DataFrame({"from elsewhere": {"nothing": "there is no start: weights are fresh, or as their encoders came"}}))
     kinds = {
         "stays": "taken, and stays as it came",
@@ -86,41 +76,44 @@ def transfer(brought: WarmStart | None) -> Styler:
     }
     lines = {}
     for kind, about in kinds.items():
-        names = getattr(brought, kind)
-        lines[about] = {"tensors": len(names), "names": ", ".join(names[:MOST]) + (", ..." if len(names) > MOST else "")}
-    return readable(pd.DataFrame(lines).T.rename_axis(f"from {brought.origin}"))
+        names = getattr(warm, kind)
+        rest = ", ..." if len(names) > MAX_NAMES_SHOWN else ""
+        lines[about] = {"tensors": len(names), "names": ", ".join(names[:MAX_NAMES_SHOWN]) + rest}
+    return readable(pd.DataFrame(lines).T.rename_axis(f"from {warm.origin}"))
 
 
 def sizes(model: Recommender) -> Styler:
     """Parameters of a recommender by learning-rate group and module."""
     lines = []
     for group, parameters in model.groups().items():
-        known = {id(p) for p in parameters}
+        ids = {id(p) for p in parameters}
         for name, module in (("items", model.items), ("users", model.users)):
-            count = sum(p.numel() for p in module.parameters() if id(p) in known)
-            lines += [{"group": group, "module": name, "parameters": f"{count:,}"}] if count else []
+            if count := sum(p.numel() for p in module.parameters() if id(p) in ids):
+                lines.append({"group": group, "module": name, "parameters": f"{count:,}"})
     return readable(pd.DataFrame(lines, columns=["group", "module", "parameters"]).set_index("group"))
 
 
 def estimate_encoder(encoder, config: Config, modality: str) -> tuple[str, int] | None:
     """Formula and number of the large weights of an item encoder; None where no short formula has them."""
     d, q = config.dim, config.query_dim
-    kind = type(encoder).__name__
-    if kind == "IdTable":
+    if isinstance(encoder, IdTable):
         return "(N + 1) D", len(encoder.known) * d
-    if kind == "Frozen":
+    if isinstance(encoder, Frozen):
         w = encoder.table.shape[-1]
-        learns = isinstance(encoder.table, torch.nn.Parameter)
-        return "depth W² + W D" + " + (N + 1) W" * learns, len(encoder.hidden) * w * w + w * d + learns * encoder.table.numel()
-    facts = getattr(getattr(encoder, "model", None), "config", None)
-    known = all(hasattr(facts, name) for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
-    if kind not in ("TextEncoder", "ImageEncoder") or not known or config.tuning_of(modality) not in ("full", "lora"):
+        formula, total = "depth W² + W D", len(encoder.hidden) * w * w + w * d
+        if isinstance(encoder.table, torch.nn.Parameter):
+            formula, total = f"{formula} + (N + 1) W", total + encoder.table.numel()
+        return formula, total
+    if not isinstance(encoder, (TextEncoder, ImageEncoder)) or config.tuning_of(modality) not in ("full", "lora"):
+        return None
+    facts = encoder.model.config
+    if not all(hasattr(facts, name) for name in ("hidden_size", "intermediate_size", "num_hidden_layers")):
         return None
     w, f, layers = facts.hidden_size, facts.intermediate_size, facts.num_hidden_layers
     total = layers * (4 * w * w + 2 * w * f) + w * d + (w * q if config.pooling == "attention" else 0)
-    if kind == "TextEncoder" and hasattr(facts, "vocab_size"):
+    if isinstance(encoder, TextEncoder) and hasattr(facts, "vocab_size"):
         return "layers (4 W² + 2 W F) + (words + places) W + W D + W Q", total + (facts.vocab_size + facts.max_position_embeddings) * w
-    if kind == "ImageEncoder" and hasattr(facts, "patch_size"):
+    if isinstance(encoder, ImageEncoder) and hasattr(facts, "patch_size"):
         patches = (facts.image_size // facts.patch_size) ** 2
         return "layers (4 W² + 2 W F) + (3 P² + patches) W + W D + W Q", total + (3 * facts.patch_size**2 + patches) * w
     return None
@@ -160,9 +153,9 @@ def shapes(model: Recommender, batch: Batch) -> Styler:
         lines = [("vectors of all items", "(N + 1, W)", table.shape), ("the same and all users, after the graph", "(N + 1 + users, W)", final.shape)]
         scores = model(batch).scores
     else:
-        ids, place = distinct(batch)
+        ids, index = distinct(batch)
         vectors = model.items(ids)
-        states, scores = model.states_and_scores(vectors, place, batch)
+        states, scores = model.states_and_scores(vectors, index, batch)
         gathered = (*batch.history.shape, vectors.shape[1])
         lines = [("items of the batch, each once", "(U,)", ids.shape), ("their vectors", "(U, D)", vectors.shape)]
         lines += [("histories, gathered", "(R, L, D)", gathered), ("user states", "(R, D), with by-place states (R, L + 1, D)", states.shape)]
@@ -178,12 +171,11 @@ def vector(model: Recommender, news, item: int, most: int = 6) -> str:
     ids = torch.tensor([item], device=device)
     v = model.items(ids)[0].float().cpu()
     parts, present = model.items.modality_vectors(ids)
-    says = "; ".join(
-        f"{modality} of length {part.float().norm().item():.2f}" if has else f"no {modality}"
-        for modality, part, has in zip(model.items.encoders, parts[0], present[0], strict=True)
-    )
-    name, shown = code(news.name(item)), ", ".join(f"{x:+.2f}" for x in v[:most])
-    return f"{name} becomes v = [{shown}{', ...' * (len(v) > most)}]: {len(v)} numbers, length {v.norm().item():.2f}. Made of {says}."
+    sources = []
+    for modality, part, has in zip(model.items.encoders, parts[0], present[0], strict=True):
+        sources.append(f"{modality} of length {part.float().norm().item():.2f}" if has else f"no {modality}")
+    numbers = ", ".join(f"{x:+.2f}" for x in v[:most]) + (", ..." if len(v) > most else "")
+    return f"{code(news.name(item))} becomes v = [{numbers}]: {len(v)} numbers, length {v.norm().item():.2f}. Made of {'; '.join(sources)}."
 
 
 class Pass(NamedTuple):
@@ -196,7 +188,7 @@ class Pass(NamedTuple):
 
 @torch.inference_mode()
 def forward(model: Recommender, batch: Batch) -> Pass:
-    """What a model says of a batch, and how long it takes. `shapes` of the same batch first, and the time is not that of a first pass."""
+    """The scores of a batch, and how long they take. `shapes` of the same batch first, and the time is not that of a first pass."""
     model.eval()
     began = time.perf_counter()
     scores, encoded, _ = model(batch)

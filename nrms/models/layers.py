@@ -1,7 +1,8 @@
-"""Why not torch's own dropout? On a CPU it draws one random number for each value on one core, which was a third of a step on cached features.
+"""Which layers do encoders of items and of users share? Dropout that is fast on a CPU, and additive attention.
 
-Here eight values share one draw of 64 bits. Everything else is as usual: F.dropout on a GPU, nothing in evaluation, torch's generator, so that a
-run that is resumed draws the same.
+torch's own dropout draws one random number for each value on one core, which was a third of a step on cached features. Here eight values share one
+draw of 64 bits. Everything else is as usual: F.dropout on a GPU, nothing in evaluation, torch's generator, so that a run that is resumed draws the
+same.
 """
 
 import torch
@@ -19,21 +20,21 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        few = round(self.p * STEPS)
-        if not self.training or not few or x.device.type != "cpu":
+        threshold = round(self.p * STEPS)
+        if not self.training or not threshold or x.device.type != "cpu":
             return F.dropout(x, self.p, self.training)
         words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
-        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= few
-        return x * (kept * (STEPS / (STEPS - few))).to(x.dtype)
+        survives = words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold
+        return x * (survives * (STEPS / (STEPS - threshold))).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
 class AdditiveAttention(nn.Module):
-    """Weighted mean (B, L, D) -> (B, D) with weights softmax(q . tanh(W x + b)) over the unmasked places; eq. 5-6.
+    """Weighted mean (B, L, D) -> (B, D) with weights softmax(q . tanh(W x + b)) over the unmasked positions; NRMS, eq. 5-6.
 
-    A row without any unmasked place gives zeros.
+    A row without any unmasked position gives zeros.
     """
 
     def __init__(self, *, dim: int, query_dim: int):

@@ -1,6 +1,6 @@
 """Which finished run does somebody mean, and what is its model? By name to its folder, by its folder to the weights that it kept.
 
-A run that is not done, that holds no model, or whose data have been prepared anew since is refused: what it would say is not what was judged.
+A run that is not done, that holds no model, or whose data have been prepared anew since is refused: its scores would not be those that were judged.
 """
 
 import hashlib
@@ -25,23 +25,26 @@ def check_fits(path: Path, state: dict, config: Config, tables: Tables) -> None:
     """Raises NrmsError when the checkpoint with the header `state` was not trained as `config` has it, or on encoders that these data do not have."""
     if not isinstance(state.get("config", {}).get("data"), dict):
         raise NrmsError(f"{path} holds no finished model (it may be a last.safetensors, to go on from): give a best.safetensors.")
-    theirs = state["config"]
-    wrong = [k for k in Experiment.model_fields if k not in LEARNING and theirs.get(k, Experiment.model_fields[k].default) != getattr(config, k)]
+    source, same_content = state["config"], state.get("content") == tables.content_digest
+    wrong = [k for k, field in Experiment.model_fields.items() if k not in LEARNING and source.get(k, field.default) != getattr(config, k)]
     if wrong:
-        says = ", ".join(f"{k} {theirs.get(k)!r}, here {getattr(config, k)!r}" for k in wrong)
-        give = " ".join(f"-p {k} {theirs.get(k)}" for k in wrong)
-        raise NrmsError(f"{path} does not fit {config.exp} on {config.dataset}. It was trained with {says}. Choose its experiment, or give: {give}")
-    for role in {getattr(config, m) for m in config.modalities} & set(ROLES):
-        locals_ = theirs["data"].get(role) == "local", getattr(config.data, role) == "local"
-        if any(locals_) and (not all(locals_) or state.get("content") != tables.content_digest):
-            raise NrmsError(
-                f"{path} does not fit {config.dataset}: its `{role}` was {theirs['data'].get(role)!r} of {theirs['dataset']}, here it is "
-                f"{getattr(config.data, role)!r}. A model pre-trained on one data set's own content is another one elsewhere."
-            )
-    bound = ["ids"] * config.ids + [m for m in config.modalities if m in config.data.given and config.tuning_of(m) == "frozen"]
-    if bound and state.get("content") != tables.content_digest:
+        differences = ", ".join(f"{k} {source.get(k)!r}, here {getattr(config, k)!r}" for k in wrong)
+        values = " ".join(f"-p {k} {source.get(k)}" for k in wrong)
         raise NrmsError(
-            f"{path} does not fit {config.dataset}: its {' and '.join(bound)} are those of the items of {theirs['dataset']} as they were then, "
+            f"{path} does not fit {config.exp} on {config.dataset}. It was trained with {differences}. Choose its experiment, or give: {values}"
+        )
+    for role in {getattr(config, m) for m in config.modalities} & set(ROLES):
+        there, here = source["data"].get(role), getattr(config.data, role)
+        if "local" in (there, here) and (there != here or not same_content):
+            raise NrmsError(
+                f"{path} does not fit {config.dataset}: its `{role}` was {there!r} of {source['dataset']}, here it is "
+                f"{here!r}. A model pre-trained on one data set's own content is another one elsewhere."
+            )
+    bound = ["ids"] if config.ids else []
+    bound += [m for m in config.modalities if m in config.data.given and config.tuning_of(m) == "frozen"]
+    if bound and not same_content:
+        raise NrmsError(
+            f"{path} does not fit {config.dataset}: its {' and '.join(bound)} are those of the items of {source['dataset']} as they were then, "
             "not of these."
         )
 
@@ -55,8 +58,8 @@ def check_users(path: Path, state: dict, config: Config, tables: Tables) -> None
 def load_weights(model: torch.nn.Module, path: Path) -> None:
     """Puts the weights of a checkpoint into `model`. Raises NrmsError when names or shapes differ."""
     tensors, _ = load_checkpoint(path)
-    own = model.state_dict()
-    wrong = sorted({k for k in own.keys() ^ tensors.keys()} | {k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape})
+    weights = model.state_dict()
+    wrong = sorted(k for k in weights.keys() | tensors.keys() if k not in weights or k not in tensors or weights[k].shape != tensors[k].shape)
     if wrong:
         raise NrmsError(
             f"{path} does not fit the model: {len(wrong)} of its tensors have another name or shape, {wrong[0]} among them. "
@@ -93,10 +96,11 @@ def find_run(text: str, dataset: str) -> Run:
         meant = [Run(Path(text).resolve())]
     if not meant:
         models = models_of(dataset)
-        known = [*models, *(model.split("/")[0] for model in models)]
-        says = nearest(name, known if "/" in name else {k for k in known if "/" not in k}) if models else f": no model has been judged on {dataset}."
-        raise NrmsError(f"There is no run `{text}` on {dataset}{says} `python -m nrms run EXP --dataset {dataset}` makes one.")
-    run = next((run for run in meant if run.status == "done"), meant[0])
+        experiments = {model.split("/")[0] for model in models}
+        hint = nearest(name, [*models, *experiments] if "/" in name else experiments) if models else f": no model has been judged on {dataset}."
+        raise NrmsError(f"There is no run `{text}` on {dataset}{hint} `python -m nrms run EXP --dataset {dataset}` makes one.")
+    done = [run for run in meant if run.status == "done"]
+    run = (done or meant)[0]
     check_model(run, dataset)
     return run
 

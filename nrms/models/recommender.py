@@ -2,7 +2,7 @@
 
     items(ids (U,)) -> (U, D)     users(history (R, L, D), mask (R, L)) -> states     users.score(states of rows, candidates (B, C, D)) -> (B, C)
 
-Losses are not here, nor is any file but the pre-trained weights that a role names.
+Losses are not here, nor is any file but the pre-trained weights that a role names; `build.py` makes a recommender from a config.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,19 +17,19 @@ from nrms.models.users.base import UserEncoder
 
 
 def distinct(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The different items (U,) of a batch, padding left out, and for every place of its history, then of its candidates, flat, 1 + the number of its
-    item, or 0 for padding."""
-    ids, place = torch.unique(torch.cat([batch.history.flatten(), batch.candidates.flatten()]), return_inverse=True)  # sorted
+    """The different items (U,) of a batch, padding left out, and for every slot of its histories, then of its candidates, flat, 1 + the index of its
+    item among them, or 0 for padding."""
+    ids, index = torch.unique(torch.cat([batch.history.flatten(), batch.candidates.flatten()]), return_inverse=True)  # sorted
     padding = int(ids[0] == 0)
-    return ids[padding:], place + (1 - padding)
+    return ids[padding:], index + (1 - padding)
 
 
 class Scored(NamedTuple):
-    """What a recommender says of a batch."""
+    """Scores of a batch, and what came about on the way."""
 
     scores: torch.Tensor  # (B, C), without meaning where candidate_mask is False
     encoded: int  # U, the number of different items that were encoded
-    views: dict[str, torch.Tensor]  # what terms of the loss look at: by node where users are nodes, else by reader
+    views: dict[str, torch.Tensor]  # what auxiliary losses look at: by node where users are nodes, else by history
 
 
 class Recommender(nn.Module):
@@ -48,8 +48,8 @@ class Recommender(nn.Module):
             states = self.users(F.embedding(batch.history, views["final"]), batch.history_mask)
             scores = self.users.score(states[batch.reader], F.embedding(batch.candidates, views["final"]))
             return Scored(scores, len(items) - 1, views)
-        ids, place = distinct(batch)
-        states, scores = self.states_and_scores((encode or self.items)(ids), place, batch)
+        ids, index = distinct(batch)
+        states, scores = self.states_and_scores((encode or self.items)(ids), index, batch)
         return Scored(scores, len(ids), self.users.views(states))
 
     def table(self, encode: Callable[[torch.Tensor], torch.Tensor] | None = None) -> torch.Tensor:
@@ -67,33 +67,29 @@ class Recommender(nn.Module):
             self.users.on_epoch_start(self.eval().table(), seed, resumed)
         self.train(training)
 
-    def rank(self, vectors: torch.Tensor, place: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Scores (B, C) from the vectors (U, D) of the batch's items, of which `place` says which stands where; see `distinct`."""
-        return self.states_and_scores(vectors, place, batch)[1]
-
-    def states_and_scores(self, vectors: torch.Tensor, place: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """States (R, ...) of the batch's histories, and scores as of `rank`."""
+    def states_and_scores(self, vectors: torch.Tensor, index: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """States (R, ...) of the batch's histories, and scores (B, C), from the vectors (U, D) and the index that `distinct` gives."""
         vectors = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])  # padding is not encoded; its vector is zero
         cut = batch.history.numel()
-        past, shown = place[:cut].view(batch.history.shape), place[cut:].view(batch.candidates.shape)
+        past, candidates = index[:cut].view(batch.history.shape), index[cut:].view(batch.candidates.shape)
         states = self.users.states(vectors, past, batch.history_mask, batch.history, batch.hidden)
-        # unlike vectors[shown], F.embedding has the same gradient in every run
-        scores = self.users.score(self.users.at(states, batch.reader, batch.place), F.embedding(shown, vectors))
+        # unlike vectors[candidates], F.embedding has the same gradient in every run
+        scores = self.users.score(self.users.at(states, batch.reader, batch.place), F.embedding(candidates, vectors))
         if self.repeats is not None:
             before = torch.arange(batch.history.shape[1], device=scores.device) < batch.place[:, None]
             scores = self.with_repeats(scores, torch.where(before, batch.history[batch.reader], 0), batch.candidates)
         return states, scores
 
-    def with_repeats(self, scores: torch.Tensor, past: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
-        """Scores (B, C) of the items `shown` (C,), in order of their numbers, with `repeats` added where a row's past (B, L) has the item."""
-        at = torch.searchsorted(shown, past).clamp_max(len(shown) - 1)
-        row, place = ((shown[at] == past) & (past > 0)).nonzero(as_tuple=True)
-        seen = torch.zeros_like(scores, dtype=torch.bool)
-        seen[row, at[row, place]] = True
-        return torch.where(seen, scores + self.repeats, scores)
+    def with_repeats(self, scores: torch.Tensor, past: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Scores (B, C) of `items` (C,), in order of their numbers, with `repeats` added where a row's past (B, L) has the item."""
+        column = torch.searchsorted(items, past).clamp_max(len(items) - 1)
+        row, position = ((items[column] == past) & (past > 0)).nonzero(as_tuple=True)
+        repeated = torch.zeros_like(scores, dtype=torch.bool)
+        repeated[row, column[row, position]] = True
+        return torch.where(repeated, scores + self.repeats, scores)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable weights by learning-rate group: `encoder` came pre-trained, `head` is new."""
-        encoder = self.items.groups()
-        known = {id(p) for p in encoder}
-        return {"encoder": encoder, "head": [p for p in self.parameters() if p.requires_grad and id(p) not in known]}
+        encoder = self.items.pretrained()
+        ids = {id(p) for p in encoder}
+        return {"encoder": encoder, "head": [p for p in self.parameters() if p.requires_grad and id(p) not in ids]}

@@ -7,7 +7,7 @@ import torch
 from nrms import NrmsError
 
 FIRST_LOSS = 0.35  # nats that the first loss may be above that of equal scores: that of scores with a standard deviation of about 0.8
-TOLD = 0.5  # share of it below which a first loss is too good: untrained, what is like the history may win, but not by so much
+TOO_GOOD = 0.5  # share of it below which a first loss is suspicious: untrained, what is like the history may win, but not by so much
 MOVING = 0.5  # share of the weights with a gradient that a step must change
 
 
@@ -22,18 +22,18 @@ def check_loss(loss: float, chance: float, step: int, *, knows: bool = False, sp
         check_first_loss(loss, chance, spread)
 
 
-def check_terms(parts: dict[str, torch.Tensor], step: int) -> None:
-    """Raises NrmsError when a part of a loss of several is no number."""
-    if len(parts) > 1 and not math.isfinite(sum(parts.values()).item()):
-        wrong = next((name for name, part in parts.items() if not math.isfinite(part.item())), "the sum")
-        raise NrmsError(f"Training was stopped at step {step}: `{wrong}` of the loss is no number; try a smaller learning rate or weight.")
+def check_losses(losses: dict[str, torch.Tensor], step: int) -> None:
+    """Raises NrmsError when one of several losses, or their sum, is no number."""
+    if len(losses) > 1 and not math.isfinite(sum(losses.values()).item()):
+        wrong = [name for name, loss in losses.items() if not math.isfinite(loss.item())] or ["the sum"]
+        raise NrmsError(f"Training was stopped at step {step}: `{wrong[0]}` of the loss is no number; try a smaller learning rate or weight.")
 
 
 def check_first_loss(loss: float, chance: float, spread: float = 0.0) -> None:
     """Raises NrmsError when the loss before any training is far from that of equal scores."""
     if loss > chance + FIRST_LOSS + spread:
         raise NrmsError(f"Training was stopped: the first loss is {loss:.2f} nats, but a model that knows nothing has about {chance:.2f}.")
-    if loss < TOLD * chance:
+    if loss < TOO_GOOD * chance:
         raise NrmsError(
             f"Training was stopped: the first loss is {loss:.2f} nats, far below the {chance:.2f} of one that knows nothing: is it told the answer?"
         )
@@ -47,18 +47,18 @@ class Movement:
         self.before = {name: [p.detach().clone() for p in group] for name, group in groups.items()}
 
     def measure(self) -> dict[str, dict[str, float]]:
-        result = {}
+        movement = {}
         for name, group in self.groups.items():
             change = size = moved = driven = 0.0
-            for p, old in zip(group, self.before[name], strict=True):
-                change += (p.detach() - old).float().pow(2).sum().item()
-                size += old.float().pow(2).sum().item()
+            for p, before in zip(group, self.before[name], strict=True):
+                change += (p.detach() - before).float().pow(2).sum().item()
+                size += before.float().pow(2).sum().item()
                 if p.grad is not None:
-                    pushed = p.grad != 0
-                    driven += pushed.sum().item()
-                    moved += ((p.detach() != old) & pushed).sum().item()
-            result[name] = {"update_ratio": math.sqrt(change / max(size, 1e-30)), "moved": moved / max(driven, 1)}
-        return result
+                    has_gradient = p.grad != 0
+                    driven += has_gradient.sum().item()
+                    moved += ((p.detach() != before) & has_gradient).sum().item()
+            movement[name] = {"update_ratio": math.sqrt(change / max(size, 1e-30)), "moved": moved / max(driven, 1)}
+        return movement
 
 
 def check_movement(movement: dict[str, dict[str, float]], optimizer: torch.optim.Optimizer) -> None:
@@ -68,6 +68,6 @@ def check_movement(movement: dict[str, dict[str, float]], optimizer: torch.optim
         if moved < MOVING:
             raise NrmsError(
                 f"Training was stopped: a step changed only {moved:.1%} of the weights of the group `{group['name']}` that have a gradient. "
-                f"A learning rate of {group['lr']:.1e} is too small for weights stored as "
-                f"{group['params'][0].dtype}; raise the rate or keep weights in float32."
+                f"A learning rate of {group['lr']:.1e} is too small for weights stored as {group['params'][0].dtype}; "
+                "raise the rate or keep weights in float32."
             )

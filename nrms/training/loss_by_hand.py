@@ -27,7 +27,7 @@ def equation(config: Config) -> str:
 
 
 def loss(config: Config, news, batch: Batch, scores: torch.Tensor, most: int = 6) -> tuple[Styler, str]:
-    """The objective of the first row of a batch, candidate by candidate, and a sentence that holds their sum against what the package says.
+    """The loss of the first row of a batch, candidate by candidate, and a sentence that holds their sum against what the package computes.
 
     The click stands first; of many others the first ones are shown, and all of them count.
     """
@@ -35,27 +35,26 @@ def loss(config: Config, news, batch: Batch, scores: torch.Tensor, most: int = 6
     logits = (scores.detach().float() / config.temperature + prior)[:1]
     mask, clicked = batch.candidate_mask[:1], batch.clicked[:1]
     package = OBJECTIVES[config.objective](logits, mask, clicked).item()
-    shown = batch.candidates if batch.candidates.dim() == 1 else batch.candidates[0]
-    s, own = logits[0][mask[0]].cpu().double().numpy(), clicked[0][mask[0]].cpu().numpy()
-    order = np.argsort(~own, kind="stable")
-    items, s = shown[mask[0]].cpu().numpy()[order], s[order]
+    candidates = batch.candidates if batch.candidates.dim() == 1 else batch.candidates[0]
+    order = np.argsort(~clicked[0][mask[0]].cpu().numpy(), kind="stable")
+    items, s = candidates[mask[0]].cpu().numpy()[order], logits[0][mask[0]].cpu().double().numpy()[order]
     label, values, total = loss_parts(config.objective, s)
-    table = pd.DataFrame({"candidate": [news.name(i) for i in items], "clicked": ["yes"] + [""] * (len(s) - 1), "s": s, label: values})
+    table = pd.DataFrame({"candidate": [news.name(i) for i in items], "clicked": "", "s": s, label: values})
+    table.loc[0, "clicked"] = "yes"
     rest = f" ({len(s) - most:,} more candidates are not shown)" if len(s) > most else ""
     return readable(table.head(most)), f"By hand {total:.4f} nats for this row, by the package {package:.4f}{rest}."
 
 
 def loss_parts(objective: str, s: np.ndarray) -> tuple[str, np.ndarray, float]:
     """What a loss makes of each score, and the loss (in nats) of one row; s (C,): scores, the click first."""
-    other = slice(1, None)
     if objective == "listwise":
         share = np.exp(s - s.max()) / np.exp(s - s.max()).sum()
         return "exp(s) / Σ exp(s)", share, -np.log(share[0])
     if objective == "bpr":
         pair = np.logaddexp(0, s - s[0])
-        return "-log σ(s_c - s)", np.r_[0.0, pair[other]], pair[other].mean() if len(s) > 1 else 0.0
-    alone = np.r_[np.logaddexp(0, -s[0]), np.logaddexp(0, s[other])]
+        return "-log σ(s_c - s)", np.r_[0.0, pair[1:]], pair[1:].mean() if len(s) > 1 else 0.0
+    alone = np.r_[np.logaddexp(0, -s[0]), np.logaddexp(0, s[1:])]
     if objective == "bce":
-        return "-log of what is right", alone, alone[0] + (alone[other].mean() if len(s) > 1 else 0.0)
+        return "-log of what is right", alone, alone[0] + (alone[1:].mean() if len(s) > 1 else 0.0)
     weight = np.r_[POSITIVE, np.ones(len(s) - 1)]
     return "-log of what is right", alone, 0.0 if objective == "none" else (weight * alone).sum() / weight.sum()

@@ -26,16 +26,16 @@ def random_states() -> Tensors:
 def set_random_states(states: Tensors) -> None:
     set_random_state(states)
     random.setstate((3, tuple(states["python"].tolist()), None))
-    *key, place = states["numpy"].tolist()
-    np.random.set_state(("MT19937", np.array(key, np.uint32), place))
+    *key, position = states["numpy"].tolist()
+    np.random.set_state(("MT19937", np.array(key, np.uint32), position))
 
 
-def pack(model: torch.nn.Module, optimizer: torch.optim.Optimizer, drawn: list[Tensors]) -> Tensors:
-    """Weights, optimizer state and the random states `drawn` of all processes as tensors by name."""
+def pack(model: torch.nn.Module, optimizer: torch.optim.Optimizer, rng: list[Tensors]) -> Tensors:
+    """Weights, optimizer state and the random states of all processes as tensors by name."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    for i, states in enumerate(drawn):
+    for i, states in enumerate(rng):
         tensors |= {f"random.{i}.{k}": v for k, v in states.items()}
     return tensors
 
@@ -48,16 +48,16 @@ def unpack(tensors: Tensors, model: torch.nn.Module, optimizer: torch.optim.Opti
             _, i, key = name.split(".", 2)
             states.setdefault(int(i), {})[key] = value
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    own = f"random.{distributed.process_index()}."
-    if states := {k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)}:  # else it is a process more than there were
-        set_random_states(states)
+    prefix = f"random.{distributed.process_index()}."
+    if rng := {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}:  # else it is a process more than there were
+        set_random_states(rng)
 
 
-def save(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict, drawn: list[Tensors], best: dict | None = None) -> None:
+def save(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict, rng: list[Tensors], best: dict | None = None) -> None:
     """Writes last.safetensors with `state`; before it, where this is the best step so far, best.safetensors with the facts `best` and `state`."""
     if distributed.process_index():
         return
-    tensors = pack(model, optimizer, drawn)
+    tensors = pack(model, optimizer, rng)
     if best is not None:
         save_checkpoint(run.folder / "checkpoint" / "best.safetensors", model.state_dict(), best | state)
     save_checkpoint(run.folder / "checkpoint" / "last.safetensors", tensors, state)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 
-class Reuse:
+class VectorReuse:
     """In place of an item tower while it trains: items (U,) -> (U, D), some of them from a table of vectors at most `steps` steps old.
 
     At step t an item that could be taken from the table is so with probability 1 - exp(-t / patience), each by its own coin.
@@ -18,7 +18,7 @@ class Reuse:
     def __init__(self, tower: nn.Module, *, items: int, steps: int, patience: float):
         self.tower, self.steps, self.patience, self.now = tower, steps, patience, 0
         self.table = torch.zeros(items, tower.fusion.width)
-        self.made = torch.full((items,), -(10**9))  # at which step
+        self.encoded_at = torch.full((items,), -(10**9))  # step
         self.encoded = 0  # in the last call
         self.drifts: list[torch.Tensor] = []
 
@@ -31,19 +31,19 @@ class Reuse:
 
     def __call__(self, items: torch.Tensor) -> torch.Tensor:
         if self.table.device != items.device:
-            self.table, self.made = self.table.to(items.device), self.made.to(items.device)
+            self.table, self.encoded_at = self.table.to(items.device), self.encoded_at.to(items.device)
         self.now += 1
-        known = self.now - self.made[items] <= self.steps
+        recent = self.now - self.encoded_at[items] <= self.steps
         chance = 1 - torch.exp(torch.tensor(-self.now / self.patience))
-        taken = known & (torch.rand(len(items), device=items.device) < chance.to(items.device))
-        anew = (~taken).nonzero()[:, 0]
-        self.encoded = len(anew)
-        if not len(anew):
+        reused = recent & (torch.rand(len(items), device=items.device) < chance.to(items.device))
+        rows = (~reused).nonzero()[:, 0]  # of items that are encoded anew
+        self.encoded = len(rows)
+        if not len(rows):
             return self.table[items]
-        fresh = self.tower(items[anew])
-        new, old = fresh.detach().float(), self.table[items[anew]]
+        fresh = self.tower(items[rows])
+        new, old = fresh.detach().float(), self.table[items[rows]]
         change = (old - new).norm(dim=1) / new.norm(dim=1).clamp_min(1e-12)
-        self.drifts.append(change[known[anew]])
-        vectors = self.table[items].to(fresh.dtype).index_copy(0, anew, fresh)
-        self.table[items[anew]], self.made[items[anew]] = new, self.now
+        self.drifts.append(change[recent[rows]])
+        vectors = self.table[items].to(fresh.dtype).index_copy(0, rows, fresh)
+        self.table[items[rows]], self.encoded_at[items[rows]] = new, self.now
         return vectors

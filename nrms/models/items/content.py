@@ -1,6 +1,6 @@
-"""What do encoders read? The content of all N items as tensors, by item number: titles, pictures, or states that a frozen prefix has made of them.
+"""What do encoders read? The content of all N items as tensors, by item number: titles, images, or both.
 
-content(items (U,)) -> (what the model is given, mask (U, T) of the places that count, or None where all do). Number 0 is padding and has no content.
+content(items (U,)) -> (what the model reads, mask (U, T) of the positions that count, or None where all do). Number 0 is padding and has no content.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def places(begin: torch.Tensor, size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def ragged_index(begin: torch.Tensor, size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Where the values of rows stand that begin at `begin` (U,) and are `size` (U,) long: (U, T), 0 behind a shorter row, and the mask (U, T)."""
     column = torch.arange(int(size.max()), device=size.device)
     mask = column < size[:, None]
@@ -36,13 +36,13 @@ class Titles(nn.Module):
         self.facts = (title_tokens, hashlib.sha256(self.tokens.numpy().tobytes()).hexdigest())
 
     def forward(self, items: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        place, mask = places(self.begin[items], self.lengths[items])
-        tokens = torch.where(mask, self.tokens[place], self.padding)
+        index, mask = ragged_index(self.begin[items], self.lengths[items])
+        tokens = torch.where(mask, self.tokens[index], self.padding)
         return {"input_ids": tokens.long(), "attention_mask": mask.long()}, mask
 
 
-class Pictures(nn.Module):
-    """Pictures (N + 1, S, S, 3) uint8, on disk, memory-mapped. An item without one that is asked for all the same is a blank white one."""
+class Images(nn.Module):
+    """Pixels (N + 1, S, S, 3) uint8, on disk, memory-mapped. An item without an image that is read all the same is a blank white one."""
 
     has_blank = True
 
@@ -56,17 +56,35 @@ class Pictures(nn.Module):
 
     @property
     def lengths(self) -> torch.Tensor:
-        return torch.ones(len(self.pixels), dtype=torch.int64, device=self.mean.device)
+        return torch.ones_like(self.present, dtype=torch.int64)
 
     def shuffle(self, order: np.ndarray) -> None:
-        """From now on item i has the picture of item order[i]."""
+        """From now on item i has the image of item order[i]."""
         self.order = order
 
     def forward(self, items: torch.Tensor) -> tuple[dict[str, torch.Tensor], None]:
         rows = self.order[items.cpu().numpy()]
-        raw = torch.from_numpy(self.pixels[rows]).to(items.device, non_blocking=True)  # (U, S, S, 3)
-        raw[~self.present[items]] = 255
-        x = (raw.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        pixels = torch.from_numpy(self.pixels[rows]).to(items.device, non_blocking=True)  # (U, S, S, 3)
+        pixels[~self.present[items]] = 255
+        x = (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
         if isinstance(self.size, int) and x.shape[-1] != self.size:
             x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True)
         return {"pixel_values": x}, None
+
+
+class TitlesAndImages(nn.Module):
+    """Titles, and images where there are some."""
+
+    has_blank = False
+
+    def __init__(self, titles: Titles, images: Images):
+        super().__init__()
+        self.titles, self.images, self.facts = titles, images, (titles.facts, images.facts)
+
+    @property
+    def present(self) -> torch.Tensor:
+        return self.titles.present
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        return self.titles.lengths

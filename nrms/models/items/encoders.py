@@ -1,10 +1,10 @@
-"""How does the content of a news become a vector? An encoder holds the content of all N items and encodes those it is asked for.
+"""How does the content of an item become a vector? An encoder holds the content of all N items and encodes some of them.
 
     trunk(items (U,)) -> states (U, T, W), mask (U, T)   what came pre-trained: any Hugging Face text or vision model, by hub id or local folder
     pool(states, mask) -> (U, W)                         additive attention (best in PLM-NR, Wu et al. 2021, fig. 4), mean, or the first token
     project -> (U, D)
 
-`Frozen` stands in the place of an encoder that is not trained: it looks its pooled vectors up and only projects them.
+`Frozen` is a table in the place of an encoder that is not trained: it looks the pooled vectors up and only projects them.
 """
 
 from collections.abc import Sequence
@@ -16,30 +16,33 @@ from transformers import AutoTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
 
 from nrms import NrmsError
-from nrms.models.items.content import Pictures, Titles
+from nrms.models.items.content import Images, Titles, TitlesAndImages
 from nrms.models.items.hub import joint_states, load_pretrained, load_tower, matching_model
-from nrms.models.layers import Dropout
+from nrms.models.layers import AdditiveAttention, Dropout
 
 PART = 128  # items of like length that are encoded together
 
 
-class Pool(nn.Module):
-    """States (U, T, W), mask (U, T) -> (U, W).
-
-    `attention` learns the weights, `mean` takes all alike, `cls` takes the first, `projected` the only one there is.
-    """
-
-    def __init__(self, how: str, *, dim: int, query_dim: int):
-        super().__init__()
-        self.how = how
-        self.project, self.query = (nn.Linear(dim, query_dim), nn.Linear(query_dim, 1, bias=False)) if how == "attention" else (None, None)
+class MeanPooling(nn.Module):
+    """States (U, T, W), mask (U, T) -> (U, W): the mean over the unmasked tokens."""
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        if self.how in ("cls", "projected"):
-            return x[:, 0]
-        logit = self.query(torch.tanh(self.project(x))).squeeze(-1) if self.how == "attention" else torch.zeros_like(x[..., 0])
-        weight = logit.masked_fill(~mask, torch.finfo(logit.dtype).min).softmax(-1)  # (U, T)
+        weight = mask / mask.sum(1, keepdim=True).clamp_min(1)  # (U, T)
         return torch.einsum("ut,utw->uw", weight.to(x.dtype), x)
+
+
+class FirstToken(nn.Module):
+    """States (U, T, W), mask (U, T) -> (U, W): what stands first."""
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return x[:, 0]
+
+
+def pooling_of(name: str, *, dim: int, query_dim: int) -> nn.Module:
+    """`attention` learns the weights of tokens, `mean` takes all alike, `cls` takes the first, `projected` the only one there is."""
+    if name == "attention":
+        return AdditiveAttention(dim=dim, query_dim=query_dim)
+    return MeanPooling() if name == "mean" else FirstToken()
 
 
 def projection(width: int, dim: int) -> nn.Linear:
@@ -51,9 +54,9 @@ def projection(width: int, dim: int) -> nn.Linear:
 
 
 class Encoder(nn.Module):
-    """Item numbers (U,) -> vectors (U, D). Number 0 is padding, and an item without content is absent: neither may be asked for.
+    """Item numbers (U,) -> vectors (U, D). Number 0 is padding, and an item without content is absent: neither may be encoded.
 
-    But for blank pictures, where `content.has_blank`.
+    But for blank images, where `content.has_blank`.
     """
 
     encodes = True  # False where nothing but a table is looked up
@@ -61,7 +64,7 @@ class Encoder(nn.Module):
 
     def __init__(self, model: nn.Module, *, width: int, dim: int, pooling: str, query_dim: int, dropout: float):
         super().__init__()
-        self.model, self.pool = model, Pool(pooling, dim=width, query_dim=query_dim)
+        self.model, self.pooling, self.pool = model, pooling, pooling_of(pooling, dim=width, query_dim=query_dim)
         if getattr(model, "pooler", None) is not None and any(True for _ in model.pooler.parameters()):
             model.pooler = None  # BERT's and ViT's pooler is not used: it would count as weights that do not move
         self.dropout, self.project = Dropout(dropout), projection(width, dim)
@@ -86,8 +89,8 @@ class Encoder(nn.Module):
 
     def states(self, items: torch.Tensor, **options) -> tuple[tuple[torch.Tensor, ...] | torch.Tensor, torch.Tensor]:
         """Last hidden states (U, T, W) and mask (U, T); with output_hidden_states=True a tuple: embeddings, then each layer's."""
-        given, mask = self.content(items)
-        out = self.model(**given, **options)
+        content, mask = self.content(items)
+        out = self.model(**content, **options)
         last = out.last_hidden_state
         last = last.flatten(2).transpose(1, 2) if last.dim() == 4 else last  # of ResNet (U, W, h, w)
         mask = torch.ones(last.shape[:2], dtype=torch.bool, device=last.device) if mask is None else mask[:, : last.shape[1]]
@@ -97,13 +100,13 @@ class Encoder(nn.Module):
         return self.states(items)
 
     def features(self, items: torch.Tensor) -> torch.Tensor:
-        """What the pre-trained part says of these items, pooled: (U, W). Computed in parts of like length, so that padding costs little."""
+        """The pooled states of these items: (U, W). Computed in parts of like length, so that padding costs little."""
         lengths = self.content.lengths[items]
         if len(items) <= PART or bool((lengths == lengths[0]).all()):
             return self.pool(*self.trunk(items))
         order = lengths.argsort(stable=True)
-        found = torch.cat([self.pool(*self.trunk(part)) for part in items[order].split(PART)])
-        return found.index_select(0, order.argsort())
+        pooled = torch.cat([self.pool(*self.trunk(part)) for part in items[order].split(PART)])
+        return pooled.index_select(0, order.argsort())
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
         return self.project(self.dropout(self.features(items)))
@@ -114,12 +117,12 @@ def width_of(model: nn.Module) -> int:
 
 
 def check_length(config, title_tokens: int) -> None:
-    most = getattr(config, "max_position_embeddings", title_tokens)
-    if title_tokens > most:
-        raise NrmsError(f"title_tokens is {title_tokens}, but the text model reads at most {most} tokens.")
+    limit = getattr(config, "max_position_embeddings", title_tokens)
+    if title_tokens > limit:
+        raise NrmsError(f"title_tokens is {title_tokens}, but the text model reads at most {limit} tokens.")
 
 
-def picture_facts(name: str) -> tuple[Sequence[float], Sequence[float]]:
+def pixel_statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and deviation of the pixels that a model was trained on: the numbers alone, for building a processor would need torchvision."""
     path, _, revision = name.partition("@")
     try:
@@ -150,7 +153,7 @@ class TextEncoder(Encoder):
 
 
 class ImageEncoder(Encoder):
-    """Pictures, read by any vision model: ViT, DINOv2, Swin, ResNet, the vision side of CLIP or BLIP, ..."""
+    """Images, read by any vision model: ViT, DINOv2, Swin, ResNet, the vision side of CLIP or BLIP, ..."""
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], **options):
         super().__init__(model, width=width_of(model), **options)
@@ -160,36 +163,18 @@ class ImageEncoder(Encoder):
     def from_pretrained(cls, name: str, *, role: str = "vit", **options) -> "ImageEncoder":
         """The encoder around the Hugging Face model `name`, with the mean and deviation of its pixels. Raises NrmsError if there is none."""
         model = load_tower(name, role, "vision", projected=options["pooling"] == "projected")
-        return cls(model, *picture_facts(name), **options)
+        return cls(model, *pixel_statistics(name), **options)
 
     def bind(self, pixels: np.ndarray, present: np.ndarray) -> "ImageEncoder":
         """From now on item i means pixels[i] (S, S, 3) uint8 where present[i]. Pixels stay on disk, memory-mapped. Returns self."""
-        return self.put(Pictures(pixels, present, self.mean, self.std, getattr(self.model.config, "image_size", None)))
-
-
-class Both(nn.Module):
-    """Titles, and pictures where there are some."""
-
-    has_blank = False
-
-    def __init__(self, titles: Titles, pictures: Pictures):
-        super().__init__()
-        self.titles, self.pictures, self.facts = titles, pictures, (titles.facts, pictures.facts)
-
-    @property
-    def present(self) -> torch.Tensor:
-        return self.titles.present
-
-    @property
-    def lengths(self) -> torch.Tensor:
-        return self.titles.lengths
+        return self.put(Images(pixels, present, self.mean, self.std, getattr(self.model.config, "image_size", None)))
 
 
 class JointEncoder(Encoder):
-    """Titles and pictures together, read by BLIP or CLIP; a news without a picture takes the path for text alone.
+    """Titles and images together, read by BLIP or CLIP; an item without an image takes the path for text alone.
 
-    BLIP (Li et al. 2022): the states of the title's tokens after they have attended to the picture. CLIP (Radford et al. 2021), whose towers
-    never meet: two states, the projected title and the projected picture.
+    BLIP (Li et al. 2022): the states of the title's tokens after they have attended to the image. CLIP (Radford et al. 2021), whose towers
+    never meet: two states, the projected title and the projected image.
     """
 
     def __init__(self, model: nn.Module, tokenizer, mean: Sequence[float], std: Sequence[float], *, title_tokens: int, **options):
@@ -200,46 +185,51 @@ class JointEncoder(Encoder):
     @classmethod
     def from_pretrained(cls, name: str, *, role: str = "blip", **options) -> "JointEncoder":
         """The encoder around the BLIP or CLIP model `name`. Raises NrmsError if there is none."""
-        return cls(matching_model(name, role), load_pretrained(AutoTokenizer, name, role), *picture_facts(name), **options)
+        return cls(matching_model(name, role), load_pretrained(AutoTokenizer, name, role), *pixel_statistics(name), **options)
 
     def bind(self, titles: Sequence[str], pixels: np.ndarray, present: np.ndarray) -> "JointEncoder":
         """From now on item i means titles[i] and, where present[i], pixels[i] (S, S, 3) uint8. Returns self."""
         check_length(self.model.config.text_config, self.title_tokens)
         size = self.model.config.vision_config.image_size
-        return self.put(Both(Titles(titles, self.tokenizer, self.title_tokens), Pictures(pixels, present, self.mean, self.std, size)))
+        images = Images(pixels, present, self.mean, self.std, size)
+        return self.put(TitlesAndImages(Titles(titles, self.tokenizer, self.title_tokens), images))
 
     def trunk(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         text, mask = self.content.titles(items)
-        has = self.content.pictures.present[items]
-        pictures = self.content.pictures(items[has])[0]["pixel_values"] if has.any() else None
-        return joint_states(self.model, text, mask, pictures, has)
+        has = self.content.images.present[items]
+        pixels = self.content.images(items[has])[0]["pixel_values"] if has.any() else None
+        return joint_states(self.model, text, mask, pixels, has)
 
 
-class Frozen(nn.Module):
+class Table(nn.Module):
+    """Item numbers (U,) -> vectors (U, D) from tables, in the place of an encoder: no pre-trained part runs, or is left here."""
+
+    encodes = False
+    made_by = 0
+    what_learns = ""  # in words
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        return torch.ones_like(self.present, dtype=torch.int64)
+
+
+class Frozen(Table):
     """In the place of an encoder that is not trained: its pooled vectors, made once, and a projection.
 
     made_by: how many parameters made the features, for the record. depth: hidden layers before the projection, as wide as the features. Each
-    dimension is standardised over the items that are `used` (N + 1,): those with content, or all where blanks take part; used None: none is.
+    dimension is standardised over the items of `reference` (N + 1,): those with content, or all where blanks take part; None: it is not.
     learns: the vectors are weights, which the features only start.
     """
 
-    encodes = False
+    what_learns = "frozen: its vectors were made once, or came with the data, and are looked up"
 
     def __init__(
-        self,
-        features: np.ndarray,
-        present: torch.Tensor,
-        used: torch.Tensor | None,
-        *,
-        dim: int,
-        dropout: float,
-        depth: int = 0,
-        made_by: int = 0,
-        learns: bool = False,
-    ):
+        self, features: np.ndarray, present: torch.Tensor, reference: torch.Tensor | None, *, dim: int, dropout: float, depth: int = 0,
+        made_by: int = 0, learns: bool = False,
+    ):  # fmt: skip
         super().__init__()
         self.made_by = made_by
-        table = torch.from_numpy(np.array(features, np.float32)) if used is None else standardise(features, used)
+        table = torch.from_numpy(np.array(features, np.float32)) if reference is None else standardise(features, reference)
         if learns:
             self.table = nn.Parameter(table)
         else:
@@ -253,23 +243,19 @@ class Frozen(nn.Module):
         """From now on item i has the features of item order[i]."""
         self.table.data = self.table.data[torch.from_numpy(order)]
 
-    @property
-    def lengths(self) -> torch.Tensor:
-        return torch.ones(len(self.table), dtype=torch.int64, device=self.table.device)
-
     def forward(self, items: torch.Tensor) -> torch.Tensor:
         return self.project(self.dropout(self.hidden(self.table[items])))
 
 
-def standardise(features: np.ndarray, used: torch.Tensor) -> torch.Tensor:
-    """Features (N + 1, ..., W) as float32, each dimension with mean 0 and the same deviation over the items that are `used`.
+def standardise(features: np.ndarray, reference: torch.Tensor) -> torch.Tensor:
+    """Features (N + 1, ..., W) as float32, each dimension with mean 0 and the same deviation over the items of `reference` (N + 1,).
 
     That deviation is 1 where dimensions are independent and less where they say the same, as in narrow pre-trained spaces: so much that the dot
     product of two items has a deviation of sqrt(W), and untrained scores are of order one.
     """
     table = torch.from_numpy(np.array(features, np.float32))
-    known = table[used.cpu()]
-    mean, deviation = known.mean(0), known.std(0).clamp_min(1e-6)
-    known = ((known - mean) / deviation).flatten(0, -2)
-    correlation = known.T @ known / len(known)
-    return (table - mean) / deviation * (known.shape[1] / correlation.square().sum()) ** 0.25
+    sample = table[reference.cpu()]
+    mean, deviation = sample.mean(0), sample.std(0).clamp_min(1e-6)
+    sample = ((sample - mean) / deviation).flatten(0, -2)
+    correlation = sample.T @ sample / len(sample)
+    return (table - mean) / deviation * (sample.shape[1] / correlation.square().sum()) ** 0.25

@@ -1,4 +1,4 @@
-"""What do frozen parts of encoders say of every news, computed once? Memory-mapped tables beside the data, reused by every experiment.
+"""What do frozen parts of encoders give for every item, computed once? Memory-mapped tables beside the data, reused by every experiment.
 
 A table's name holds a hash of everything it depends on (weights, pooling, preprocessing, content), so a stale one is never served.
 """
@@ -18,44 +18,47 @@ from nrms.runtime.progress import progress
 
 def encoder_digest(encoder: Encoder, content: str, kind: object = None) -> str:
     """Twelve hex digits that change with the weights, the pooling, the preprocessing, the `kind` of table, or the content named by `content`."""
-    digest = hashlib.sha256(repr((type(encoder).__name__, encoder.pool.how, encoder.content.facts, content, kind)).encode())
+    digest = hashlib.sha256(repr((type(encoder).__name__, encoder.pooling, encoder.content.facts, content, kind)).encode())
     for name, tensor in sorted(encoder.model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else repr(tensor.item()).encode())
     return digest.hexdigest()[:12]
 
 
-def fill(encoder: Encoder, path: Path, shape: tuple[int, ...], values: Callable[[torch.Tensor], torch.Tensor], batch: int) -> np.ndarray:
-    """The table (N + 1, ...) at `path`, memory-mapped; written now, in bounded memory, unless it is there.
-
-    Row 0 is zero. Items without content have the row of blank content if the encoder knows one, else zeros.
-    """
+def kept(path: Path, write: Callable[[Path], None]) -> np.ndarray:
+    """The table at `path`, memory-mapped; written now, under another name until it is complete, unless it is there."""
     if not path.exists():
         with locked(path):
             if not path.exists():  # another process may have written it meanwhile
-                write_table(encoder, path, shape, values, batch)
+                with atomic(path) as part:
+                    write(part)
     return np.load(path, mmap_mode="r")
 
 
-def write_table(encoder: Encoder, path: Path, shape: tuple[int, ...], values: Callable[[torch.Tensor], torch.Tensor], batch: int) -> None:
-    present = encoder.present.nonzero()[:, 0]
-    order = present[encoder.lengths[present].argsort()]
-    with atomic(path) as part:
+def pooled_table(encoder: Encoder, path: Path, shape: tuple[int, ...], values: Callable[[torch.Tensor], torch.Tensor], batch: int) -> np.ndarray:
+    """The table (N + 1, ...) at `path` of `values` of all items, written in bounded memory.
+
+    Row 0 is zero. Items without content have the row of blank content if the encoder knows one, else zeros.
+    """
+
+    def write(part: Path) -> None:
         table = new_table(part, np.float32, (len(encoder.present), *shape))
-        absent = (~encoder.present).nonzero()[1:, 0]  # but padding
+        present, absent = encoder.present.nonzero()[:, 0], (~encoder.present).nonzero()[1:, 0]  # the first is padding
         if len(absent) and encoder.content.has_blank:
             table[absent.cpu().numpy()] = values(absent[:1]).float().cpu().numpy()
+        order = present[encoder.lengths[present].argsort()]
         for ids in progress(order.split(batch), f"features {path.stem.rsplit('-', 1)[0]}"):
             table[ids.cpu().numpy()] = values(ids).float().cpu().numpy()
         table.flush()
-        del table
+
+    return kept(path, write)
 
 
 @torch.inference_mode()
 def cached(encoder: Encoder, content: str, folder: Path, name: str, batch: int = 256) -> np.ndarray:
     """Pooled vectors (N + 1, W) of all items."""
     path = folder / f"{name}-{encoder_digest(encoder.eval(), content)}.npy"
-    return fill(encoder, path, (encoder.project.in_features,), encoder.features, batch)
+    return pooled_table(encoder, path, (encoder.project.in_features,), encoder.features, batch)
 
 
 @torch.inference_mode()
@@ -69,4 +72,4 @@ def cached_layers(encoder: Encoder, content: str, folder: Path, name: str, batch
     path = folder / f"{name}-layers-{encoder_digest(encoder.eval(), content, 'layers')}.npy"
     if path.exists():
         return np.load(path, mmap_mode="r")
-    return fill(encoder, path, tuple(pooled(encoder.present.nonzero()[:1, 0]).shape[1:]), pooled, batch)
+    return pooled_table(encoder, path, tuple(pooled(encoder.present.nonzero()[:1, 0]).shape[1:]), pooled, batch)

@@ -2,11 +2,11 @@
 
     frozen    nothing                                           full      everything
     top       the `layers` uppermost layers                     lora      low-rank updates of attention (Hu et al. 2022), by peft
-    adapter   bottlenecks behind attention and feed-forward     side      a small network beside the frozen one, in `side.py`
+    adapter   bottlenecks behind attention and feed-forward     side      a small network beside the frozen one (side_network.py)
               (Houlsby et al. 2019)
 
 New weights start so that the encoder says at step 0 exactly what it said before. Below the lowest layer that is touched nothing is ever computed
-again: `rest_on` lets the upper layers read states that were made once.
+again: the upper layers read states that were made once (frozen_prefix.py).
 """
 
 import re
@@ -62,8 +62,8 @@ class Adapter(nn.Module):
 
 def stacks(model: nn.Module) -> dict[str, nn.ModuleList]:
     """The stacks of layers of a model by name, one for each of its towers; those inside another are left out (Swin's stages hold blocks)."""
-    found = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
-    return {name: m for name, m in found.items() if not any(name.startswith(f"{other}.") for other in found)}
+    lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    return {name: m for name, m in lists.items() if not any(name.startswith(f"{other}.") for other in lists)}
 
 
 def touched(model: nn.Module, layers: int | None) -> tuple[list[str], str]:

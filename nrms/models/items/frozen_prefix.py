@@ -1,25 +1,24 @@
 """What lies below the lowest layer that learns? States of the frozen lower layers, made once, on which the upper layers go on."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from nrms.models.items.content import Titles, places
+from nrms.models.items.content import Titles, ragged_index
 from nrms.models.items.encoders import Encoder
-from nrms.models.items.feature_cache import encoder_digest
-from nrms.models.items.fine_tuning import stacks
-from nrms.runtime.files import atomic, new_table
-from nrms.runtime.locks import locked
+from nrms.models.items.feature_cache import encoder_digest, kept
+from nrms.models.items.fine_tuning import stacks, tune
+from nrms.runtime.files import new_table
 from nrms.runtime.progress import progress
 
 
-class States(nn.Module):
+class KeptStates(nn.Module):
     """Hidden states that the frozen lower layers of an encoder have made of all items, without padding, on disk, memory-mapped.
 
-    values (all T together, W); item i owns `size[i]` of them from `begin[i]` on. Stands in the place of the `content` they were made from.
+    values (all T together, W); `size[i]` of them, from `begin[i]` on, are those of item i. Stands in the place of the `content` they were made from.
     """
 
     def __init__(self, values: np.ndarray, begin: torch.Tensor, size: torch.Tensor, content: nn.Module):
@@ -31,47 +30,14 @@ class States(nn.Module):
 
     def shuffle(self, order: np.ndarray) -> None:
         """From now on item i has the states of item order[i]."""
-        at = torch.from_numpy(order).to(self.begin.device)
-        self.begin, self.size = self.begin[at], self.size[at]
+        rows = torch.from_numpy(order).to(self.begin.device)
+        self.begin, self.size = self.begin[rows], self.size[rows]
 
     def forward(self, items: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        place, mask = places(self.begin[items], self.size[items])
-        states = torch.from_numpy(self.values[place.cpu().numpy()]).to(items.device, non_blocking=True)  # (U, T, W)
+        index, mask = ragged_index(self.begin[items], self.size[items])
+        states = torch.from_numpy(self.values[index.cpu().numpy()]).to(items.device, non_blocking=True)  # (U, T, W)
         states = torch.where(mask[..., None], states, 0)
         return {"inputs_embeds": states, "attention_mask": mask.long()} if self.is_text else {"pixel_values": states}, mask
-
-
-@torch.inference_mode()
-def cached_states(encoder: Encoder, depth: int, content: str, folder: Path, name: str, batch: int = 256) -> States:
-    """The states of all items that layer number `depth` is given, without padding. Where blank content may be asked for, it is kept once for all."""
-    path = folder / f"{name}-below{depth}-{encoder_digest(encoder.eval(), content, depth)}.npy"
-    present, absent = encoder.present.nonzero()[:, 0], (~encoder.present).nonzero()[1:, 0]  # the first is padding
-    blank = absent[:1] if encoder.content.has_blank else absent[:0]
-    asked = torch.cat([blank, present])
-    asked = asked[encoder.lengths[asked].argsort(stable=True)]
-    first, mask = states_below(encoder, asked[:1], depth)
-    tokens = encoder.lengths if isinstance(encoder.content, Titles) else torch.full_like(encoder.lengths, mask.shape[1])
-    size = torch.zeros_like(tokens).index_copy(0, asked, tokens[asked])
-    begin = torch.zeros_like(tokens).index_copy(0, asked, tokens[asked].cumsum(0) - tokens[asked])
-    if not path.exists():
-        with locked(path):
-            if not path.exists():  # another process may have written it meanwhile
-                write_states(encoder, depth, path, (int(size.sum()), first.shape[-1]), asked.split(batch), name)
-    if len(blank):
-        size[absent], begin[absent] = size[blank], begin[blank]
-    return States(np.load(path, mmap_mode="r"), begin, size, encoder.content)
-
-
-def write_states(encoder: Encoder, depth: int, path: Path, shape: tuple[int, int], parts: Sequence[torch.Tensor], name: str) -> None:
-    with atomic(path) as part:
-        table, done = new_table(part, np.float32, shape), 0
-        for ids in progress(parts, f"states below layer {depth} of {name}"):
-            states, mask = states_below(encoder, ids, depth)
-            found = states[mask].float().cpu().numpy()  # one item after the other
-            table[done : done + len(found)] = found
-            done += len(found)
-        table.flush()
-        del table
 
 
 def prefix(encoder: Encoder, layers: int | None) -> int:
@@ -86,41 +52,83 @@ def prefix(encoder: Encoder, layers: int | None) -> int:
 
 
 def states_below(encoder: Encoder, items: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What layer number `depth` (from 0) is given for these items: states (U, T, W), and mask (U, T)."""
+    """What layer number `depth` (from 0) reads of these items: states (U, T, W), and mask (U, T)."""
     (stack,) = stacks(encoder.model).values()
-    seen: list[torch.Tensor] = []
+    inputs: list[torch.Tensor] = []
 
     def look(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        seen.append(args[0] if args else kwargs["hidden_states"])
+        inputs.append(args[0] if args else kwargs["hidden_states"])
 
     handle = stack[depth].register_forward_pre_hook(look, with_kwargs=True)
     try:
         _, mask = encoder.states(items)
     finally:
         handle.remove()
-    return seen[0], mask
+    return inputs[0], mask
 
 
-def rest_on(encoder: Encoder, states: States, depth: int) -> None:
+@torch.inference_mode()
+def cached_states(encoder: Encoder, depth: int, content: str, folder: Path, name: str, batch: int = 256) -> KeptStates:
+    """The states of all items that layer number `depth` reads, without padding. Where blank content may be encoded, it is kept once for all."""
+    path = folder / f"{name}-below{depth}-{encoder_digest(encoder.eval(), content, depth)}.npy"
+    present, absent = encoder.present.nonzero()[:, 0], (~encoder.present).nonzero()[1:, 0]  # the first is padding
+    blank = absent[:1] if encoder.content.has_blank else absent[:0]
+    items = torch.cat([blank, present])
+    items = items[encoder.lengths[items].argsort(stable=True)]
+    first, mask = states_below(encoder, items[:1], depth)
+    tokens = encoder.lengths if isinstance(encoder.content, Titles) else torch.full_like(encoder.lengths, mask.shape[1])
+    size = torch.zeros_like(tokens).index_copy(0, items, tokens[items])
+    begin = torch.zeros_like(tokens).index_copy(0, items, tokens[items].cumsum(0) - tokens[items])
+
+    def write(part: Path) -> None:
+        table, done = new_table(part, np.float32, (int(size.sum()), first.shape[-1])), 0
+        for ids in progress(items.split(batch), f"states below layer {depth} of {name}"):
+            states, mask = states_below(encoder, ids, depth)
+            values = states[mask].float().cpu().numpy()  # one item after the other
+            table[done : done + len(values)] = values
+            done += len(values)
+        table.flush()
+
+    values = kept(path, write)
+    if len(blank):
+        size[absent], begin[absent] = size[blank], begin[blank]
+    return KeptStates(values, begin, size, encoder.content)
+
+
+def rest_on(encoder: Encoder, states: KeptStates, depth: int) -> None:
     """From now on the encoder computes only its layers from number `depth` on, and reads what comes before from `states`.
 
-    Call after `tune`. The lower layers are dropped; the embeddings pass on what they are given, and the first layer left is handed the states, past
+    Call after `tune`. The lower layers are dropped; the embeddings pass on what they read, and the first layer left is handed the states, past
     whatever stands between the two.
     """
     model = encoder.model
     (stack,) = stacks(model).values()
-    given: list[torch.Tensor] = []
+    inputs: list[torch.Tensor] = []
 
     def pass_on(*args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
-        read = [*args, kwargs.get("inputs_embeds"), kwargs.get("pixel_values")]
-        given[:] = [next(x for x in read if x is not None)]
-        return given[0]
+        inputs[:] = [x for x in (*args, kwargs.get("inputs_embeds"), kwargs.get("pixel_values")) if x is not None]
+        return inputs[0]
 
     def hand_over(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        return ((given[0], *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": given[0]})
+        return ((inputs[0], *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": inputs[0]})
 
     model.embeddings.forward = pass_on
     encoder.made_by = sum(p.numel() for p in stack[:depth].parameters())
     del stack[:depth]
     stack[0].register_forward_pre_hook(hand_over, with_kwargs=True)
     encoder.put(states)
+
+
+def tune_on_kept_states(encoder: Encoder, how: str, cache: tuple[str, Path, str], *, layers: int | None, modules: str | None, rank: int) -> None:
+    """Tunes an encoder on top of what its lower layers made once, where that can be kept; its `report` says what learns, and what lies below.
+
+    cache: digest of the content, folder and name of the kept states. Else as `tune`.
+    """
+    depth = prefix(encoder, layers)
+    states = cached_states(encoder, depth, *cache) if depth else None
+    encoder.report = tune(encoder, how, layers=layers, modules=modules, rank=rank)
+    if states is not None:
+        rest_on(encoder, states, depth)
+    if layers:
+        below = f"the states below layer {depth + 1} were made once" if depth else "lower layers run every time, without gradients"
+        encoder.report = replace(encoder.report, below=below)

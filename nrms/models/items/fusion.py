@@ -1,9 +1,9 @@
-"""How do the vectors of a news's modalities become one? Fusions that know what is missing.
+"""How do the vectors of an item's modalities become one? Fusions that know what is missing.
 
-vectors (U, M, D), present (U, M) -> (U, D); (U, M * D) for `beside`, (U, M * D + M) for `late`. The first modality is the one that every news has,
-its text. What stands at an absent place never matters, and a news that has nothing but its text keeps that vector, but for what the gate learns to
-add in the place of a picture. `hadamard_blank`, the original's product with the vector of a blank picture, breaks that rule on purpose: it is there
-to show the harm.
+vectors (U, M, D), present (U, M) -> (U, D); (U, M * D) for `beside`, (U, M * D + M) for `late`. The first modality is the one that every item has,
+its text. What stands where a modality is absent never matters, and an item that has nothing but its text keeps that vector, but for what the gate
+learns to add in the place of an image. `hadamard_blank`, the original's product with the vector of a blank image, breaks that rule on purpose: it is
+there to show the harm.
 """
 
 import torch
@@ -56,7 +56,7 @@ class Concat(Fusion):
 
 
 class Hadamard(Fusion):
-    """t * (1 + v) where there is a picture: a residual product."""
+    """t * (1 + v) where there is an image: a residual product."""
 
     def forward(self, vectors: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         factors = 1 + torch.where(present[:, 1:, None], vectors[:, 1:], 0)
@@ -64,12 +64,12 @@ class Hadamard(Fusion):
 
 
 class HadamardBlank(Fusion):
-    """t * v everywhere, as the original: a news without a picture is multiplied by the vector of a blank one, which its encoder must supply."""
+    """t * v everywhere, as the original: an item without an image is multiplied by the vector of a blank one, which its encoder must supply."""
 
     wants_blank = True
 
     def forward(self, vectors: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        # two news without pictures share the factor b * b in every dimension; E b^4 = 3 for a Gaussian, so this keeps untrained scores of order one
+        # two items without images share the factor b * b in every dimension; E b^4 = 3 for a Gaussian, so this keeps untrained scores of order one
         return vectors.prod(1) * 3**-0.25
 
 
@@ -105,8 +105,8 @@ class CrossAttention(Fusion):
 
     def forward(self, vectors: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         text = vectors[:, :1]
-        seen, _ = self.attend(text, vectors, vectors, key_padding_mask=~present, need_weights=False)
-        return (text + torch.where(present[:, 1:].any(1)[:, None, None], seen, 0))[:, 0]
+        mixed, _ = self.attend(text, vectors, vectors, key_padding_mask=~present, need_weights=False)
+        return (text + torch.where(present[:, 1:].any(1)[:, None, None], mixed, 0))[:, 0]
 
 
 class Beside(Fusion):
@@ -121,7 +121,7 @@ class Beside(Fusion):
 
 
 class Late(Fusion):
-    """No fusion: the vectors side by side, zero where absent, then a flag for each, (U, M * D + M); the scores are blended, by users/blend.py."""
+    """No fusion: the vectors side by side, zero where absent, then a flag for each, (U, M * D + M); users/late_fusion.py blends scores."""
 
     @property
     def width(self) -> int:

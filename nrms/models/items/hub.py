@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from nrms import NrmsError
 
-MATCHING = {"blip": BlipForImageTextRetrieval, "clip": CLIPModel}  # models that match pictures with texts
+MATCHING = {"blip": BlipForImageTextRetrieval, "clip": CLIPModel}  # models that match images with texts
 TOWERS = {
     "blip": {"text": ("text_encoder", "text_proj"), "vision": ("vision_model", "vision_proj")},
     "clip": {"text": ("text_model", "text_projection"), "vision": ("vision_model", "visual_projection")},
@@ -53,8 +53,8 @@ def load_pretrained(auto, name: str, role: str, **options):
         ) from error
     if not is_model:
         return loaded
-    model, found = loaded
-    missing = sorted(key for key in found["missing_keys"] if "pooler" not in key and "position_ids" not in key)
+    model, report = loaded
+    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key and "position_ids" not in key)
     if missing:  # transformers would draw them at random and go on
         raise NrmsError(
             f"The model {name!r} for `{role}` lacks {len(missing)} of the weights of a {type(model).__name__}, {missing[0]} among them: "
@@ -82,9 +82,9 @@ class Projected(nn.Module):
         self.config = SimpleNamespace(**{k: v for k, v in vars(tower.config).items() if not k.startswith("_")})
         self.config.hidden_size = projection.out_features
 
-    def forward(self, **given: torch.Tensor) -> SimpleNamespace:
-        out = self.tower(**given)
-        # CLIP pools by itself (the end of the text, the normed first patch); BLIP's vectors are those of the first place
+    def forward(self, **content: torch.Tensor) -> SimpleNamespace:
+        out = self.tower(**content)
+        # CLIP pools by itself (the end of the text, the normed first patch); BLIP's vectors are those of the first token
         pooled = out.pooler_output if "clip" in self.config.model_type else out.last_hidden_state[:, 0]
         return SimpleNamespace(last_hidden_state=F.normalize(self.projection(pooled), dim=-1)[:, None])
 
@@ -108,25 +108,24 @@ def load_tower(name: str, role: str, side: str, *, projected: bool) -> nn.Module
 
 
 def joint_states(
-    model: nn.Module, text: dict[str, torch.Tensor], mask: torch.Tensor, pictures: torch.Tensor | None, has: torch.Tensor
+    model: nn.Module, text: dict[str, torch.Tensor], mask: torch.Tensor, pixels: torch.Tensor | None, has: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """States and mask of items with a title and, where `has` (U,), a picture (sum of has, 3, S, S).
+    """States and mask of items with a title and, where `has` (U,), an image, `pixels` (sum of has, 3, S, S).
 
-    BLIP: (U, T, W), the title's tokens, after looking at the picture if there is one. CLIP: (U, 2, P), the second masked where there is none.
+    BLIP: (U, T, W), the title's tokens, after looking at the image if there is one. CLIP: (U, 2, P), the second masked where there is none.
     """
     if model.config.model_type == "blip":
-        states, parts = None, [(~has, None), (has, pictures)]
-        for rows, seen in parts:
+        states = None
+        for rows, seen in ((~has, None), (has, pixels)):
             if rows.any():
-                looked = {} if seen is None else {"encoder_hidden_states": model.vision_model(pixel_values=seen).last_hidden_state}
-                found = model.text_encoder(**{k: v[rows] for k, v in text.items()}, **looked).last_hidden_state
-                states = found.new_zeros(*mask.shape, found.shape[-1]) if states is None else states
-                states = states.index_copy(0, rows.nonzero()[:, 0], found)
+                image = {} if seen is None else {"encoder_hidden_states": model.vision_model(pixel_values=seen).last_hidden_state}
+                some = model.text_encoder(**{k: v[rows] for k, v in text.items()}, **image).last_hidden_state
+                states = some.new_zeros(*mask.shape, some.shape[-1]) if states is None else states
+                states = states.index_copy(0, rows.nonzero()[:, 0], some)
         return states, mask
-    first, second = ([getattr(model, name) for name in TOWERS["clip"][side]] for side in ("text", "vision"))
-    title = F.normalize(first[1](first[0](**text).pooler_output), dim=-1)
-    picture = torch.zeros_like(title)
-    if pictures is not None:
-        found = F.normalize(second[1](second[0](pixel_values=pictures).pooler_output), dim=-1)
-        picture = picture.index_copy(0, has.nonzero()[:, 0], found.to(picture.dtype))
-    return torch.stack([title, picture], 1), torch.stack([torch.ones_like(has), has], 1)
+    title = F.normalize(model.text_projection(model.text_model(**text).pooler_output), dim=-1)
+    image = torch.zeros_like(title)
+    if pixels is not None:
+        vectors = F.normalize(model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output), dim=-1)
+        image = image.index_copy(0, has.nonzero()[:, 0], vectors.to(image.dtype))
+    return torch.stack([title, image], 1), torch.stack([torch.ones_like(has), has], 1)

@@ -3,15 +3,16 @@
 import torch
 from torch import nn
 
+from nrms.models.items.encoders import Table
 
-class IdTable(nn.Module):
+
+class IdTable(Table):
     """Item numbers (U,) -> (U, D). An item that no training interaction names has the mean of all those that have one: nothing tells it apart.
 
     known (N + 1,): items of the training part. Vectors start small, with deviation 1/sqrt(D), so that their length is about one.
     """
 
-    encodes = False
-    made_by = 0
+    what_learns = "a vector for each item that training has"
 
     def __init__(self, known: torch.Tensor, *, dim: int):
         super().__init__()
@@ -19,10 +20,6 @@ class IdTable(nn.Module):
         nn.init.normal_(self.table.weight, std=dim**-0.5)
         self.register_buffer("known", known.clone(), persistent=False)
         self.register_buffer("present", torch.arange(len(known)) > 0, persistent=False)
-
-    @property
-    def lengths(self) -> torch.Tensor:
-        return torch.ones_like(self.known, dtype=torch.int64)
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
         vectors = self.table(items)

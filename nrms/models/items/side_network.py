@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from nrms.models.items.encoders import projection, standardise
+from nrms.models.items.encoders import Table, projection, standardise
 from nrms.models.layers import Dropout
 
 
-class Side(nn.Module):
+class SideNetwork(Table):
     """Item numbers (U,) -> (U, D), from tables (N + 1, layers, W) of pooled hidden states: one modality's, or those of several, mixed layer by layer.
 
     x = last layer, the mean over the tables; for every layer h from below: x = x + up(gelu(down(g x + (1 - g) h))). `present`: items for which every
@@ -22,31 +22,22 @@ class Side(nn.Module):
     lowest to the highest (Sung et al., NeurIPS 2022, drop layers too), so encoders of different depth are read at the same relative heights.
     """
 
-    encodes = False
+    what_learns = "side network on hidden states that were made once"
 
     def __init__(
-        self,
-        tables: Sequence[np.ndarray],
-        present: torch.Tensor,
-        used: torch.Tensor,
-        *,
-        dim: int,
-        rank: int,
-        layers: int,
-        dropout: float,
+        self, tables: Sequence[np.ndarray], present: torch.Tensor, reference: torch.Tensor, *, dim: int, rank: int, layers: int, dropout: float,
         made_by: int = 0,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.made_by = made_by
         depth, width = min(layers, *(t.shape[1] for t in tables)), tables[0].shape[2]
         for i, table in enumerate(tables):
             heights = np.linspace(0, table.shape[1] - 1, depth).round().astype(int)
-            self.register_buffer(f"table{i}", standardise(table[:, heights], used), persistent=False)  # (N + 1, layers, W)
+            self.register_buffer(f"table{i}", standardise(table[:, heights], reference), persistent=False)  # (N + 1, layers, W)
         self.count = len(tables)
         self.register_buffer("present", present.clone(), persistent=False)
-        self.same_width = nn.ModuleList(
-            nn.Identity() if t.shape[2] == width else projection(t.shape[2], width) for t in tables
-        )  # encoders of different width
+        # encoders may differ in width
+        self.same_width = nn.ModuleList(nn.Identity() if t.shape[2] == width else projection(t.shape[2], width) for t in tables)
         self.mix = nn.Parameter(torch.zeros(depth, self.count))  # between tables, before softmax
         self.gate = nn.Parameter(torch.zeros(depth))  # between the chain and the layer, before sigmoid
         self.down = nn.ModuleList(nn.Linear(width, rank) for _ in range(depth))
@@ -56,17 +47,13 @@ class Side(nn.Module):
             nn.init.zeros_(up.bias)
         self.dropout, self.project = Dropout(dropout), projection(width, dim)
 
-    @property
-    def lengths(self) -> torch.Tensor:
-        return torch.ones(len(self.table0), dtype=torch.int64, device=self.table0.device)
-
     def shuffle(self, order: np.ndarray) -> None:
-        """From now on item i has the states of item order[i], of the last table: that of pictures, where there are two."""
+        """From now on item i has the states of item order[i], of the last table: that of images, where there are two."""
         name = f"table{self.count - 1}"
         setattr(self, name, getattr(self, name)[torch.from_numpy(order)])
 
     def features(self, items: torch.Tensor) -> torch.Tensor:
-        """What frozen encoder and side network say of these items: (U, W)."""
+        """Frozen vectors of these items as the side network has changed them: (U, W)."""
         layers = [same(getattr(self, f"table{i}")[items]).unbind(1) for i, same in enumerate(self.same_width)]  # [table][layer] (U, W)
         mix, gate = self.mix.softmax(1), torch.sigmoid(self.gate)
         x = sum(m * table[-1] for m, table in zip(mix[-1], layers, strict=True))

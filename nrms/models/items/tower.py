@@ -1,4 +1,4 @@
-"""How does a news with several modalities become one vector? Each modality's encoder sees the items that have it, then their vectors are fused."""
+"""How does an item with several modalities become one vector? Each modality's encoder sees the items that have it, then their vectors are fused."""
 
 import torch
 from torch import nn
@@ -21,21 +21,21 @@ class ItemTower(nn.Module):
         return self.fusion(*self.modality_vectors(items))
 
     def modality_vectors(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The vectors of each modality before they are fused (U, M, D), and which are there (U, M)."""
+        """The vectors of each modality before they are fused (U, M, D), and which are present (U, M)."""
         vectors, present = [], []
         for encoder in self.encoders.values():
             has = encoder.present[items]
-            vectors.append(encoder(items) if has.all() else self.encode_some(encoder, items, has))
+            vectors.append(encoder(items) if has.all() else self.encode_present(encoder, items, has))
             present.append(has)
         return torch.stack(vectors, 1), torch.stack(present, 1)
 
-    def encode_some(self, encoder: nn.Module, items: torch.Tensor, has: torch.Tensor) -> torch.Tensor:
+    def encode_present(self, encoder: nn.Module, items: torch.Tensor, has: torch.Tensor) -> torch.Tensor:
         """Vectors (U, D): items that the encoder has content for get theirs, the others zeros, or that of blank content, encoded once for all."""
-        rest = encoder(items[~has][:1]) if self.fusion.wants_blank else encoder.project.weight.new_zeros(1, encoder.project.out_features)
+        blank = encoder(items[~has][:1]) if self.fusion.wants_blank else encoder.project.weight.new_zeros(1, encoder.project.out_features)
         if not has.any():
-            return rest.expand(len(items), -1)
-        found = encoder(items[has])
-        return rest.to(found.dtype).repeat(len(items), 1).index_copy(0, has.nonzero()[:, 0], found)
+            return blank.expand(len(items), -1)
+        vectors = encoder(items[has])
+        return blank.to(vectors.dtype).repeat(len(items), 1).index_copy(0, has.nonzero()[:, 0], vectors)
 
     def without(self, items: torch.Tensor, modality: str) -> torch.Tensor:
         """Vectors (U, D) of items as if they had nothing of `modality`, not the first: a blank in its place where the fusion wants one, which takes
@@ -48,7 +48,7 @@ class ItemTower(nn.Module):
                     vectors[:, m] = encoder((~encoder.present).nonzero()[1:2, 0])  # the first is padding
         return self.fusion(vectors, present)
 
-    def groups(self) -> list[nn.Parameter]:
+    def pretrained(self) -> list[nn.Parameter]:
         """Trainable weights that came pre-trained."""
         models = [e.model for e in self.encoders.values() if e.encodes]
         return [p for model in models for name, p in model.named_parameters() if p.requires_grad and not NEW.search(f".{name}")]
