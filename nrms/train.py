@@ -1,7 +1,8 @@
 """How does a recommender learn? One loop: batch, loss, step, log, now and then validate and save.
 
 Weights are fp32, compute is bf16 where the hardware has it. Data order and negatives are functions of (seed, epoch), dropout's random state is
-saved, so a killed run that is started again ends with the same numbers. Under torchrun several processes share each batch (processes.py).
+saved, so a killed run that is started again ends with the same numbers. Under torchrun several processes share each batch (runtime/distributed.py).
+The parts of the loop (losses, gradients, checks, checkpoints) are in training/.
 """
 
 import json
@@ -37,7 +38,7 @@ from nrms.training.learning_checks import Movement, check_loss, check_losses, ch
 from nrms.training.resume import random_states, resume, save
 from nrms.training.vector_reuse import VectorReuse
 
-LOGS = 60  # lines of history.jsonl per run, about
+LOG_LINES = 60  # of a run's training log, about
 
 
 def learning_rate(step: int, steps: int, warmup: float, decay: bool = True) -> float:
@@ -77,14 +78,14 @@ def validate(model: Recommender, valid: Impressions, config: Config) -> float:
 
 
 def log_line(state: dict, loss: dict[str, float], norm: float, moved: dict[str, dict[str, float]], optimizer: torch.optim.Optimizer) -> dict:
-    """One line of history.jsonl: counts so far (step, encoded items, samples, seconds), loss by part, gradient norm, rate and movement by group."""
+    """One line of the training log: counts so far (step, encoded items, samples, seconds), losses, gradient norm, rate and movement by group."""
     counts = {k: state[k] for k in ("step", "encoded", "samples", "seconds")}
     groups = {g["name"]: {"lr": g["lr"], **moved[g["name"]]} for g in optimizer.param_groups}
     rate = state["samples"] / state["seconds"]
     return {**counts, "loss": loss, "gradient_norm": norm, "groups": groups, "samples_per_second": rate}
 
 
-def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.optim.Optimizer, Accelerator]:
+def set_up(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.optim.Optimizer, Accelerator]:
     """Model, optimizer and accelerator of a run that begins or goes on, with its facts in run.json."""
     bf16 = config.precision == "bf16" or (
         config.precision == "auto" and config.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
@@ -94,26 +95,22 @@ def start(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.
     AcceleratorState._reset_state(True)  # it is global: without this a second run in one kernel could not choose another precision
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=config.device == "cpu")
     seed_everything(config.seed)
-    with distributed.main_process_first():  # who makes caches that the others read
+    with distributed.main_process_first():  # it makes caches that the others read
         model = build(config, tables, accelerator.device)
     warm = warm_start(model, config)
-    groups = model.groups()
     rates = {"encoder": config.encoder_lr, "head": config.lr}
-    optimizer = torch.optim.AdamW(
-        [{"params": group, "name": name, "peak": rates[name], "lr": rates[name]} for name, group in groups.items() if group],
-        weight_decay=config.weight_decay,
-    )
-    tuning = {name: str(e.report) for name, e in model.items.encoders.items() if hasattr(e, "report")}
-    facts = {
-        "tuning": tuning,
-        **({"brought": warm.facts()} if warm else {}),
-        "params": sum(p.numel() for p in model.parameters()) + sum(e.made_by for e in model.items.encoders.values()),
-        "trainable": sum(p.numel() for g in groups.values() for p in g),
-    }
+    groups = [{"params": group, "name": name, "peak": rates[name], "lr": rates[name]} for name, group in model.groups().items() if group]
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    encoders = model.items.encoders
+    facts = {"tuning": {name: str(encoder.report) for name, encoder in encoders.items() if hasattr(encoder, "report")}}
+    if warm:
+        facts["brought"] = warm.facts()
+    facts["params"] = sum(p.numel() for p in model.parameters()) + sum(encoder.made_by for encoder in encoders.values())
+    facts["trainable"] = sum(p.numel() for group in groups for p in group["params"])
     run.update(precision="bf16" if bf16 else "fp32", device=str(accelerator.device), **facts)
     if distributed.process_index():  # all begin with the same weights; then each has dropout of its own
         torch.manual_seed(config.seed + 1_000_003 * distributed.process_index())
-    # evaluation mode: gradients are added up by processes.py, which serves every loss, two passes, and tables of which a process reads a part
+    # evaluation mode: gradients are added up by runtime/distributed.py, for every loss, two passes, and tables of which a process reads a part
     return accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare_optimizer(optimizer), accelerator
 
 
@@ -156,13 +153,13 @@ class Training:
 
     def __init__(self, config: Config, tables: Tables, run: Run):
         self.config, self.run, self.split = config, run, tables.split(config.data)
-        self.model, self.optimizer, self.accelerator = start(config, tables, run)
+        self.model, self.optimizer, self.accelerator = set_up(config, tables, run)
         self.sampler = sampler_of(config, self.split, len(tables.items))
         length = len(self.sampler)  # steps of an epoch
         if not length:
             raise NrmsError("There is nothing to train on: no train impression has a click.")
         self.steps, self.rising = config.epochs * length, round(config.warmup * config.epochs * length)
-        self.stops = {round(length * i / config.validations) for i in range(1, config.validations + 1)}  # steps of an epoch after which to validate
+        self.validates = {round(length * i / config.validations) for i in range(1, config.validations + 1)}  # after which steps of an epoch
         self.reuse = None
         if config.reuse_steps:
             self.reuse = VectorReuse(self.model.items, items=len(tables.items), steps=config.reuse_steps, patience=self.steps / 20)
@@ -176,7 +173,7 @@ class Training:
 
     def learn(self) -> None:
         """All epochs that are left, or until patience has run out. Raises Stopped, with everything saved, when this process is told to end."""
-        with told_to_end() as self.asked:
+        with told_to_end() as self.stop:
             if line := self.state.pop("unjudged", None):
                 self.validate_and_save(line)
             while self.state["step"] < self.steps:
@@ -187,24 +184,24 @@ class Training:
         self.bar.close()
 
     def learn_epoch(self, epoch: int, begin: int) -> None:
-        """One epoch from its step `begin` on: a step for each batch, now and then a line of history, a validation, a checkpoint."""
+        """One epoch from its step `begin` on: a step for each batch, now and then a line of the log, a validation, a checkpoint."""
         self.model.on_epoch_start([self.config.seed, epoch], resumed=begin > 0)
         batches = ahead(self.sampler.epoch(epoch, begin), pin=self.accelerator.device.type == "cuda")
         for i, batch in enumerate(batches, begin + 1):
-            judged = i in self.stops
-            line = self.step(batch.to(self.accelerator.device), judged or (self.state["step"] + 1) % max(1, self.steps // LOGS) == 0)
-            if judged:
+            validates = i in self.validates
+            line = self.step(batch.to(self.accelerator.device), validates or (self.state["step"] + 1) % max(1, self.steps // LOG_LINES) == 0)
+            if validates:
                 self.validate_and_save(line)
             elif line:
                 self.log(line)
-            end = distributed.any_of(self.asked.is_set())
-            if distributed.any_of(time.perf_counter() - self.saved > 60 * self.config.save_minutes) or (end and not judged):
+            end = distributed.any_of(self.stop.is_set())
+            if distributed.any_of(time.perf_counter() - self.saved > 60 * self.config.save_minutes) or (end and not validates):
                 self.save(self.state, distributed.gather_objects(random_states()))
             if end:
                 raise self.ended()
 
     def step(self, batch: Batch, logged: bool) -> dict | None:
-        """Moves the weights by one batch and counts it in `state`. Returns, if `logged`, a line of history.
+        """Moves the weights by one batch and counts it in `state`. Returns, if `logged`, a line of the training log.
 
         Raises NrmsError when a loss is no number, the first one is not that of equal scores, or a group of weights does not move as it should.
         """
@@ -213,12 +210,12 @@ class Training:
             group["lr"] = group["peak"] * learning_rate(state["step"], self.steps, config.warmup, config.decay)
         self.model.train()
         self.optimizer.zero_grad()
-        parts, encoded = backward(self.model, batch, config, self.accelerator, self.reuse)
+        losses, encoded = backward(self.model, batch, config, self.accelerator, self.reuse)
         if "chance" not in state:
             state["chance"] = chance_of(config, batch)
         spread = self.model.users.first_loss_spread(config.temperature)
-        check_loss(parts[config.objective].item(), state["chance"], state["step"], knows=bool(config.start), spread=spread)
-        check_losses(parts, state["step"])
+        check_loss(losses[config.objective].item(), state["chance"], state["step"], knows=bool(config.start), spread=spread)
+        check_losses(losses, state["step"])
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
         movement = Movement({g["name"]: g["params"] for g in self.optimizer.param_groups}) if logged else None
         self.optimizer.step()
@@ -232,32 +229,33 @@ class Training:
         if not self.checked and state["step"] > min(self.rising, self.steps - 1):
             check_movement(moved, self.optimizer)
             self.checked = True
-        line = log_line(state, {name: part.item() for name, part in parts.items()}, float(norm), moved, self.optimizer)
+        line = log_line(state, {name: loss.item() for name, loss in losses.items()}, float(norm), moved, self.optimizer)
         return line | ({"drift": self.reuse.drift} if self.reuse else {})
 
     def validate_and_save(self, line: dict) -> None:
         """Validates, logs and saves; asked to end meanwhile, it leaves judging the weights as they are to the process that goes on."""
-        state, drawn = self.state, distributed.gather_objects(random_states())
+        state, rng = self.state, distributed.gather_objects(random_states())
         try:
-            with self.asked.at_once(not distributed.process_index()):  # the others wait for process 0, or find that it has ended
+            with self.stop.at_once(not distributed.process_index()):  # the others wait for process 0, or find that it has ended
                 valid = validate(self.model, self.split.valid, self.config)
         except BaseException:
-            if not self.asked.is_set():
+            if not self.stop.is_set():
                 raise
-            self.save(state | {"unjudged": line}, drawn)
+            self.save(state | {"unjudged": line}, rng)
             raise self.ended() from None
-        state.update({"best_valid": valid, "best_step": state["step"]} if valid > state["best_valid"] else {})
-        judged_by = PROTOCOLS[self.config.data.protocol].label
-        self.bar.set_postfix_str(f"loss {line['loss'][self.config.objective]:.3f}, valid {judged_by} {valid:.3f}")
+        if valid > state["best_valid"]:
+            state |= {"best_valid": valid, "best_step": state["step"]}
+        metric = PROTOCOLS[self.config.data.protocol].label
+        self.bar.set_postfix_str(f"loss {line['loss'][self.config.objective]:.3f}, valid {metric} {valid:.3f}")
         self.log(line, valid=valid)
         state["seconds"] = time.perf_counter() - self.clock
-        self.save(state, drawn, best=self.facts if state["best_step"] == state["step"] else None)
+        self.save(state, rng, best=self.facts if state["best_step"] == state["step"] else None)
 
     def log(self, line: dict, **more: float) -> None:
         self.run.log(epoch=self.state["step"] / len(self.sampler), **line, **more)
 
-    def save(self, state: dict, drawn: list, best: dict | None = None) -> None:
-        save(self.run, self.model, self.optimizer, state, drawn, best)
+    def save(self, state: dict, rng: list, best: dict | None = None) -> None:
+        save(self.run, self.model, self.optimizer, state, rng, best)
         self.saved = time.perf_counter()
 
     def ended(self) -> Stopped:
@@ -266,13 +264,14 @@ class Training:
 
 
 def fit(config: Config, tables: Tables, run: Run) -> None:
-    """Trains, and says so in run.json."""
+    """Trains, and records it in run.json."""
     training = Training(config, tables, run)
     training.learn()
     state = training.state
-    result = {k: state[k] for k in ("best_valid", "best_step", "chance", "samples")}
-    result["encoded"] = state["encoded"] or (len(tables.items) - 1) * (config.modalities != ["ids"])  # frozen: each once, in whatever run came first
-    run.update(status="trained", error=None, trained=now(), steps=state["step"], minutes=state["seconds"] / 60, peak_mb=peak_mb(), **result)
+    counts = {k: state[k] for k in ("best_valid", "best_step", "chance", "samples", "encoded")}
+    if not counts["encoded"] and config.modalities != ["ids"]:  # frozen: each item once, in whatever run came first
+        counts["encoded"] = len(tables.items) - 1
+    run.update(status="trained", error=None, trained=now(), steps=state["step"], minutes=state["seconds"] / 60, peak_mb=peak_mb(), **counts)
     distributed.barrier()
     if not distributed.process_index():
         (run.folder / "checkpoint" / "last.safetensors").unlink()
