@@ -231,7 +231,6 @@ def calls(path):
 DOORS = {  # to pre-trained models
     "auto.from_pretrained",  # in load_pretrained; tests/test_hostile.py sees that it asks for safetensors and runs no code
     "BertTokenizerFast.from_pretrained",  # of a folder written here
-    *(f"{kind}Encoder.from_pretrained" for kind in ("Text", "Image", "Joint")),  # our own, through the first
 }
 
 

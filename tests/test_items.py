@@ -93,10 +93,10 @@ def test_any_vision_model(kind, pooling, tmp_path):
     AutoModel.from_config(AutoConfig.for_model(kind, **VISION[kind])).save_pretrained(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 40, 40, 3), dtype=np.uint8)
     options = {"dim": 8, "pooling": pooling, "query_dim": 4, "dropout": 0.0}
-    encoder = ImageEncoder.from_pretrained(str(tmp_path), **options).bind(pixels, np.array([False, True, True, False])).eval()
+    encoder = ImageEncoder(str(tmp_path), **options).bind(pixels, np.array([False, True, True, False])).eval()
     both = encoder(torch.tensor([1, 2]))
     assert both.shape == (2, 8) and torch.allclose(both[:1], encoder(torch.tensor([1])), atol=1e-5)
-    twin = ImageEncoder.from_pretrained(str(tmp_path), **options).bind(pixels, np.array([False, True, True, False])).eval()
+    twin = ImageEncoder(str(tmp_path), **options).bind(pixels, np.array([False, True, True, False])).eval()
     twin.load_state_dict(encoder.state_dict())
     assert torch.allclose(twin(torch.tensor([1, 2])), both, atol=1e-6)
 

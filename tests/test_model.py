@@ -220,9 +220,7 @@ def test_any_text_model(kind, more, tmp_path, tiny_model):
     AutoModel.from_config(config).save_pretrained(tmp_path)
     tiny_model.items.encoders["text"].tokenizer.save_pretrained(tmp_path)
     encoder = (
-        TextEncoder.from_pretrained(str(tmp_path), dim=8, pooling="attention", query_dim=4, title_tokens=12, dropout=0.0)
-        .bind(["", "one", "a longer title"])
-        .eval()
+        TextEncoder(str(tmp_path), dim=8, pooling="attention", query_dim=4, title_tokens=12, dropout=0.0).bind(["", "one", "a longer title"]).eval()
     )
     both, one = encoder(torch.tensor([1, 2])), encoder(torch.tensor([1]))
     assert both.shape == (2, 8) and torch.allclose(both[:1], one, atol=1e-5)
@@ -232,7 +230,7 @@ def test_any_text_model(kind, more, tmp_path, tiny_model):
 def test_a_missing_model_is_one_sentence():
     """A name that is no folder and not in the cache says what to put where."""
     with pytest.raises(NrmsError, match="-p bert FOLDER"):
-        TextEncoder.from_pretrained("nobody/no-such-model", dim=8, pooling="cls", query_dim=4, title_tokens=9, dropout=0.0)
+        TextEncoder("nobody/no-such-model", dim=8, pooling="cls", query_dim=4, title_tokens=9, dropout=0.0)
 
 
 def test_padding_row_of_the_item_table_is_zero(model):

@@ -59,10 +59,10 @@ def make(kind: str, folder, side: str = "", pooling: str = "mean"):
     name = saved(kind, folder) if not (folder / "config.json").exists() else str(folder)
     torch.manual_seed(1)
     if kind in TEXT or side == "text":
-        return TextEncoder.from_pretrained(name, title_tokens=10, pooling=pooling, **OPTIONS).bind(TITLES).eval()
+        return TextEncoder(name, title_tokens=10, pooling=pooling, **OPTIONS).bind(TITLES).eval()
     if kind in VISION or side == "vision":
-        return ImageEncoder.from_pretrained(name, pooling=pooling, **OPTIONS).bind(PIXELS, PRESENT).eval()
-    return JointEncoder.from_pretrained(name, title_tokens=10, pooling=pooling, **OPTIONS).bind(TITLES, PIXELS, PRESENT).eval()
+        return ImageEncoder(name, pooling=pooling, **OPTIONS).bind(PIXELS, PRESENT).eval()
+    return JointEncoder(name, title_tokens=10, pooling=pooling, **OPTIONS).bind(TITLES, PIXELS, PRESENT).eval()
 
 
 ALL = [(kind, "", "mean") for kind in (*TEXT, *VISION, *MATCHING)] + [(kind, side, "projected") for kind in MATCHING for side in ("text", "vision")]
@@ -125,7 +125,7 @@ def test_projected_vectors_are_those_that_the_model_compares(kind, tmp_path):
 def test_a_joint_blip_is_what_transformers_matches_with(tmp_path):
     """The states of title tokens that looked at the picture are those below BLIP's matching head."""
     encoder = make("blip", tmp_path)
-    states, mask = encoder.trunk(ids)
+    states, mask = encoder.states(ids)
     (read, _), (seen, _) = encoder.content.titles(ids), encoder.content.images(ids)
     expected = encoder.model(**read, **seen).question_embeds
     assert torch.allclose(states[mask], expected[mask], atol=1e-5)
@@ -215,7 +215,7 @@ def test_wrong_tunings_are_sentences(tmp_path):
     with pytest.raises(NrmsError, match="give a BLIP or a CLIP"):
         make("bert", tmp_path / "bert", pooling="projected")
     with pytest.raises(NrmsError, match="give a BLIP or a CLIP"):
-        JointEncoder.from_pretrained(str(tmp_path / "bert"), title_tokens=10, pooling="mean", **OPTIONS)
+        JointEncoder(str(tmp_path / "bert"), title_tokens=10, pooling="mean", **OPTIONS)
 
 
 def test_a_model_that_lacks_weights_is_refused(tmp_path):
@@ -227,4 +227,4 @@ def test_a_model_that_lacks_weights_is_refused(tmp_path):
     weights.pop(next(k for k in weights if "layer.1.output.dense.weight" in k))
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(NrmsError, match="lacks 1 of the weights"):
-        TextEncoder.from_pretrained(name, title_tokens=10, pooling="mean", **OPTIONS)
+        TextEncoder(name, title_tokens=10, pooling="mean", **OPTIONS)

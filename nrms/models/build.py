@@ -67,10 +67,10 @@ def build_encoder(modality: str, config: Config, tables: Tables) -> Encoder:
     options["role"] = role if role in ROLES else modality
     titles = tables.items.title if config.reads == "title" else full_texts(tables)
     if modality == "text":
-        return TextEncoder.from_pretrained(name, title_tokens=config.title_tokens, **options).bind(titles)
+        return TextEncoder(name, title_tokens=config.title_tokens, **options).bind(titles)
     if modality == "image":
-        return ImageEncoder.from_pretrained(name, **options).bind(tables.pixels.values, tables.pixels.present)
-    encoder = JointEncoder.from_pretrained(name, title_tokens=config.title_tokens, **options)
+        return ImageEncoder(name, **options).bind(tables.pixels.values, tables.pixels.present)
+    encoder = JointEncoder(name, title_tokens=config.title_tokens, **options)
     return encoder.bind(titles, tables.pixels.values, tables.pixels.present)
 
 

@@ -27,9 +27,6 @@ class Dropout(nn.Module):
         survives = words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold
         return x * (survives * (STEPS / (STEPS - threshold))).to(x.dtype)
 
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
-
 
 class AdditiveAttention(nn.Module):
     """Weighted mean (B, L, D) -> (B, D) with weights softmax(q . tanh(W x + b)) over the unmasked positions; NRMS, eq. 5-6.

@@ -1,6 +1,6 @@
 """How does the content of an item become a vector? An encoder holds the content of all N items and encodes some of them.
 
-    trunk(items (U,)) -> states (U, T, W), mask (U, T)   what came pre-trained: any Hugging Face text or vision model, by hub id or local folder
+    states(items (U,)) -> (U, T, W), mask (U, T)         what came pre-trained: any Hugging Face text or vision model, by hub id or local folder
     pool(states, mask) -> (U, W)                         additive attention (best in PLM-NR, Wu et al. 2021, fig. 4), mean, or the first token
     project -> (U, D)
 
@@ -96,16 +96,13 @@ class Encoder(nn.Module):
         mask = torch.ones(last.shape[:2], dtype=torch.bool, device=last.device) if mask is None else mask[:, : last.shape[1]]
         return (*out.hidden_states[:-1], last) if options else last, mask
 
-    def trunk(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.states(items)
-
     def features(self, items: torch.Tensor) -> torch.Tensor:
         """The pooled states of these items: (U, W). Computed in parts of like length, so that padding costs little."""
         lengths = self.content.lengths[items]
         if len(items) <= PART or bool((lengths == lengths[0]).all()):
-            return self.pool(*self.trunk(items))
+            return self.pool(*self.states(items))
         order = lengths.argsort(stable=True)
-        pooled = torch.cat([self.pool(*self.trunk(part)) for part in items[order].split(PART)])
+        pooled = torch.cat([self.pool(*self.states(part)) for part in items[order].split(PART)])
         return pooled.index_select(0, order.argsort())
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
@@ -133,18 +130,16 @@ def pixel_statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
 
 
 class TextEncoder(Encoder):
-    """Titles, read by any encoder of texts, or by the text side of BLIP or CLIP."""
+    """Titles, read by any encoder of texts, or by the text side of BLIP or CLIP: by the Hugging Face model `name`.
 
-    def __init__(self, model: nn.Module, tokenizer, *, title_tokens: int, **options):
-        super().__init__(model, width=width_of(model), **options)
-        self.tokenizer, self.title_tokens = tokenizer, title_tokens
+    Raises NrmsError if there is none, or if it is not an encoder.
+    """
 
-    @classmethod
-    def from_pretrained(cls, name: str, *, role: str = "bert", **options) -> "TextEncoder":
-        """The encoder around the Hugging Face model `name`. Raises NrmsError if there is none, or if it is not an encoder."""
+    def __init__(self, name: str, *, role: str = "bert", title_tokens: int, **options):
         tokenizer = load_pretrained(AutoTokenizer, name, role)
         model = load_tower(name, role, "text", projected=options["pooling"] == "projected")
-        return cls(model, tokenizer, **options)
+        super().__init__(model, width=width_of(model), **options)
+        self.tokenizer, self.title_tokens = tokenizer, title_tokens
 
     def bind(self, titles: Sequence[str]) -> "TextEncoder":
         """Tokenises all titles, row 0 included; from now on item i means titles[i]. Returns self."""
@@ -153,17 +148,15 @@ class TextEncoder(Encoder):
 
 
 class ImageEncoder(Encoder):
-    """Images, read by any vision model: ViT, DINOv2, Swin, ResNet, the vision side of CLIP or BLIP, ..."""
+    """Images, read by any vision model: ViT, DINOv2, Swin, ResNet, the vision side of CLIP or BLIP, ...: by the Hugging Face model `name`.
 
-    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], **options):
-        super().__init__(model, width=width_of(model), **options)
-        self.mean, self.std = mean, std
+    Raises NrmsError if there is none.
+    """
 
-    @classmethod
-    def from_pretrained(cls, name: str, *, role: str = "vit", **options) -> "ImageEncoder":
-        """The encoder around the Hugging Face model `name`, with the mean and deviation of its pixels. Raises NrmsError if there is none."""
+    def __init__(self, name: str, *, role: str = "vit", **options):
         model = load_tower(name, role, "vision", projected=options["pooling"] == "projected")
-        return cls(model, *pixel_statistics(name), **options)
+        super().__init__(model, width=width_of(model), **options)
+        self.mean, self.std = pixel_statistics(name)
 
     def bind(self, pixels: np.ndarray, present: np.ndarray) -> "ImageEncoder":
         """From now on item i means pixels[i] (S, S, 3) uint8 where present[i]. Pixels stay on disk, memory-mapped. Returns self."""
@@ -174,18 +167,15 @@ class JointEncoder(Encoder):
     """Titles and images together, read by BLIP or CLIP; an item without an image takes the path for text alone.
 
     BLIP (Li et al. 2022): the states of the title's tokens after they have attended to the image. CLIP (Radford et al. 2021), whose towers
-    never meet: two states, the projected title and the projected image.
+    never meet: two states, the projected title and the projected image. Raises NrmsError if there is no such model `name`.
     """
 
-    def __init__(self, model: nn.Module, tokenizer, mean: Sequence[float], std: Sequence[float], *, title_tokens: int, **options):
+    def __init__(self, name: str, *, role: str = "blip", title_tokens: int, **options):
+        model, tokenizer = matching_model(name, role), load_pretrained(AutoTokenizer, name, role)
         width = model.config.text_config.hidden_size if model.config.model_type == "blip" else model.config.projection_dim
         super().__init__(model, width=width, **options)
-        self.tokenizer, self.title_tokens, self.mean, self.std = tokenizer, title_tokens, mean, std
-
-    @classmethod
-    def from_pretrained(cls, name: str, *, role: str = "blip", **options) -> "JointEncoder":
-        """The encoder around the BLIP or CLIP model `name`. Raises NrmsError if there is none."""
-        return cls(matching_model(name, role), load_pretrained(AutoTokenizer, name, role), *pixel_statistics(name), **options)
+        self.tokenizer, self.title_tokens = tokenizer, title_tokens
+        self.mean, self.std = pixel_statistics(name)
 
     def bind(self, titles: Sequence[str], pixels: np.ndarray, present: np.ndarray) -> "JointEncoder":
         """From now on item i means titles[i] and, where present[i], pixels[i] (S, S, 3) uint8. Returns self."""
@@ -194,7 +184,7 @@ class JointEncoder(Encoder):
         images = Images(pixels, present, self.mean, self.std, size)
         return self.put(TitlesAndImages(Titles(titles, self.tokenizer, self.title_tokens), images))
 
-    def trunk(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def states(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         text, mask = self.content.titles(items)
         has = self.content.images.present[items]
         pixels = self.content.images(items[has])[0]["pixel_values"] if has.any() else None

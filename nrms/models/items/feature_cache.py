@@ -35,15 +35,16 @@ def kept(path: Path, write: Callable[[Path], None]) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def pooled_table(encoder: Encoder, path: Path, shape: tuple[int, ...], values: Callable[[torch.Tensor], torch.Tensor], batch: int) -> np.ndarray:
+def table_of(encoder: Encoder, path: Path, values: Callable[[torch.Tensor], torch.Tensor], batch: int) -> np.ndarray:
     """The table (N + 1, ...) at `path` of `values` of all items, written in bounded memory.
 
     Row 0 is zero. Items without content have the row of blank content if the encoder knows one, else zeros.
     """
 
     def write(part: Path) -> None:
-        table = new_table(part, np.float32, (len(encoder.present), *shape))
         present, absent = encoder.present.nonzero()[:, 0], (~encoder.present).nonzero()[1:, 0]  # the first is padding
+        shape = values(torch.cat([present, absent])[:1]).shape[1:]
+        table = new_table(part, np.float32, (len(encoder.present), *shape))
         if len(absent) and encoder.content.has_blank:
             table[absent.cpu().numpy()] = values(absent[:1]).float().cpu().numpy()
         order = present[encoder.lengths[present].argsort()]
@@ -57,8 +58,7 @@ def pooled_table(encoder: Encoder, path: Path, shape: tuple[int, ...], values: C
 @torch.inference_mode()
 def cached(encoder: Encoder, content: str, folder: Path, name: str, batch: int = 256) -> np.ndarray:
     """Pooled vectors (N + 1, W) of all items."""
-    path = folder / f"{name}-{encoder_digest(encoder.eval(), content)}.npy"
-    return pooled_table(encoder, path, (encoder.project.in_features,), encoder.features, batch)
+    return table_of(encoder, folder / f"{name}-{encoder_digest(encoder.eval(), content)}.npy", encoder.features, batch)
 
 
 @torch.inference_mode()
@@ -69,7 +69,4 @@ def cached_layers(encoder: Encoder, content: str, folder: Path, name: str, batch
         layers, mask = encoder.states(ids, output_hidden_states=True)
         return torch.stack([encoder.pool(h, mask) for h in layers], 1)
 
-    path = folder / f"{name}-layers-{encoder_digest(encoder.eval(), content, 'layers')}.npy"
-    if path.exists():
-        return np.load(path, mmap_mode="r")
-    return pooled_table(encoder, path, tuple(pooled(encoder.present.nonzero()[:1, 0]).shape[1:]), pooled, batch)
+    return table_of(encoder, folder / f"{name}-layers-{encoder_digest(encoder.eval(), content, 'layers')}.npy", pooled, batch)

@@ -96,7 +96,8 @@ def tune(encoder: Encoder, how: str, *, layers: int | None = None, modules: str 
         pattern = modules or (LORA if how == "lora" else ADAPTER)
         matched = [n for n in linear if re.search(rf"(?:^|\.)(?:{pattern})$", n)]
         if not matched:
-            raise NrmsError(f"tuning is {how}, but no linear module of the layers ends in {pattern!r}. They are: {', '.join(ends(linear))}.")
+            ends = sorted({name.rpartition(".")[2] for name in linear})
+            raise NrmsError(f"tuning is {how}, but no linear module of the layers ends in {pattern!r}. They are: {', '.join(ends)}.")
     if how != "full":
         model.requires_grad_(False)
     if how == "top":
@@ -114,8 +115,3 @@ def tune(encoder: Encoder, how: str, *, layers: int | None = None, modules: str 
     unmatched = tuple(n for n in linear if n not in matched) if how in ("lora", "adapter") else ()
     total = sum(p.numel() for p in model.parameters())
     return Report(how, "" if how in ("full", "frozen") else words, tuple(matched), unmatched, trainable, total)
-
-
-def ends(names: list[str]) -> list[str]:
-    """The different last parts of module names."""
-    return sorted({name.rpartition(".")[2] for name in names})

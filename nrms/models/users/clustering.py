@@ -51,20 +51,20 @@ def peaks(tokens: torch.Tensor, share: float) -> torch.Tensor:
     """How much each token is a centre, (T,): log of its density times its distance to the nearest token that is denser; Du et al., KBS 2016.
 
     Distances are over sqrt(D). Density: exp of minus the mean squared distance to the nearest tokens, that `share` of all, the token itself counted,
-    as in MISSRec's code; of equals the first is the denser. The densest token takes the largest distance there is. Minus infinity: another has
-    the token's place.
+    as in MISSRec's code; of equals the first is the denser. The densest token takes the largest distance there is. Minus infinity: another token is
+    the same.
     """
     k = max(1, round(share * len(tokens) + 0.5 - 1e-9))  # rounded up
-    near = torch.cat([d.topk(min(k, len(tokens)), largest=False).values.mean(1) for _, d in distances(tokens, tokens)]) / tokens.shape[1]
-    order = near.argsort(stable=True)
+    sparsity = torch.cat([d.topk(min(k, len(tokens)), largest=False).values.mean(1) for _, d in distances(tokens, tokens)]) / tokens.shape[1]
+    order = sparsity.argsort(stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
-    separation = torch.empty_like(near)
+    separation = torch.empty_like(sparsity)
     for begin, d in distances(tokens, tokens):
-        own = rank[begin : begin + len(d)]
-        denser = rank[None] < own[:, None]
-        separation[begin : begin + len(d)] = torch.where(own == 0, d.max(1).values, d.masked_fill(~denser, torch.inf).min(1).values)
-    return (separation / tokens.shape[1]).log() / 2 - near  # the product itself would be 0 where distances are large
+        block = rank[begin : begin + len(d)]
+        denser = rank < block[:, None]
+        separation[begin : begin + len(d)] = torch.where(block == 0, d.max(1).values, d.masked_fill(~denser, torch.inf).min(1).values)
+    return (separation / tokens.shape[1]).log() / 2 - sparsity  # the product itself would be 0 where distances are large
 
 
 def dpc_knn(tokens: torch.Tensor, count: int, generator: torch.Generator, share: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
