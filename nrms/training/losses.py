@@ -202,8 +202,5 @@ def interest_overlap(views: Views, rows: Rows) -> torch.Tensor:
     return views["overlap"][rows.user].mean()
 
 
-TERMS: dict[str, Callable[[Views, Rows], torch.Tensor]] = {
-    **{"l2": l2, "cca": cca, "uia": uia, "uniform": uniform, "similarity": similarity, "content_bpr": content_bpr},
-    **{"bootstrap": bootstrap, "bootstrap_content": bootstrap_content, "two_views": two_views},
-    **{"interest_norm": interest_norm, "interest_overlap": interest_overlap},
-}
+AUXILIARY = (l2, cca, uia, uniform, similarity, content_bpr, bootstrap, bootstrap_content, two_views, interest_norm, interest_overlap)
+TERMS: dict[str, Callable[[Views, Rows], torch.Tensor]] = {loss.__name__: loss for loss in AUXILIARY}

@@ -19,7 +19,7 @@ class LateFusion(UserEncoder):
     def __init__(self, make: Callable[[], UserEncoder], modalities: int):
         super().__init__()
         self.users = nn.ModuleList(make() for _ in range(modalities))
-        # text first: vectors of pictures share a large part at first, which would set those that have one apart from those that have none
+        # text first: vectors of images share a large part at first, which would set those that have one apart from those that have none
         self.weight = nn.Parameter(torch.tensor([1.0, *[0.3] * (modalities - 1)]))
 
     def forward(self, history: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
