@@ -204,9 +204,9 @@ def prepare(args: argparse.Namespace, given: Given) -> None:
     if "images" in manifest:
         show_pictures(manifest["images"])
     print(f"wrote {data_folder(args.dataset).relative_to(home())}")
-    from nrms.report.experiments import entries
+    from nrms.report.experiments import read_systems
 
-    if stale := sum(len(entry.runs) for entry in entries(args.dataset) if entry.status == "stale" and entry.kind == "model"):
+    if stale := sum(len(s.runs) for s in read_systems(args.dataset) if s.status == "stale" and s.kind == "model"):
         print(f"{stale} finished runs were on what was there before: `python -m nrms doctor` says how they are made anew")
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from nrms import ROOT, NrmsError, home
 from nrms.config.parameters import Dataset
 from nrms.config.params_files import PARAMS, default_name, load_dataset, reads_a_log, resolve
-from nrms.report.experiments import status as status_of
+from nrms.report.experiments import status_of
 from nrms.runtime.files import process_started, read_json
 from nrms.runtime.run_record import Run, members_of, run_folders
 

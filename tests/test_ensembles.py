@@ -10,7 +10,7 @@ from nrms.config import resolve
 from nrms.evaluate import evaluate
 from nrms.evaluation import ensemble
 from nrms.report import planned_comparisons, research_questions
-from nrms.report.experiments import entries
+from nrms.report.experiments import read_systems
 from nrms.runtime import Run, run_folder
 from nrms.runtime.files import read_json
 from nrms.train import train
@@ -40,11 +40,11 @@ def test_an_ensemble_of_several_seeds_is_one_row(board, monkeypatch):
         run = ensemble.ensemble(configs("lightgcn_text", "lightgcn", seed=seed, **SMALL), "apart")
     again = ensemble.ensemble(configs("lightgcn", "lightgcn_text", seed=1, **SMALL), "apart")
     assert again.folder == run.folder and again.record["hash"] == run.record["hash"]
-    (row,) = (e for e in entries("movies") if e.exp == "apart")
+    (row,) = (e for e in read_systems("movies") if e.exp == "apart")
     means = [read_json(run.folder / "metrics.json")["all"]["ndcg10"]["mean"] for run in row.runs]
     assert row.seeds == [0, 1] and row.main.mean() == pytest.approx(np.mean(means)) and len(row.main) == 40
     members = [config.name for config in configs("lightgcn", "lightgcn_text", **SMALL)]
-    assert row.members == tuple(sorted(members)) and row.asked == resolve("lightgcn", "movies").data.test_settings
+    assert row.members == tuple(sorted(members)) and row.test_settings == resolve("lightgcn", "movies").data.test_settings
 
 
 def test_an_ensemble_without_memory_is_one_failure_of_a_run(board, monkeypatch):

@@ -18,9 +18,8 @@ from nrms.data.tables import IMPRESSIONS_SCHEMA, ITEMS_SCHEMA, Ragged
 from nrms.evaluation.metrics import rank_metrics
 from nrms.evaluation.protocols import PROTOCOLS
 from nrms.evaluation.statistics import compare
-from nrms.report.experiments import entries
+from nrms.report.experiments import by_slice, read_systems
 from nrms.report.pages import index_page
-from nrms.report.pages.compare_page import by_slice
 from nrms.report.pages.disagreements import Shown, most_apart
 from nrms.report.pages.layout import document, plain
 from nrms.report.pages.notebook_page import render
@@ -113,7 +112,7 @@ def site(tmp_path_factory):
             write_catalogue_run(rng, exp, kind)
         index_page.write()
         pipeline.render_again([run_folder("made-up", "good", 0)])  # now that there is more to link to
-        found = {name: [e for e in entries(name) if e.status == "done"] for name in ("made-up", "shop")}
+        found = {name: [e for e in read_systems(name) if e.status == "done"] for name in ("made-up", "shop")}
         assert all(len(e.rows) for rows in found.values() for e in rows)  # read while the home is this one
     reports = home / "reports"
     run = reports / "made-up" / "good" / "seed0" / "eval.html"

@@ -15,7 +15,7 @@ import pytest
 from nrms import ROOT, pipeline, report
 from nrms.evaluation.metrics import METRICS
 from nrms.evaluation.protocols import PROTOCOLS
-from nrms.report import experiments, figures, other_split, planned_comparisons, research_questions, tables
+from nrms.report import experiments, figures, kept_intervals, other_split, planned_comparisons, research_questions, tables
 from nrms.report.pages import compare_page, index_page
 from nrms.runtime import Run, run_folder
 from nrms.runtime.files import process_started, write_json
@@ -165,15 +165,15 @@ def test_a_run_without_its_numbers_is_incomplete(name, runs, home):
 def test_a_run_that_is_begun_anew_meanwhile_is_running(runs, home, monkeypatch):
     """Where its files go between the look at it and the reading of them, all is read once more."""
     fake("exp9", 0, runs)
-    entries, left = experiments.entries, [1]
+    read_systems, left = experiments.read_systems, [1]
 
     def beaten(*names):
-        found = entries(*names)
+        found = read_systems(*names)
         if left and left.pop():
             Run(run_folder("made-up", "exp9", 0)).begin(kind="model")
         return found
 
-    monkeypatch.setattr(index_page, "entries", beaten)
+    monkeypatch.setattr(index_page, "read_systems", beaten)
     assert index_row(home, "exp9") == "running"
 
 
@@ -188,7 +188,7 @@ def test_rows_of_different_protocols_are_not_compared(runs, home):
     fake("exp3", 0, runs + 0.2, protocol="sets")
     board, index = index_page.write()
     row = pd.read_csv(board).set_index("exp").loc["exp3"]
-    assert row.status == "apart" and row.recall20 == pytest.approx(runs.mean() + 0.2, abs=1e-5) and np.isnan(row.difference)
+    assert row.status == "not comparable" and row.recall20 == pytest.approx(runs.mean() + 0.2, abs=1e-5) and np.isnan(row.difference)
     text = (home / "reports" / "made-up" / "compare.html").read_text()
     assert "asked other questions, than most runs on made-up (by AUC): exp3 (sets)." in text
     assert report.protocol_of("made-up") is PROTOCOLS["impressions"] and "exp3" not in planned_comparisons.finished("made-up")
@@ -211,13 +211,15 @@ def test_rows_of_different_questions_are_not_compared(home):
     of_data("freedom", data="other", split="random")
     board, index = index_page.write()
     rows = pd.read_csv(board).set_index("exp")
-    assert dict(rows.status) == {"bm3": "apart", "freedom": "apart", "lightgcn": "done", "vbpr": "done", "popularity": "done"}
+    assert dict(rows.status) == {"bm3": "not comparable", "freedom": "not comparable", "lightgcn": "done", "vbpr": "done", "popularity": "done"}
     assert rows.difference.notna().sum() == 2 and rows.loc["bm3", "recall20"] == pytest.approx(base.mean() + 0.3, abs=1e-5)
     assert set(planned_comparisons.finished("made-up")) == {"popularity", "lightgcn", "vbpr", research_questions.BASELINE}
     assert [(d.exp, d.other) for d in planned_comparisons.differences("made-up")] == [("lightgcn", "popularity"), ("vbpr", "lightgcn")]
     text = (home / "reports" / "made-up" / "compare.html").read_text()
     assert "(by Recall@20): bm3 (split period), freedom (other data)." in text
-    assert "Best of the models: <b>vbpr on made-up" in index.read_text() and "bm3" in index.read_text() and "<b>apart</b>" in index.read_text()
+    assert (
+        "Best of the models: <b>vbpr on made-up" in index.read_text() and "bm3" in index.read_text() and "<b>not comparable</b>" in index.read_text()
+    )
 
 
 def test_records_from_before_say_nothing_of_questions(home):
@@ -282,3 +284,36 @@ def test_report_command(runs, home):
     """`python -m nrms report` rebuilds both files from the run folders alone."""
     done = subprocess.run([sys.executable, "-m", "nrms", "report"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "reports/index.html" in done.stdout and (home / "reports" / "index.html").exists()
+
+
+def intervals_kept(home):
+    return json.loads((home / "reports" / "made-up" / "intervals.json").read_text())
+
+
+def test_a_seed_more_makes_one_row_anew(runs, home, monkeypatch):
+    """What was made of the other runs is in the file still, and so is their difference to the best baseline; the numbers are the same."""
+    before, made = report.leaderboard("made-up").set_index("exp"), []
+    fake("exp9", 0, runs)
+    monkeypatch.setattr(tables, "measure", lambda systems, measure=tables.measure: made.extend(s.exp for s in systems) or measure(systems))
+    after = report.leaderboard("made-up").set_index("exp")
+    assert made == ["exp9"] and {"exp9 0", "exp9 0 - content 0", "exp4 0 1 - content 0"} <= set(intervals_kept(home))
+    pd.testing.assert_frame_equal(after.loc[["content", "random"]], before.loc[["content", "random"]])
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "{"])
+def test_what_is_kept_may_be_damaged_or_deleted(text, runs, home):
+    """It holds nothing that the runs do not: all is made anew."""
+    before = report.leaderboard("made-up")
+    (home / "reports" / "made-up" / "intervals.json").write_text(text)
+    pd.testing.assert_frame_equal(report.leaderboard("made-up"), before)
+    assert "exp4 0 1" in intervals_kept(home)
+
+
+def test_reports_that_cannot_be_written_to_are_shown(runs, home, monkeypatch):
+    """Nothing is kept then, and nothing is missing."""
+
+    def refused(*args):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(kept_intervals, "write_json", refused)
+    assert report.leaderboard("made-up").auc.notna().sum() == 4 and not (home / "reports" / "made-up" / "intervals.json").exists()

@@ -22,7 +22,7 @@ from nrms.models.items.tower import ItemTower
 from nrms.models.recommender import Recommender
 from nrms.models.users.missrec import MISSRec
 from nrms.pipeline import is_current, run
-from nrms.report.experiments import entries
+from nrms.report.experiments import read_systems
 from nrms.report.research_questions import CATALOGUE, INTERESTS
 from nrms.runtime.checkpoints import load_checkpoint, save_checkpoint
 from nrms.runtime.files import read_json
@@ -191,7 +191,7 @@ def test_another_file_at_the_same_path_is_another_run(start):
         evaluate(config)
     again = train(config).record
     assert again["status"] == "trained" and again["config"]["start_sha256"] != first["config"]["start_sha256"] and again["family"] != first["family"]
-    assert sorted(entry.seeds for entry in entries("scientific") if entry.exp == "missrec_finetune") == [[0], [1]]
+    assert sorted(system.seeds for system in read_systems("scientific") if system.exp == "missrec_finetune") == [[0], [1]]
 
 
 def test_a_run_without_start_is_what_it_was():

@@ -2,7 +2,9 @@
 
 from nrms.report.experiments import protocol_of
 from nrms.report.sentences import answer, beyond_meanings, definitions, meanings
-from nrms.report.tables import beyond, beyond_slices, comparison, diagnostics, leaderboard, ledger
+from nrms.report.tables import beyond, beyond_slices, comparison, costs, diagnostics, leaderboard
+
+ledger = costs  # its name in 0.1, for notebooks that were copied then
 
 __all__ = [
     "answer",
@@ -10,6 +12,7 @@ __all__ = [
     "beyond_meanings",
     "beyond_slices",
     "comparison",
+    "costs",
     "definitions",
     "diagnostics",
     "leaderboard",

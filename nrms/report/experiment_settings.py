@@ -11,7 +11,19 @@ from nrms.config.resolved import Config
 from nrms.report.planned_comparisons import Difference, finished
 from nrms.runtime.notebook_output import readable
 
-OWN = {"exp", "question", "name", "seed", "data", "dataset", "given", "device", "processes", "checkpoint", "start_sha256"}  # not what is compared
+IDENTITY = {
+    "exp",
+    "question",
+    "name",
+    "seed",
+    "data",
+    "dataset",
+    "given",
+    "device",
+    "processes",
+    "checkpoint",
+    "start_sha256",
+}  # not what is compared
 
 
 def defaults() -> dict[str, object]:
@@ -26,29 +38,29 @@ def differing_settings(config: dict, other: dict) -> dict[str, tuple[object, obj
     What a record does not have did not exist when it was written, so it is as by default.
     """
     config, other = defaults() | config, defaults() | other
-    names = [name for name in dict.fromkeys([*config, *other]) if name not in OWN]
+    names = [name for name in dict.fromkeys([*config, *other]) if name not in IDENTITY]
     return {name: (config.get(name), other.get(name)) for name in names if config.get(name) != other.get(name)}
 
 
-def contrasts(dataset: str, found: Sequence[Difference]) -> Styler | str:
+def contrasts(dataset: str, comparisons: Sequence[Difference]) -> Styler | str:
     """For every comparison that was made: what it is named for, what differs in truth, and so what it can show."""
     known, lines = finished(dataset), []
-    for d in found:
+    for d in comparisons:
         a, b = known[d.exp], known[d.other]
-        averages = [" + ".join(e.members) for e in (a, b) if e.members]
+        ensembles = [" + ".join(s.members) for s in (a, b) if s.members]
         if b.kind == "baseline":
-            says, can = "everything: a baseline learns nothing", "whether it is worth training at all, not why"
-        elif averages:
-            says = f"an average of runs: {'; '.join(averages)}"
-            can = "whether learning together does better than the mean of what was learned apart, not why"
+            difference, scope = "everything: a baseline learns nothing", "whether it is worth training at all, not why"
+        elif ensembles:
+            difference = f"an average of runs: {'; '.join(ensembles)}"
+            scope = "whether learning together does better than the mean of what was learned apart, not why"
         else:
-            apart = differing_settings(a.record.get("config", {}), b.record.get("config", {}))
-            says = "; ".join(f"{name}: {one} against {two}" for name, (one, two) in apart.items()) or "nothing but the runs"
-            several = f"these {len(apart)} settings together, not which of them"
-            can = {0: "chance alone", 1: "this one setting"}.get(len(apart), several)
-        fewer = [len(e.seeds) for e in (a, b) if e.kind == "model"]
-        can += "; of one draw of the weights" if min(fewer, default=2) == 1 else ""
-        lines.append({"comparison": f"{d.exp} against {d.other}", "named for": d.about, "differs in": says, "what it can show": can})
+            differing = differing_settings(a.record.get("config", {}), b.record.get("config", {}))
+            difference = "; ".join(f"{name}: {one} against {two}" for name, (one, two) in differing.items()) or "nothing but the runs"
+            several = f"these {len(differing)} settings together, not which of them"
+            scope = {0: "chance alone", 1: "this one setting"}.get(len(differing), several)
+        if any(s.kind == "model" and len(s.seeds) == 1 for s in (a, b)):
+            scope += "; of one draw of the weights"
+        lines.append({"comparison": f"{d.exp} against {d.other}", "named for": d.about, "differs in": difference, "what it can show": scope})
     return readable(pd.DataFrame(lines).set_index("comparison")) if lines else "No planned comparison has both its experiments finished."
 
 
@@ -57,9 +69,7 @@ def settings(config: Config, *, every: bool = True) -> Styler:
     lines = []
     for name, field in Experiment.model_fields.items():
         value = getattr(config, name)
-        if not every and value == field.default:
-            continue
-        lines.append(
-            {"name": name, "value": str(value), "default": "" if value == field.default else str(field.default), "meaning": field.description or ""}
-        )
+        if every or value != field.default:
+            default = "" if value == field.default else str(field.default)
+            lines.append({"name": name, "value": str(value), "default": default, "meaning": field.description or ""})
     return readable(pd.DataFrame(lines, columns=["name", "value", "default", "meaning"]).set_index("name"))

@@ -1,12 +1,12 @@
-"""Which rows does a table of results have? Run folders -> entries: all seeds of one experiment, and which of them may be held against each other.
+"""Which rows does a table of results have? Run folders -> systems: all seeds of one experiment, and which of them may be held against each other.
 
 Reads files only. Seeds are averaged impression by impression before anything else, so an interval is over impressions and a comparison is paired.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import mode
 
 import numpy as np
 import pandas as pd
@@ -21,13 +21,13 @@ from nrms.runtime.run_record import Run, members_of, run_folders
 KINDS = ("model", "baseline", "ceiling")
 
 
-@dataclass
-class Entry:
-    """All seeds of one experiment, baseline or ceiling that have the same values, data and status: one row of every table."""
+@dataclass(eq=False)
+class System:
+    """What is compared: all seeds of one experiment, ensemble, baseline or ceiling that have the same values, data and status. One row of a table."""
 
     dataset: str
     exp: str
-    status: str  # see `status`
+    status: str  # see `status_of`
     seeds: list[int]
     runs: list[Run]
     records: list[dict]  # the run.json of each, as they were when this row was made of them
@@ -41,13 +41,18 @@ class Entry:
         return self.record.get("kind", "model")
 
     @property
+    def seed_names(self) -> str:
+        """As tables have them: `0 1`."""
+        return " ".join(map(str, self.seeds))
+
+    @property
     def protocol(self) -> Protocol:
-        """How it was judged."""
+        """How it was evaluated."""
         return PROTOCOLS[self.record.get("protocol", "impressions")]
 
     @property
-    def asked(self) -> dict | None:
-        """What of its data set decided which questions were asked; None where a baseline or an ensemble is older than this fact."""
+    def test_settings(self) -> dict | None:
+        """What of its data set decided which queries its test has; None where a baseline or an ensemble is older than this fact."""
         data = self.record.get("config", {}).get("data")
         return data and {name: data.get(name, Dataset.model_fields[name].default) for name in TEST_SETTINGS}
 
@@ -71,81 +76,99 @@ class Entry:
 
     def main_of_seed(self) -> dict[int, float]:
         """The mean of the main metric by seed; NaN where there is none."""
-        found = {seed: read_json(run.folder / "metrics.json")["all"] for seed, run in zip(self.seeds, self.runs, strict=True)}
-        return {seed: np.nan if (mean := means[self.protocol.main]["mean"]) is None else mean for seed, means in found.items()}
+        means = [read_json(run.folder / "metrics.json")["all"][self.protocol.main]["mean"] for run in self.runs]
+        return {seed: np.nan if mean is None else mean for seed, mean in zip(self.seeds, means, strict=True)}
 
     def mean(self, key: str) -> float:
         """Mean over seeds of a number in run.json; NaN where no run has it."""
         values = [record[key] for record in self.records if record.get(key) is not None]
-        return float(np.mean(values)) if values else float("nan")
+        return float(np.mean(values)) if values else np.nan
 
 
-def status(run: Run, dataset: str) -> str:
+def status_of(run: Run, dataset: str) -> str:
     """The status of a run; where it is done, `incomplete` without the files of its numbers, and `stale` on other data than are there now."""
-    said, manifest = run.status, home() / "data" / dataset / "manifest.json"
-    if said == "done" and not all((run.folder / name).exists() for name in ("metrics.json", "rows.parquet")):
+    status, manifest = run.status, home() / "data" / dataset / "manifest.json"
+    if status != "done":
+        return status
+    if not all((run.folder / name).exists() for name in ("metrics.json", "rows.parquet")):
         return "incomplete"
-    stale = said == "done" and manifest.exists() and run.record.get("data") not in (None, read_json(manifest)["tables"])
-    return "stale" if stale else said
+    return "stale" if manifest.exists() and run.record.get("data") not in (None, read_json(manifest)["tables"]) else "done"
 
 
-def entries(dataset: str | None = None, only: Run | None = None) -> list[Entry]:
+def read_systems(dataset: str | None = None, only: Run | None = None) -> list[System]:
     """All rows there are, of one data set or of all: data sets by name, models before baselines before ceilings.
 
     only: of all the models, this run alone.
     """
-    rows: dict[tuple, Entry] = {}
+    systems: dict[tuple, System] = {}
     for folder in run_folders(dataset or "*"):
         run, (name, exp) = Run(folder), folder.parts[-3:-1]
         record = run.record
-        if only is None or folder == only.folder or record.get("kind") != "model":
-            says = status(run, name)
-            row = rows.setdefault((name, exp, says, record.get("family"), str(record.get("data"))), Entry(name, exp, says, [], [], []))
-            row.seeds.append(int(folder.name[4:]))
-            row.runs.append(run)
-            row.records.append(record)
-    return sorted(rows.values(), key=lambda e: (e.dataset, KINDS.index(e.kind)))
+        if only is not None and folder != only.folder and record.get("kind") == "model":
+            continue
+        status = status_of(run, name)
+        key = (name, exp, status, record.get("family"), str(record.get("data")))
+        system = systems.setdefault(key, System(name, exp, status, [], [], []))
+        system.seeds.append(int(folder.name[4:]))
+        system.runs.append(run)
+        system.records.append(record)
+    return sorted(systems.values(), key=lambda s: (s.dataset, KINDS.index(s.kind)))
 
 
-def most_common(protocols: Iterable[str]) -> str:
-    """The most frequent of some names of protocols, of equals the first; `impressions` where there are none."""
-    return next((name for name, _ in Counter(protocols).most_common(1)), "impressions")
-
-
-def protocol_of(dataset: str, found: list[Entry] | None = None) -> Protocol:
+def protocol_of(dataset: str, systems: Sequence[System] | None = None) -> Protocol:
     """How a data set is judged: as most of its finished rows are, or most of all where none is; only rows of one protocol are ever compared.
 
-    That of impressions where nothing has been run yet. found: its `entries`, if read already.
+    That of impressions where nothing has been run yet. systems: all of the data set, if read already.
     """
-    found = entries(dataset) if found is None else found
-    return PROTOCOLS[most_common(e.record.get("protocol", "impressions") for e in [e for e in found if e.status == "done"] or found)]
+    systems = read_systems(dataset) if systems is None else systems
+    names = [s.protocol.name for s in systems if s.status == "done"] or [s.protocol.name for s in systems]
+    return PROTOCOLS[mode(names or ["impressions"])]
 
 
-def comparable(dataset: str, found: list[Entry] | None = None) -> list[Entry]:
-    """The finished rows of a data set of which the same was asked: by its `protocol_of`, on the same tables, split in the same way, as most have it.
+def comparable(dataset: str, systems: Sequence[System] | None = None) -> list[System]:
+    """The finished rows of a data set whose test is the same: by its `protocol_of`, on the same tables, split in the same way, as most have it.
 
-    found: its `entries`, if read already.
+    systems: all of the data set, if read already.
     """
-    found = entries(dataset) if found is None else found
-    rows = [e for e in found if e.status == "done" and e.protocol is protocol_of(dataset, found)]
-    return alike(alike(rows, lambda e: e.record.get("data")), lambda e: e.asked)
+    systems = read_systems(dataset) if systems is None else systems
+    protocol = protocol_of(dataset, systems)
+    finished = [s for s in systems if s.status == "done" and s.protocol is protocol]
+    return alike(alike(finished, lambda s: s.record.get("data")), lambda s: s.test_settings)
 
 
-def alike(rows: list[Entry], fact: Callable[[Entry], dict | None]) -> list[Entry]:
-    """Those of the rows of which a fact is what it is of most; one whose record does not say it is taken at its word."""
-    known = most_common(str(fact(e)) for e in rows if fact(e))
-    return [e for e in rows if not fact(e) or str(fact(e)) == known]
+def alike(systems: list[System], fact: Callable[[System], dict | None]) -> list[System]:
+    """Those of which a fact is what it is of most; one whose record does not say it is taken at its word."""
+    usual = mode([str(fact(s)) for s in systems if fact(s)] or [""])
+    return [s for s in systems if not fact(s) or str(fact(s)) == usual]
 
 
-def why_not_comparable(entry: Entry, rows: list[Entry]) -> str:
-    """In what a finished row differs from those that are `comparable`, in words: its protocol, what it was asked, or its tables."""
-    protocol, other = entry.record.get("protocol", "impressions"), next((e.asked for e in rows if e.asked), {})
-    if rows and entry.protocol is not rows[0].protocol:
-        return protocol
-    return ", ".join(f"{name} {value}" for name, value in (entry.asked or {}).items() if value != other.get(name, value)) or "other data"
+def why_not_comparable(system: System, systems: Sequence[System]) -> str:
+    """In what a finished row differs from those that are `comparable`, in words: its protocol, the settings of its test, or its tables."""
+    if systems and system.protocol is not systems[0].protocol:
+        return system.protocol.name
+    usual = ([s.test_settings for s in systems if s.test_settings] or [{}])[0]
+    settings = (system.test_settings or {}).items()
+    return ", ".join(f"{name} {value}" for name, value in settings if value != usual.get(name, value)) or "other data"
 
 
-def align(a: Entry, b: Entry) -> tuple[np.ndarray, np.ndarray]:
-    """The main metric of two entries for the same impressions, in the same order."""
+def align(a: System, b: System) -> tuple[np.ndarray, np.ndarray]:
+    """The main metric of two systems for the same impressions, in the same order."""
     both = a.main.to_frame("a").join(b.main.to_frame("b"), how="inner")
     return both["a"].to_numpy(), both["b"].to_numpy()
+
+
+def by_slice(systems: Sequence[System]) -> dict[str, np.ndarray]:
+    """{slice: main metric (n, M) of M systems for the same impressions, those of the first one}; NaN where there is none. `all` first.
+
+    A slice of impressions is one that the first system has; one of candidates, with metrics of its own, one that all have.
+    """
+    main, index = systems[0].protocol.main, systems[0].rows.index
+    tables = [s.rows if s.rows.index.equals(index) else s.rows.reindex(index) for s in systems]
+    values = {"all": np.column_stack([table[main].to_numpy() for table in tables])}
+    for column in tables[0].columns:
+        kind, _, name = column.partition(": ")
+        if kind == "in":
+            values[name] = values["all"][tables[0][column].to_numpy() > 0.5]
+        elif kind == main and name and all(column in table for table in tables):
+            values[name] = np.column_stack([table[column].to_numpy() for table in tables])
+    return values

@@ -1,9 +1,9 @@
 """How do data and experiments look beside each other? One function, one figure, in one style that colour-blind readers can tell apart.
 
-All read run folders or plain arrays; figures of a single run are in portrait.py.
+All read run folders or plain arrays; figures of a single run are in figures_of_a_run.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from textwrap import wrap
 
 import matplotlib.pyplot as plt
@@ -14,19 +14,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Transform
+from numpy.typing import ArrayLike
+from scipy.optimize import isotonic_regression
 
 from nrms.evaluation.protocols import BEYOND, PROBE_METRICS
-from nrms.report.experiments import entries, protocol_of
+from nrms.report.experiments import protocol_of, read_systems
 from nrms.report.planned_comparisons import Difference
 from nrms.report.tables import leaderboard, means_beyond
 from nrms.runtime.run_record import Run
 
-BLUE, ORANGE, GREY, GREEN = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[1], "#888888", sns.color_palette("colorblind")[2]
+BLUE, ORANGE, GREEN = sns.color_palette("colorblind")[:3]
+GREY = "#888888"
 GLYPHS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB")
-FAMILY = [
-    "sans-serif",
-    *(name for name in GLYPHS if name in get_font_names()),
-]  # behind the first, glyph by glyph; of absent ones matplotlib would warn
+# a glyph that the first font lacks is taken from the next; of absent fonts matplotlib would warn
+FAMILY = ["sans-serif", *(name for name in GLYPHS if name in get_font_names())]
 plt.rcParams["font.family"] = FAMILY  # of legends and labels, which are written when the style below is over
 Color = str | tuple[float, ...]
 COLORS = {"model": BLUE, "baseline": GREY, "ceiling": ORANGE}
@@ -40,10 +42,17 @@ def canvas(columns: int, size: tuple[float, float], **options) -> tuple[Figure, 
     return figure, axes[0]
 
 
-def dot(ax: Axes, place: float, mean: float, low: float, high: float, color: Color, *, hollow: bool = False) -> None:
-    """A mean with its interval, at one place of the vertical axis."""
-    ax.plot([low, high], [place, place], color=color, lw=3, alpha=0.5)
-    ax.plot(mean, place, "o", color=color, mfc="white" if hollow else color)
+def dots(ax: Axes, names: Iterable[str], means: ArrayLike, colors: Iterable[Color], hollow: Color | None = None) -> None:
+    """Means with their intervals, one above the other, each beside its name. means: (n, 3), mean, low, high. hollow: the colour of empty dots."""
+    for y, ((mean, low, high), color) in enumerate(zip(np.asarray(means, float), colors, strict=True)):
+        ax.plot([low, high], [y, y], color=color, lw=3, alpha=0.5)
+        ax.plot(mean, y, "o", color=color, mfc="white" if color == hollow else color)
+    ax.set(yticks=range(len(means)), yticklabels=names)
+
+
+def columns_of(metric: str) -> list[str]:
+    """The columns of a table that have a mean and the ends of its interval."""
+    return [metric, f"{metric}_low", f"{metric}_high"]
 
 
 def ranking(dataset: str, only: Run | None = None) -> Figure:
@@ -52,28 +61,25 @@ def ranking(dataset: str, only: Run | None = None) -> Figure:
     metric = protocol.main
     board = board[board["status"] == "done"].dropna(subset=[metric]).sort_values(metric)
     figure, (ax,) = canvas(1, (9, 0.4 * len(board) + 1.2))
-    for i, (_, row) in enumerate(board.iterrows()):
-        dot(ax, i, row[metric], row[f"{metric}_low"], row[f"{metric}_high"], COLORS[row.kind])
+    dots(ax, board["exp"], board[columns_of(metric)], board["kind"].map(COLORS))
     for value, color in levels(board, metric).values():
         ax.axvline(value, color=color, ls=":", zorder=0)
     for kind, color in COLORS.items():
         if (board["kind"] == kind).any():
             ax.plot([], [], "o", color=color, label=kind)
-    ax.set(yticks=range(len(board)), yticklabels=board["exp"], xlabel=f"{protocol.label} with 95 % interval", title=dataset)
+    ax.set(xlabel=f"{protocol.label} with 95 % interval", title=dataset)
     if len(board):
         ax.legend(loc="lower right")
     return figure
 
 
 def two_splits(both: pd.DataFrame, datasets: Sequence[str], label: str) -> Figure:
-    """What was run on two data sets of one log, in the order of the first: means with intervals. both: of two_splits.side_by_side."""
+    """What was run on two data sets of one log, in the order of the first: means with intervals. both: of other_split.side_by_side."""
     figure, axes = canvas(2, (12, 0.36 * len(both) + 1.2), sharey=True)
     for ax, dataset, side in zip(axes, datasets, ("here", "there"), strict=True):
-        for i, (_, row) in enumerate(both.iterrows()):
-            dot(ax, i, row[f"{side}"], row[f"{side}_low"], row[f"{side}_high"], COLORS[row["kind"]])
-        best = both[both["kind"] == "baseline"][side].max()
-        ax.axvline(best, color=GREY, ls=":", zorder=0)
-        ax.set(title=dataset, xlabel=f"{label} with 95 % interval", yticks=range(len(both)), yticklabels=both.index)
+        dots(ax, both.index, both[columns_of(side)], both["kind"].map(COLORS))
+        ax.axvline(both[both["kind"] == "baseline"][side].max(), color=GREY, ls=":", zorder=0)
+        ax.set(title=dataset, xlabel=f"{label} with 95 % interval")
     axes[0].invert_yaxis()
     return figure
 
@@ -81,25 +87,27 @@ def two_splits(both: pd.DataFrame, datasets: Sequence[str], label: str) -> Figur
 def levels(board: pd.DataFrame, metric: str) -> dict[str, tuple[float, tuple]]:
     """{name: (value, colour)} of what models are held against: every ceiling, and the best baseline."""
     done = board[board["status"] == "done"].dropna(subset=[metric])
-    kept = [done[done["kind"] == "ceiling"], done[done["kind"] == "baseline"].nlargest(1, metric)]
-    return {row.exp: (row[metric], COLORS[row.kind]) for part in kept for _, row in part.iterrows()}
+    rows = pd.concat([done[done["kind"] == "ceiling"], done[done["kind"] == "baseline"].nlargest(1, metric)])
+    return {row.exp: (row[metric], COLORS[row.kind]) for _, row in rows.iterrows()}
 
 
 def spread_labels(values: np.ndarray, gap: float) -> np.ndarray:
-    """Places near these values (n,), in the same order and at least `gap` apart: where labels stand that must not collide."""
+    """Heights near these values (n,), in the same order and at least `gap` apart: where labels stand that must not collide.
+
+    Nearest in least squares: an isotonic regression of what is left of the values when the gaps are taken out.
+    """
+    heights, gaps = np.empty(len(values)), gap * np.arange(len(values))
     order = np.argsort(values, kind="stable")
-    steps = gap * np.arange(len(values))
-    # least squares with an order: the pool of adjacent violators
-    blocks: list[list[float]] = []
-    for value in np.asarray(values, float)[order] - steps:
-        blocks.append([value, 1])
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            (mean, n), (other, m) = blocks[-2:]
-            blocks[-2:] = [[(mean * n + other * m) / (n + m), n + m]]
-    placed = np.concatenate([np.full(int(n), mean) for mean, n in blocks]) + steps if blocks else np.zeros(0)
-    result = np.empty(len(values))
-    result[order] = placed
-    return result
+    if len(values):
+        heights[order] = isotonic_regression(np.asarray(values, float)[order] - gaps).x + gaps
+    return heights
+
+
+def label_at_the_right(ax: Axes, name: str, y: float, point: tuple[float, float], coordinates: Transform, color: Color) -> None:
+    """A name beside the axes, at the height y, with a line to the point that it belongs to."""
+    arrow = {"arrowstyle": "-", "color": GREY, "lw": 0.5, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
+    text = {"xytext": (1.02, y), "textcoords": ax.get_yaxis_transform(), "va": "center", "fontsize": 9, "color": color}
+    ax.annotate(name, point, xycoords=coordinates, arrowprops=arrow, parse_math=False, annotation_clip=False, **text)
 
 
 def cost(dataset: str) -> Figure:
@@ -116,8 +124,8 @@ def cost(dataset: str) -> Figure:
     values = np.r_[models[protocol.main].to_numpy(float), [value for value, _ in lines.values()]]
     low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
     margin = 0.06 * max(high - low, 0.01)
-    place = spread_labels(values, 0.21 / (height - 1.2) * (high - low + 2 * margin))
-    low, high = place.min(initial=low) - margin, place.max(initial=high) + margin
+    heights = spread_labels(values, 0.21 / (height - 1.2) * (high - low + 2 * margin))
+    low, high = heights.min(initial=low) - margin, heights.max(initial=high) + margin
     for ax, column, label in zip(axes, ("minutes", "trainable"), ("minutes of training", "parameters that are trained"), strict=True):
         x = models[column].to_numpy(float)
         x = np.maximum(x, x[x > 0].min(initial=1.0))  # a logarithmic scale has no zero; what is not known stays so
@@ -125,16 +133,11 @@ def cost(dataset: str) -> Figure:
         ax.scatter(x, models[protocol.main], color=BLUE, zorder=3)
         for value, color in lines.values():
             ax.axhline(value, color=color, ls=":", zorder=1)
-        ends = [*zip(x, models[protocol.main], strict=True), *((None, value) for value, _ in lines.values())]
-        for (at, value), y, name in zip(ends, place, [*models["exp"], *lines], strict=True):
-            if at is not None and np.isnan(at):
-                continue
-            color = lines[name][1] if at is None else "black"
-            start = (1.0, value) if at is None else (at, value)
-            system = ax.get_yaxis_transform() if at is None else ax.transData
-            arrow = {"arrowstyle": "-", "color": GREY, "lw": 0.5, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
-            text = {"xytext": (1.02, y), "textcoords": ax.get_yaxis_transform(), "va": "center", "fontsize": 9, "color": color}
-            ax.annotate(name, start, xycoords=system, arrowprops=arrow, parse_math=False, annotation_clip=False, **text)
+        for name, point, y in zip(models["exp"], zip(x, models[protocol.main], strict=True), heights[: len(models)], strict=True):
+            if not np.isnan(point[0]):
+                label_at_the_right(ax, name, y, point, ax.transData, "black")
+        for (name, (value, color)), y in zip(lines.items(), heights[len(models) :], strict=True):
+            label_at_the_right(ax, name, y, (1.0, value), ax.get_yaxis_transform(), color)
         ax.set(xlabel=label, ylim=(low, high))
         if not len(known):
             ax.set(xticks=[], xlabel=f"{label}: not known of any experiment")
@@ -148,19 +151,19 @@ def cost(dataset: str) -> Figure:
     return figure
 
 
-def differences(found: Sequence[Difference]) -> Figure:
+def differences(comparisons: Sequence[Difference]) -> Figure:
     """Planned comparisons with their intervals, question by question; filled where interval and corrected p agree that there is a difference."""
-    figure, (ax,) = canvas(1, (11, 0.36 * len(found) + 1.4))
-    for i, d in enumerate(found):
-        color = {"more": BLUE, "less": ORANGE, "unclear": GREY}[d.verdict]
-        dot(ax, i, d.mean, d.low, d.high, color, hollow=d.verdict == "unclear")
-        ax.plot(d.seeds, [i] * len(d.seeds), "|", color="black", ms=7)
+    figure, (ax,) = canvas(1, (11, 0.36 * len(comparisons) + 1.4))
+    colors = {"more": BLUE, "less": ORANGE, "unclear": GREY}
+    names = [f"{d.exp} against {d.other}" for d in comparisons]
+    dots(ax, names, [(d.mean, d.low, d.high) for d in comparisons], [colors[d.verdict] for d in comparisons], hollow=GREY)
+    for y, d in enumerate(comparisons):
+        ax.plot(d.seeds, [y] * len(d.seeds), "|", color="black", ms=7)
     for label, color in (("better", BLUE), ("worse", ORANGE), ("unclear", GREY)):
         ax.plot([], [], "o", color=color, mfc="white" if label == "unclear" else color, label=label)
     ax.plot([], [], "|", color="black", label="one seed", ls="none")
     ax.axvline(0, color="black", lw=0.8)
-    names = [f"{d.exp} against {d.other}" for d in found]
-    ax.set(yticks=range(len(found)), yticklabels=names, xlabel=f"{found[0].label} difference, paired, with 95 % interval")
+    ax.set(xlabel=f"{comparisons[0].label} difference, paired, with 95 % interval")
     ax.invert_yaxis()
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -171,12 +174,11 @@ def slice_differences(sliced: Mapping[tuple[str, str], pd.DataFrame], label: str
     rows = max(len(table) for table in sliced.values())
     figure, axes = canvas(len(sliced), (8.5 * len(sliced), 0.36 * rows + 1.4))
     for ax, ((exp, other), table) in zip(axes, sliced.items(), strict=True):
-        for i, (_, row) in enumerate(table.iterrows()):
-            color = BLUE if row["low"] > 0 else ORANGE if row["high"] < 0 else GREY
-            dot(ax, i, row["mean"], row["low"], row["high"], color)
-        ax.axvline(0, color="black", lw=0.8)
         names = [f"{name}  (n = {n:,})" for name, n in zip(table.index, table["n"], strict=True)]
-        ax.set(yticks=range(len(table)), yticklabels=names, xlabel=f"{label}: {exp} minus {other}, with 95 % interval")
+        colors = [BLUE if low > 0 else ORANGE if high < 0 else GREY for low, high in zip(table["low"], table["high"], strict=True)]
+        dots(ax, names, table[["mean", "low", "high"]], colors)
+        ax.axvline(0, color="black", lw=0.8)
+        ax.set(xlabel=f"{label}: {exp} minus {other}, with 95 % interval")
         ax.invert_yaxis()
     return figure
 
@@ -207,12 +209,12 @@ def pictures(images: Mapping[str, np.ndarray]) -> Figure:
 def probe(table: pd.DataFrame) -> Figure:
     """What sets of vectors know, as `probe.probe` found it: a panel for the zero-shot metric, one for item-CF, with intervals; chance is marked."""
     figure, axes = canvas(2, (11, 0.36 * len(table) + 1.6), sharey=True)
-    places, names = np.arange(len(table)), [name.replace("$", r"\$") for name in table.index]  # a dollar would begin a formula
+    y, names = np.arange(len(table)), [name.replace("$", r"\$") for name in table.index]  # a dollar would begin a formula
     for ax, name in zip(axes, [name for name in PROBE_METRICS if name in table], strict=True):
-        ax.barh(places, table[name], color=[GREY if row == "random" else BLUE for row in table.index])
-        ax.hlines(places, table[f"{name}_low"], table[f"{name}_high"], color="black", lw=1)
-        ax.vlines(table[f"{name}, by chance"], places - 0.4, places + 0.4, color=ORANGE, lw=2)
-        ax.set(title=name, yticks=places, yticklabels=names, ylim=(len(table) - 0.4, -0.6))
+        ax.barh(y, table[name], color=[GREY if row == "random" else BLUE for row in table.index])
+        ax.hlines(y, table[f"{name}_low"], table[f"{name}_high"], color="black", lw=1)
+        ax.vlines(table[f"{name}, by chance"], y - 0.4, y + 0.4, color=ORANGE, lw=2)
+        ax.set(title=name, yticks=y, yticklabels=names, ylim=(len(table) - 0.4, -0.6))
     marks = [plt.Line2D([], [], color=ORANGE, lw=2, label="by chance"), plt.Line2D([], [], color="black", lw=1, label="95 % interval")]
     figure.legend(handles=marks, loc="outside lower right", ncols=2)
     return figure
@@ -225,27 +227,27 @@ def beyond(dataset: str) -> Figure:
     the mean over seeds of their 95 % intervals. A number that no row has gets no panel, nor does popularity, whose shift says the same.
     """
     board, protocol = leaderboard(dataset), protocol_of(dataset)
-    board = board[board["status"] == "done"].dropna(subset=[protocol.main]) if len(board) else board
-    board = board.sort_values(protocol.main, ascending=False).reset_index(drop=True) if len(board) else board
-    found = {(e.exp, " ".join(map(str, e.seeds))): means_beyond(e) for e in entries(dataset) if e.status == "done"}
-    means = [found[exp, seeds] for exp, seeds in zip(board["exp"], board["seeds"], strict=True)]
+    board = board[board["status"] == "done"].reindex(columns=[*board, *set(columns_of(protocol.main)).difference(board)])
+    board = board.dropna(subset=[protocol.main]).sort_values(protocol.main, ascending=False)
+    by_row = {(s.exp, s.seed_names): means_beyond(s) for s in read_systems(dataset) if s.status == "done"}
+    means = [by_row[row] for row in zip(board["exp"], board["seeds"], strict=True)]
     names = [name for name in BEYOND if name != "popularity" and any(pd.notna(m.get(name, {}).get("mean")) for m in means)]
-    columns = {protocol.label: [{"mean": r[protocol.main], **{k: r[f"{protocol.main}_{k}"] for k in ("low", "high")}} for _, r in board.iterrows()]}
-    columns |= {BEYOND[name][0]: [m.get(name, {}) for m in means] for name in names}
-    figure, axes = canvas(len(columns), (max(2.2 + 1.45 * len(columns), 6), 0.36 * len(board) + 1.8), sharey=True)
-    for ax, (label, values) in zip(axes, columns.items(), strict=True):
-        for i, (v, kind, exp) in enumerate(zip(values, board["kind"], board["exp"], strict=True)):
-            dot(ax, i, *(v.get(key, np.nan) for key in ("mean", "low", "high")), COLORS[kind])
-            if exp == "random" and v:
-                ax.axvline(v["mean"], color=GREY, ls=":", lw=1)
-        ax.set(title=label.replace(", ", ",\n").replace(" ", "\n", 1), yticks=range(len(board)), yticklabels=board["exp"])
+    panels = {protocol.label: board[columns_of(protocol.main)].to_numpy()}
+    for name in names:
+        panels[BEYOND[name][0]] = np.array([[m.get(name, {}).get(key, np.nan) for key in ("mean", "low", "high")] for m in means])
+    figure, axes = canvas(len(panels), (max(2.2 + 1.45 * len(panels), 6), 0.36 * len(board) + 1.8), sharey=True)
+    for ax, (label, values) in zip(axes, panels.items(), strict=True):
+        dots(ax, board["exp"], values, board["kind"].map(COLORS))
+        for value in values[board["exp"] == "random", 0]:
+            ax.axvline(value, color=GREY, ls=":", lw=1)
+        ax.set(title=label.replace(", ", ",\n").replace(" ", "\n", 1))
         ax.xaxis.set_major_locator(plt.MaxNLocator(2))
     axes[0].invert_yaxis()
     handles = [plt.Line2D([], [], marker="o", ls="", color=color, label=kind) for kind, color in COLORS.items() if (board["kind"] == kind).any()]
     handles += [plt.Line2D([], [], color=GREY, ls=":", label="random")] if (board["exp"] == "random").any() else []
     several = names and any(" " in seeds for seeds in board["seeds"])
-    says = f"{protocol.label}: 95 % interval;\nthe others: mean over\nseeds of their 95 % intervals" if several else "95 % interval"
-    handles += [plt.Line2D([], [], color=GREY, lw=3, alpha=0.5, label=says)] if len(board) else []
+    meaning = f"{protocol.label}: 95 % interval;\nthe others: mean over\nseeds of their 95 % intervals" if several else "95 % interval"
+    handles += [plt.Line2D([], [], color=GREY, lw=3, alpha=0.5, label=meaning)] if len(board) else []
     if not names:
         axes[0].set_xlabel("No finished row has numbers beyond accuracy.")
     if handles:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from nrms.evaluation.protocols import PROTOCOLS
 from nrms.evaluation.statistics import interval_of_ratios
-from nrms.report.figures import BLUE, GREEN, GREY, ORANGE, canvas, dot
+from nrms.report.figures import BLUE, GREEN, GREY, ORANGE, canvas, dots
 from nrms.runtime.files import read_json
 from nrms.runtime.run_record import Run
 
@@ -65,14 +65,11 @@ def by_slice(run: Run) -> Figure:
     metrics, protocol = read_json(run.folder / "metrics.json"), PROTOCOLS[run.record.get("protocol", "impressions")]
     figure, axes = canvas(len(protocol.displayed), (13, 0.38 * len(metrics) + 1.2), sharey=True)
     for ax, name in zip(axes, protocol.displayed, strict=True):
-        for i, values in enumerate(m[name] for m in metrics.values()):
-            if values["mean"] is None:  # no impression of the slice has both clicked and passed-over news
-                continue
-            dot(ax, i, values["mean"], values["low"], values["high"], BLUE)
-        if metrics["all"][name]["mean"] is not None:
-            ax.axvline(metrics["all"][name]["mean"], color=GREY, ls=":")
-        names = [f"{s}  (n = {m[name]['n']:,})" for s, m in metrics.items()]
-        ax.set(title=protocol.metrics[name][0], yticks=range(len(metrics)), yticklabels=names)
+        slices = pd.DataFrame({f"{part}  (n = {values[name]['n']:,})": values[name] for part, values in metrics.items()}).T
+        means = slices[["mean", "low", "high"]].astype(float)  # NaN: no impression of the slice has both clicked and passed-over news
+        dots(ax, slices.index, means, [BLUE] * len(slices))
+        ax.axvline(means["mean"].iloc[0], color=GREY, ls=":")
+        ax.set(title=protocol.metrics[name][0])
     axes[0].invert_yaxis()
     return figure
 

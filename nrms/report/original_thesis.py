@@ -13,20 +13,20 @@ import pandas as pd
 from nrms.evaluation.metrics import METRICS, rank_metrics
 from nrms.evaluation.protocols import PROTOCOLS
 from nrms.report.format import with_interval
-from nrms.report.tables import leaderboard as make_leaderboard
+from nrms.report.tables import leaderboard
 
 
 def beside_the_original(dataset: str) -> pd.DataFrame:
     """The original's published table (MIND-small) beside ours of the same name: other data, unless this is MIND-small."""
-    board, protocol = make_leaderboard(dataset), PROTOCOLS["impressions"]
+    board, protocol = leaderboard(dataset), PROTOCOLS["impressions"]
     rows = {}
     for name, published in PUBLISHED.items():
-        own = board[(board["exp"] == name) & (board["status"] == "done")]
+        ours, cells = board[(board["exp"] == name) & (board["status"] == "done")], {}
         for metric, value in zip(protocol.displayed, published, strict=True):
-            rows.setdefault(name, {})[protocol.metrics[metric][0], "published"] = f"{value:.3f}"
-            rows[name][protocol.metrics[metric][0], f"here, {dataset}"] = with_interval(own.iloc[0], metric) if len(own) else "not run"
-    shown = pd.DataFrame(rows).T
-    return shown[[(protocol.metrics[m][0], c) for m in protocol.displayed for c in ("published", f"here, {dataset}")]]
+            cells[protocol.metrics[metric][0], "published"] = f"{value:.3f}"
+            cells[protocol.metrics[metric][0], f"here, {dataset}"] = with_interval(ours.iloc[0], metric) if len(ours) else "not run"
+        rows[name] = cells
+    return pd.DataFrame.from_dict(rows, orient="index", columns=pd.MultiIndex.from_tuples(cells))
 
 
 PUBLISHED = {  # its README; MIND-small dev. Its row for experiment 4 is, digit for digit, that of another project (YadaYuki/news-recommendation-llm)
@@ -54,8 +54,8 @@ def two_evaluators(rankers: Mapping[str, np.ndarray], clicked: np.ndarray, offse
     lines = {}
     for name, scores in rankers.items():
         for judge, judged in (("correctly", scores), ("by the original's evaluator", misread(scores, offsets))):
-            found = rank_metrics(judged, clicked, offsets)
-            lines[name, judge] = {METRICS[m][0]: np.nanmean(found[m]) for m in PROTOCOLS["impressions"].displayed}
+            metrics = rank_metrics(judged, clicked, offsets)
+            lines[name, judge] = {METRICS[m][0]: np.nanmean(metrics[m]) for m in PROTOCOLS["impressions"].displayed}
     table = pd.DataFrame(lines).T
     table.index.names = ["ranker", "judged"]
     return table.round(3)

@@ -15,13 +15,13 @@ def side_by_side(dataset: str, other: str) -> pd.DataFrame:
     kind; here and there: the main metric of `dataset` and of `other`, mean over questions of the mean over seeds, with *_low and *_high, its 95 %
     bootstrap interval over questions, and *_place among these rows, 1 for the best. Empty where the two are not judged by the same metric.
     """
-    found = {"here": finished(dataset), "there": finished(other)}
-    names = [name for name, entry in found["here"].items() if name == entry.exp and name in found["there"] and entry.kind != "ceiling"]
+    sides = {"here": finished(dataset), "there": finished(other)}
+    names = [name for name, system in sides["here"].items() if name == system.exp and name in sides["there"] and system.kind != "ceiling"]
     if protocol_of(dataset) is not protocol_of(other) or not names:
         return pd.DataFrame()
-    both = pd.DataFrame({"kind": [found["here"][name].kind for name in names]}, index=pd.Index(names, name="experiment"))
-    for side, entries in found.items():
-        values = [entries[name].main.dropna().to_numpy() for name in names]
+    both = pd.DataFrame({"kind": [sides["here"][name].kind for name in names]}, index=pd.Index(names, name="experiment"))
+    for side, systems in sides.items():
+        values = [systems[name].main.dropna().to_numpy() for name in names]
         both[side] = [v.mean() for v in values]
         both[[f"{side}_low", f"{side}_high"]] = intervals(values)
         both[f"{side}_place"] = both[side].rank(ascending=False, method="min").astype(int)
@@ -30,10 +30,10 @@ def side_by_side(dataset: str, other: str) -> pd.DataFrame:
 
 def table(both: pd.DataFrame, dataset: str, other: str) -> pd.DataFrame:
     """`side_by_side` as people read it."""
-    shown = {"kind": both["kind"]}
+    columns = {"kind": both["kind"]}
     for name, side in ((dataset, "here"), (other, "there")):
-        shown |= {name: [with_interval(row, side) for _, row in both.iterrows()], f"place on {name}": both[f"{side}_place"]}
-    return pd.DataFrame(shown, index=both.index)
+        columns |= {name: [with_interval(row, side) for _, row in both.iterrows()], f"place on {name}": both[f"{side}_place"]}
+    return pd.DataFrame(columns, index=both.index)
 
 
 def sentence(both: pd.DataFrame, dataset: str, other: str) -> str:
@@ -42,8 +42,8 @@ def sentence(both: pd.DataFrame, dataset: str, other: str) -> str:
     if len(models) < 2:
         return ""
     first, tau = models.index[0], kendalltau(models["here"], models["there"]).statistic
-    place = int(models["there"].rank(ascending=False, method="min").iloc[0])
-    text = f"**Of {len(models)} models {first} is the best on {dataset}, and number {place} on {other}.** "
+    rank = int(models["there"].rank(ascending=False, method="min").iloc[0])
+    text = f"**Of {len(models)} models {first} is the best on {dataset}, and number {rank} on {other}.** "
     text += f"Kendall's tau of the two orders is {tau:+.2f} (1: the same, 0: unrelated, -1: turned round). "
     if len(baselines):
         above = [f"{(models[side] > baselines[side].max()).sum()} on {name}" for side, name in (("here", dataset), ("there", other))]

@@ -3,37 +3,23 @@
 Every comparison is paired by impression, seeds averaged first; all p-values of a data set are corrected together (Holm).
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import pandas as pd
 
 from nrms.evaluation.statistics import compare, compare_each, holm
-from nrms.report.experiments import Entry, align, comparable, protocol_of
+from nrms.report import experiments
+from nrms.report import research_questions as questions
+from nrms.report.experiments import System, align, comparable, protocol_of
 from nrms.report.format import p_value
-from nrms.report.research_questions import (
-    ADDED,
-    ASKED_TOO,
-    BASELINE,
-    CATALOGUE,
-    END_TO_END,
-    FROZEN,
-    GRAPH,
-    IDS,
-    INTERESTS,
-    MODALITIES,
-    ORDER,
-    QUESTIONS,
-    SETS,
-    TUNING,
-    Planned,
-)
 
 
-def questions_of(dataset: str, found: list[Entry] | None = None) -> Planned:
-    """What is asked of a data set, by the protocol of its runs. found: its `entries`, if read already."""
-    name = protocol_of(dataset, found).name
-    return QUESTIONS[name] | ASKED_TOO[name]
+def questions_of(dataset: str, systems: Sequence[System] | None = None) -> questions.Planned:
+    """What is asked of a data set, by the protocol of its runs. systems: all of the data set, if read already."""
+    name = protocol_of(dataset, systems).name
+    return questions.QUESTIONS[name] | questions.ASKED_TOO[name]
 
 
 @dataclass(frozen=True)
@@ -58,125 +44,122 @@ class Difference:
         return "more" if self.low > 0 and self.p < 0.05 else "less" if self.high < 0 and self.p < 0.05 else "unclear"
 
     def __str__(self) -> str:
-        says = {"more": "better", "less": "worse", "unclear": "no difference that the test part can show"}[self.verdict]
+        verdict = {"more": "better", "less": "worse", "unclear": "no difference that the test part can show"}[self.verdict]
         text = f"{self.exp} against {self.other} ({self.about}): {self.label} {self.mean:+.3f} "
-        text += f"({self.low:+.3f} to {self.high:+.3f}, p {p_value(self.p)}): {says}"
+        text += f"({self.low:+.3f} to {self.high:+.3f}, p {p_value(self.p)}): {verdict}"
         same = sum(np.sign(s) == np.sign(self.mean) for s in self.seeds)
         return text + (f"; same sign in {same} of {len(self.seeds)} seeds" if len(self.seeds) > 1 else "; one seed" if self.seeds else "")
 
 
-def finished(dataset: str, found: list[Entry] | None = None) -> dict[str | tuple[str, ...], Entry]:
-    """Finished entries that are `comparable` by name, an ensemble by its members too, `best baseline` among them. Where a name has several (other
-    values), that with the most seeds."""
-    done = sorted(comparable(dataset, found), key=lambda e: len(e.seeds))
-    found = {e.exp: e for e in done} | {e.members: e for e in done if e.members}
-    baselines = [e for e in done if e.kind == "baseline"]
+def finished(dataset: str, systems: Sequence[System] | None = None) -> dict[str | tuple[str, ...], System]:
+    """Systems that are `comparable` by name, an ensemble by its members too, `best baseline` among them.
+
+    Where a name has several (other values), that with the most seeds.
+    """
+    group = sorted(comparable(dataset, systems), key=lambda s: len(s.seeds))
+    by_name = {s.exp: s for s in group} | {s.members: s for s in group if s.members}
+    baselines = [s for s in group if s.kind == "baseline"]
     if baselines:
-        found[BASELINE] = max(baselines, key=lambda e: e.main.mean())
-    return found
+        by_name[questions.BASELINE] = max(baselines, key=lambda s: s.main.mean())
+    return by_name
 
 
-def by_seed(a: Entry, b: Entry) -> tuple[float, ...]:
-    """Difference in the mean of the main metric for each seed that both entries have."""
+def by_seed(a: System, b: System) -> tuple[float, ...]:
+    """Difference in the mean of the main metric for each seed that both systems have; a baseline has no seeds of its own."""
+    if "baseline" in (a.kind, b.kind):
+        return ()
     first, second = a.main_of_seed(), b.main_of_seed()
-    return tuple(first[s] - second[s] for s in sorted(first.keys() & second.keys())) if "baseline" not in (a.kind, b.kind) else ()
+    return tuple(first[seed] - second[seed] for seed in sorted(first.keys() & second.keys()))
 
 
-def differences(dataset: str, found: list[Entry] | None = None) -> list[Difference]:
+def differences(dataset: str, systems: Sequence[System] | None = None) -> list[Difference]:
     """All planned comparisons of which both sides are finished, in the order of the questions, with p corrected for their number.
 
-    found: the `entries` of the data set, if read already.
+    systems: all of the data set, if read already.
     """
-    known, label = finished(dataset, found), protocol_of(dataset, found).label
-    asked = [(question, *pair) for question, planned in questions_of(dataset, found).items() for pair in planned]
-    made = [(question, known[exp], known[other], about) for question, exp, other, about in asked if exp in known and other in known]
-    results = compare_each([align(a, b) for _, a, b, _ in made])
+    known, label, pairs = finished(dataset, systems), protocol_of(dataset, systems).label, []
+    for question, planned in questions_of(dataset, systems).items():
+        pairs += [(question, known[exp], known[other], about) for exp, other, about in planned if exp in known and other in known]
+    results = compare_each([align(a, b) for _, a, b, _ in pairs])
     corrected = holm([r["p"] for r in results])
     return [
         Difference(question, a.exp, b.exp, about, r["mean"], r["low"], r["high"], p, r["n"], by_seed(a, b), label)
-        for (question, a, b, about), r, p in zip(made, results, corrected, strict=True)
+        for (question, a, b, about), r, p in zip(pairs, results, corrected, strict=True)
     ]
 
 
-def answer(question: str, found: list[Difference]) -> str:
+def answer(question: str, comparisons: Sequence[Difference]) -> str:
     """A question with its answer in Markdown: a first sentence that follows from the comparisons, then each of them."""
-    own = [d for d in found if d.question == question]
-    if not own:
-        planned = next(asked[question] for asked in QUESTIONS.values() if question in asked)
+    of_question = [d for d in comparisons if d.question == question]
+    if not of_question:
+        planned = (questions.NEWS | questions.CATALOGUE | questions.SETS)[question]
         pairs = "; ".join(f"{exp} and {other}" for exp, other, _ in planned[:3])
         return f"**{question}** Not answered yet on this data set: run both of one of these: {pairs}."
-    lines = "\n".join(f"- {d}" for d in own)
-    return f"**{question}** {summary(question, own)}\n\n{lines}"
+    lines = "\n".join(f"- {d}" for d in of_question)
+    return f"**{question}** {summary(question, of_question)}\n\n{lines}"
 
 
-def answers(found: list[Difference], protocol: str) -> str:
+def answers(comparisons: Sequence[Difference], protocol: str) -> str:
     """All questions to data that are judged so, each with its `answer`, and those to others that these comparisons answer."""
-    return "\n\n".join(answer(question, found) for question in dict.fromkeys([*QUESTIONS[protocol], *(d.question for d in found)]))
+    asked = dict.fromkeys([*questions.QUESTIONS[protocol], *(d.question for d in comparisons)])
+    return "\n\n".join(answer(question, comparisons) for question in asked)
 
 
-def summary(question: str, own: list[Difference]) -> str:
+def summary(question: str, comparisons: Sequence[Difference]) -> str:
     """One sentence that follows from the verdicts of a question's main comparisons."""
-    if question == FROZEN:
-        main = [d for d in own if d.other in ("random", "popularity", "recency", "content")]
-        good = [d for d in main if d.verdict == "more"]
-        if not main:
-            return "The frozen encoders were compared with each other only."
-        best = max(main, key=lambda d: d.mean)
-        if good:
-            return f"Yes: {len(good)} of {len(main)} frozen encoders beat the best baseline, {best.other}; {best.exp} by most, {best.mean:+.3f}."
-        return f"Not shown: none of {len(main)} frozen encoders beats the best baseline, {best.other}; {best.exp} comes nearest, {best.mean:+.3f}."
-    if question == TUNING:
-        main = [d for d in own if (d.exp, d.other) in {("exp4", "text_frozen"), ("exp3", "exp2"), ("exp3_gate", "exp2_gate")}] or own
+    if question == questions.FROZEN:
+        return summary_of_frozen([d for d in comparisons if d.other in ("random", "popularity", "recency", "content")])
+    if question == questions.TUNING:
+        pairs = {("exp4", "text_frozen"), ("exp3", "exp2"), ("exp3_gate", "exp2_gate")}
+        main = [d for d in comparisons if (d.exp, d.other) in pairs] or comparisons
         return f"{count(main, 'tuned encoders are better than the same ones frozen')}."
-    if question in CATALOGUE or question in SETS:
-        return catalogue_summary(question, own)
-    main = [d for d in own if d.other == "exp4" and d.exp != "shuffled_images"] or own
+    if question not in questions.COUNTED:
+        return summary_of_images(comparisons)
+    main = [d for d in comparisons if d.exp != "idrec_sasrec"] or comparisons
+    unclear = [named(d, main) for d in main if d.verdict == "unclear"]
+    return count(main, questions.COUNTED[question]) + (f"; no difference shown: {', '.join(unclear)}." if unclear else ".")
+
+
+def summary_of_frozen(main: Sequence[Difference]) -> str:
+    """main: frozen encoders against the best baseline."""
+    if not main:
+        return "The frozen encoders were compared with each other only."
+    best, better = max(main, key=lambda d: d.mean), sum(d.verdict == "more" for d in main)
+    if better:
+        return f"Yes: {better} of {len(main)} frozen encoders beat the best baseline, {best.other}; {best.exp} by most, {best.mean:+.3f}."
+    return f"Not shown: none of {len(main)} frozen encoders beats the best baseline, {best.other}; {best.exp} comes nearest, {best.mean:+.3f}."
+
+
+def summary_of_images(comparisons: Sequence[Difference]) -> str:
+    """What pictures add to the same text alone, and whether it is what they show."""
+    main = [d for d in comparisons if d.other == "exp4" and d.exp != "shuffled_images"] or comparisons
     text = f"{count(main, 'ways of adding pictures are better than the same text alone')}."
-    control = next((d for d in own if d.exp == "shuffled_images"), None)
-    if control is not None:
-        helped = any(d.verdict == "more" for d in main)
-        text += {
-            "more": " But pictures that changed places help too, so part of it is not what the pictures show.",
-            "unclear": " Pictures that changed places are not seen to help, so it is what they show that counts." if helped else "",
-            "less": " Pictures that changed places do harm.",
-        }[control.verdict]
-    return text
+    helped = any(d.verdict == "more" for d in main)
+    of_control = {
+        "more": " But pictures that changed places help too, so part of it is not what the pictures show.",
+        "unclear": " Pictures that changed places are not seen to help, so it is what they show that counts." if helped else "",
+        "less": " Pictures that changed places do harm.",
+    }
+    controls = [d for d in comparisons if d.exp == "shuffled_images"]
+    return text + (of_control[controls[0].verdict] if controls else "")
 
 
-def catalogue_summary(question: str, own: list[Difference]) -> str:
-    """The sentence for a question to a log of interactions."""
-    what = {
-        IDS: "ways of content in the place of ids are better than ids",
-        ADDED: "additions are better than what they stand against",
-        END_TO_END: "trained or deepened encoders are better than plain frozen vectors",
-        ORDER: "other user encoders or losses are better",
-        INTERESTS: "comparisons find what stands first better",
-        GRAPH: "comparisons find what stands first better",
-        MODALITIES: "comparisons find what stands first better",
-    }[question]
-    main = [d for d in own if d.exp != "idrec_sasrec"] or own
-    text = count(main, what)
-    level = [named(d, main) for d in main if d.verdict == "unclear"]
-    return text + (f"; no difference shown: {', '.join(level)}." if level else ".")
+def count(main: Sequence[Difference], statement: str) -> str:
+    """`2 of 3 <statement> (a +0.01, b +0.02); worse: c -0.01`."""
+    names = {"more": [], "less": [], "unclear": []}
+    for d in main:
+        names[d.verdict].append(f"{named(d, main)} {d.mean:+.3f}")
+    better = f" ({', '.join(names['more'])})" if names["more"] else ""
+    worse = f"; worse: {', '.join(names['less'])}" if names["less"] else ""
+    return f"{len(names['more'])} of {len(main)} {statement}{better}{worse}"
 
 
-def count(main: list[Difference], what: str) -> str:
-    """`2 of 3 <what> (a +0.01, b +0.02); 1 worse (c -0.01)`."""
-
-    def those(verdict: str) -> str:
-        return ", ".join(f"{named(d, main)} {d.mean:+.3f}" for d in main if d.verdict == verdict)
-
-    more, less = those("more"), those("less")
-    number = sum(d.verdict == "more" for d in main)
-    return f"{number} of {len(main)} {what}" + (f" ({more})" if more else "") + (f"; worse: {less}" if less else "")
-
-
-def named(d: Difference, among: list[Difference]) -> str:
+def named(d: Difference, among: Sequence[Difference]) -> str:
     """The experiment of a comparison, and what it is held against where it stands in several."""
     return d.exp if sum(other.exp == d.exp for other in among) == 1 else f"{d.exp} against {d.other}"
 
 
-def table(found: list[Difference]) -> pd.DataFrame:
+def table(comparisons: Sequence[Difference]) -> pd.DataFrame:
     """The comparisons as a table."""
     lines = [
         {
@@ -187,7 +170,7 @@ def table(found: list[Difference]) -> pd.DataFrame:
             "by seed": " ".join(f"{s:+.3f}" for s in d.seeds),
             "n": f"{d.n:,}",
         }
-        for d in found
+        for d in comparisons
     ]
     return pd.DataFrame(lines).set_index("comparison") if lines else pd.DataFrame()
 
@@ -200,22 +183,14 @@ def by_slice(dataset: str, exp: str, other: str) -> pd.DataFrame:
     known = finished(dataset)
     if exp not in known or other not in known:
         return pd.DataFrame()
-    a, b = known[exp].rows, known[other].rows.reindex(known[exp].rows.index)
-    main = known[exp].protocol.main
-    lines = {"all": compare(a[main].to_numpy(), b[main].to_numpy())}
-    for column in a.columns.intersection(b.columns):
-        kind, _, name = column.partition(": ")
-        if kind == "in":
-            where = a[column].to_numpy() > 0.5
-            lines[name] = compare(a[main].to_numpy()[where], b[main].to_numpy()[where])
-        elif kind == main and name:
-            lines[name] = compare(a[column].to_numpy(), b[column].to_numpy())
-    return pd.DataFrame(lines).T.query("n > 1").astype({"n": int})
+    values, of_other = experiments.by_slice([known[exp], known[other]]), experiments.by_slice([known[other]])
+    rows = {name: compare(*both.T) for name, both in values.items() if name in of_other}
+    return pd.DataFrame(rows).T.query("n > 1").astype({"n": int})
 
 
-def table_of(found: list[Difference], dataset: str) -> pd.DataFrame:
+def table_of(comparisons: Sequence[Difference], dataset: str) -> pd.DataFrame:
     """The comparisons of a data set as comparisons.csv has them; `from_table` reads them back."""
-    lines = [{"dataset": dataset} | asdict(d) | {"seeds": " ".join(f"{s:.6g}" for s in d.seeds)} for d in found]
+    lines = [{"dataset": dataset} | asdict(d) | {"seeds": " ".join(f"{s:.6g}" for s in d.seeds)} for d in comparisons]
     return pd.DataFrame(lines, columns=["dataset", *(f.name for f in fields(Difference))])
 
 
@@ -237,15 +212,15 @@ def where(sliced: pd.DataFrame, exp: str, other: str) -> str:
     if sliced.empty:
         return f"{exp} and {other} are not both finished on this data set."
     parts = sliced.drop(index="all", errors="ignore")
-    sure = dict(zip(parts.index, holm(parts["p"]), strict=True))
-    better = {exp: [], other: []}
-    for name, row in parts.iterrows():
-        if sure[name] < 0.05 and row["low"] * row["high"] > 0:
-            says = f"{name} ({row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], n = {int(row['n']):,})"
-            better[exp if row["mean"] > 0 else other].append(says)
-    lines = [
-        f"**{name}** is better where: {'; '.join(found)}." if found else f"**{name}** is nowhere shown to be better."
-        for name, found in better.items()
+    better, unclear = {exp: [], other: []}, []
+    for (name, row), p in zip(parts.iterrows(), holm(parts["p"]), strict=True):
+        if p < 0.05 and row["low"] * row["high"] > 0:
+            numbers = f"{row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], n = {int(row['n']):,}"
+            better[exp if row["mean"] > 0 else other].append(f"{name} ({numbers})")
+        else:
+            unclear.append(name)
+    sentences = [
+        f"**{name}** is better where: {'; '.join(slices)}." if slices else f"**{name}** is nowhere shown to be better."
+        for name, slices in better.items()
     ]
-    rest = [name for name in parts.index if sure[name] >= 0.05 or parts.loc[name, "low"] * parts.loc[name, "high"] <= 0]
-    return " ".join(lines) + (f" No difference is shown in: {'; '.join(rest)}." if rest else "")
+    return " ".join(sentences) + (f" No difference is shown in: {'; '.join(unclear)}." if unclear else "")

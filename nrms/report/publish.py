@@ -12,7 +12,7 @@ import pandas as pd
 from nrms import NrmsError, home
 from nrms.evaluation.protocols import PROTOCOLS, Protocol
 from nrms.report import figures
-from nrms.report.experiments import KINDS, entries
+from nrms.report.experiments import KINDS, read_systems
 from nrms.report.format import name_only, number, thousands, with_interval
 from nrms.report.pages import index_page
 from nrms.report.pages.layout import OF_A_DATA_SET, OF_A_RUN
@@ -35,17 +35,16 @@ def publish(dataset: str, target: Path, *, pages: bool = True) -> Path:
     target = target.resolve()
     check_target(target)
     index_page.write(anew=True)
-    found = [e for e in entries(dataset) if e.status == "done"]
-    if not any(e.kind == "model" for e in found):
+    systems = [s for s in read_systems(dataset) if s.status == "done"]
+    if not any(s.kind == "model" for s in systems):
         raise NrmsError(f"No run on {dataset} is finished, so there is nothing to pass on: `python -m nrms run EXP --dataset {dataset}` makes one.")
     reports = home() / "reports"
     with atomic_folder(target) as folder:
-        for entry in found:
-            for run in entry.runs:
+        for system in systems:
+            for run in system.runs:
                 copy_run(run.folder, folder / run.folder.relative_to(reports), OF_A_RUN if pages else ())
         copy(reports / dataset, folder / dataset, [f"{name}.html" for name in OF_A_DATA_SET if pages])
-        board = leaderboard(dataset, found=found)
-        index_page.write_tables(folder, board, {dataset: found})
+        index_page.write_tables(folder, leaderboard(dataset, systems=systems), {dataset: systems})
         figures.ranking(dataset).savefig(folder / "ranking.svg", metadata={"Date": None})
     return target
 
@@ -57,10 +56,10 @@ def check_target(target: Path) -> None:
         raise NrmsError(f"{target} is, holds or lies in the place of data or of runs ({data}, {reports}): give `--to` another folder.")
     if target.exists() and not target.is_dir():
         raise NrmsError(f"{target} is a file: give `--to` a folder that is not there yet.")
-    held = {path.name for path in target.iterdir()} if target.exists() else set()
-    others = sorted(held - set(TABLES))  # the runs of one data set
-    if held and (not held.issuperset(TABLES) or len(others) > 1 or any(name.startswith(".") for name in others)):
-        strange = ", ".join(others[:3] or sorted(held))
+    names = {path.name for path in target.iterdir()} if target.exists() else set()
+    others = sorted(names - set(TABLES))  # the runs of one data set
+    if names and (not names.issuperset(TABLES) or len(others) > 1 or any(name.startswith(".") for name in others)):
+        strange = ", ".join(others[:3] or sorted(names))
         raise NrmsError(
             f"{target} would be made anew, but holds what was not written by `publish` ({strange}): give `--to` a folder that is empty or not there."
         )
@@ -83,30 +82,32 @@ def copy_run(source: Path, target: Path, pages: Sequence[str]) -> None:
 
 def results(folder: Path) -> str:
     """What a published data set says, in Markdown: its questions with their computed answers, and one table. folder: that of `publish`."""
-    board, made = (pd.read_csv(folder / name, dtype={"seeds": str}) for name in ("leaderboard.csv", "comparisons.csv"))
-    found = from_table(made)
-    says = "".join(f"- **{question}** {summary(question, [d for d in found if d.question == question])}\n" for question in made["question"].unique())
+    board = pd.read_csv(folder / "leaderboard.csv", dtype={"seeds": str})
+    comparisons = from_table(pd.read_csv(folder / "comparisons.csv", dtype={"seeds": str}))
+    answers = ""
+    for question in dict.fromkeys(d.question for d in comparisons):
+        answers += f"- **{question}** {summary(question, [d for d in comparisons if d.question == question])}\n"
     board = board[board["status"] == "done"].fillna({"inputs": ""})
     protocol, seeds = PROTOCOLS[board["protocol"].iloc[0]], board.loc[board["kind"] == "model", "seeds"].unique()
-    board = board.assign(place=board["kind"].map(KINDS.index)).sort_values(["place", protocol.main], ascending=[True, False])
+    board = board.assign(order=board["kind"].map(KINDS.index)).sort_values(["order", protocol.main], ascending=[True, False])
     lines = [line(row, protocol) for _, row in board.iterrows()]
     head = ["", "reads", *(protocol.metrics[name][0] for name in protocol.displayed), "against the best baseline", "weights that learn"]
     if len(seeds) > 1:
         head = [*head, "seeds"]
-        lines = [[*cells, own] for cells, own in zip(lines, board["seeds"].where(board["kind"] == "model", ""), strict=True)]
+        lines = [[*cells, names] for cells, names in zip(lines, board["seeds"].where(board["kind"] == "model", ""), strict=True)]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
     mean = f"mean over {'seeds' if len(seeds) != 1 else f'seeds {seeds[0]}'}"
     about = f"{board['dataset'].iloc[0]}, {board['n'].max():,.0f} test {protocol.unit}s, {mean}; in brackets the 95 % interval."
-    return f"{says}\n{about[0].upper()}{about[1:]}\n\n{table}\n"
+    return f"{answers}\n{about[0].upper()}{about[1:]}\n\n{table}\n"
 
 
 def line(row: pd.Series, protocol: Protocol) -> list[str]:
     """One row of the table of `results`."""
     is_model = row["kind"] == "model"
     name = f"`{row['exp']}`" if is_model else f"*{row['exp']}*"
-    shown = [with_interval(row, protocol.main), *(number(row[name]) for name in protocol.displayed if name != protocol.main)]
+    metrics = [with_interval(row, protocol.main), *(number(row[name]) for name in protocol.displayed if name != protocol.main)]
     gain = f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]" if pd.notna(row["difference"]) else ""
-    return [name, row["inputs"] if is_model else row["kind"], *shown, gain, thousands(row["trainable"])]
+    return [name, row["inputs"] if is_model else row["kind"], *metrics, gain, thousands(row["trainable"])]
 
 
 def put_results(readme: Path, folder: Path) -> None:

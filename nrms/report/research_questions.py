@@ -1,4 +1,4 @@
-"""Which of our questions are asked, and by which comparisons of two experiments? The answers are computed from the runs, by answers.py."""
+"""Which of our questions are asked, and by which comparisons of two experiments? The answers are computed by planned_comparisons.py."""
 
 FROZEN, TUNING, IMAGES = (
     "Can a frozen pre-trained model serve as a news encoder?",
@@ -142,3 +142,10 @@ SETS: Planned = {
 }
 QUESTIONS = {"impressions": NEWS, "catalogue": CATALOGUE, "sets": SETS}  # by protocol: what is shown, answered or not
 ASKED_TOO = {"impressions": {}, "catalogue": SETS, "sets": CATALOGUE}  # shown where it is answered: any system can run on any log
+COUNTED = {  # of the comparisons of a question to a log, those are counted of which this is true
+    IDS: "ways of content in the place of ids are better than ids",
+    ADDED: "additions are better than what they stand against",
+    END_TO_END: "trained or deepened encoders are better than plain frozen vectors",
+    ORDER: "other user encoders or losses are better",
+    **dict.fromkeys((INTERESTS, GRAPH, MODALITIES), "comparisons find what stands first better"),
+}

@@ -18,25 +18,23 @@ def trained(run: Run) -> str:
     text += f"{record['best_valid']:.3f}** at step {record['best_step']:,} of {record['steps']:,}, {record['samples']:,} clicks in "
     text += f"{record['minutes']:.1f} minutes, at most {record['peak_mb']:,} MB of memory."
     board = leaderboard(dataset, run)
-    known = board[(board["kind"] == "baseline") & (board["status"] == "done")]  # without one, a board of a log has no metric
-    known = known.dropna(subset=[protocol.main]) if len(known) else known
+    baselines = board[(board["kind"] == "baseline") & (board["status"] == "done")].set_index("exp")
+    values = baselines[protocol.main].dropna() if len(baselines) else {}  # without one, a board of a log has no metric
     if protocol.main == "auc":
         text += " Chance is 0.500."
-    if len(known):
-        best = known.loc[known[protocol.main].idxmax()]
-        text += f" On the test part, which is another one, the best baseline, {best.exp}, has {best[protocol.main]:.3f}"
-        chance = known[known["exp"] == "random"]
-        text += f" and random order {chance[protocol.main].iloc[0]:.3f}." if len(chance) else "."
+    if len(values):
+        text += f" On the test part, which is another one, the best baseline, {values.idxmax()}, has {values.max():.3f}"
+        text += f" and random order {values['random']:.3f}." if "random" in values else "."
     return text
 
 
 def answer(run: Run) -> str:
     """One computed sentence, in Markdown: what this run reached, against the best baseline and the ceilings."""
     board = leaderboard(run.folder.parts[-3], run)
-    row = board[(board["kind"] == "model") & board["status"].isin(("done", "apart"))]
-    return (
-        f"**{run.folder.parts[-2]} on {run.folder.parts[-3]} is not finished; its status is {run.status}.**" if row.empty else sentence(row.iloc[0])
-    )
+    rows = board[(board["kind"] == "model") & board["status"].isin(("done", "not comparable"))]
+    if rows.empty:
+        return f"**{run.folder.parts[-2]} on {run.folder.parts[-3]} is not finished; its status is {run.status}.**"
+    return sentence(rows.iloc[0])
 
 
 def sentence(row: pd.Series) -> str:
@@ -46,9 +44,10 @@ def sentence(row: pd.Series) -> str:
     text = f"**{row.exp} on {row.dataset}: {protocol.label} {value:.3f}** (95 % interval {low:.3f} to {high:.3f}, "
     text += f"n = {row.n:,.0f} {protocol.unit}s, {'seeds' if ' ' in row.seeds else 'seed'} {row.seeds})"
     if pd.notna(row.difference):
-        sure = "the interval excludes 0" if row.difference_low > 0 or row.difference_high < 0 else "the interval includes 0, so this may be chance"
+        excludes = row.difference_low > 0 or row.difference_high < 0
+        verdict = "the interval excludes 0" if excludes else "the interval includes 0, so this may be chance"
         text += f", {row.difference:+.3f} against the best baseline, {row.baseline} "
-        text += f"({row.difference_low:+.3f} to {row.difference_high:+.3f}, p {p_value(row.p)}; {sure})"
+        text += f"({row.difference_low:+.3f} to {row.difference_high:+.3f}, p {p_value(row.p)}; {verdict})"
     if pd.notna(row.earned):
         text += f". That is {row.earned:.0%} of what the true taste for titles alone earns over chance (ceiling_text)"
     return text + "."
@@ -93,8 +92,8 @@ def definitions(*names: str) -> str:
         "- **clicks seen**: training rows, repeats by epoch counted; **encoded**: items that went through a pre-trained model while training, each "
         "once where it is frozen.",
         "- **minutes**: training, without evaluation; **peak MB**: most memory the process held.",
-        "- **apart**: done, but judged in another way, or asked other questions (of another split, say), than most rows of its data set: in no "
-        "comparison.",
+        "- **not comparable**: done, but judged in another way, or asked other questions (of another split, say), than most rows of its data set: in "
+        "no comparison.",
         "- **dead**: a run whose process is gone; **stale**: done, but on data that have been prepared anew since; **incomplete**: said to be done, "
         "but the files of its numbers are not there: `python -m nrms run EXP --force` writes them.",
     ]

@@ -11,32 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from nrms.evaluation.statistics import compare_all
-from nrms.report.experiments import KINDS, Entry, comparable, protocol_of, why_not_comparable
+from nrms.report.experiments import KINDS, System, by_slice, comparable, protocol_of, why_not_comparable
 from nrms.report.pages.disagreements import Rankings, Shown, example, most_apart, sizes
 from nrms.report.pages.layout import PAGES, document, embedded, links_of
 
 LENGTH = 110  # characters of a title
 
 
-def labels(rows: Sequence[Entry]) -> list[str]:
+def labels(rows: Sequence[System]) -> list[str]:
     """A name for each row; with its seeds where several have the same name."""
     names = [e.exp for e in rows]
     return [e.exp if names.count(e.exp) == 1 else f"{e.exp}, seeds {' '.join(map(str, e.seeds))}" for e in rows]
-
-
-def by_slice(rows: Sequence[Entry]) -> dict[str, np.ndarray]:
-    """{slice: main metric (n, M) of M rows for the same impressions, those of the first row}; NaN where there is none. `all` first."""
-    main, index = rows[0].protocol.main, rows[0].rows.index
-    tables = [e.rows if e.rows.index.equals(index) else e.rows.reindex(index) for e in rows]
-    everything = np.column_stack([t[main].to_numpy() for t in tables])
-    found = {"all": everything}
-    for column in tables[0].columns:
-        kind, _, name = column.partition(": ")
-        if kind == "in":
-            found[name] = everything[tables[0][column].to_numpy() > 0.5]
-        elif kind == main and name and all(column in t for t in tables):
-            found[name] = np.column_stack([t[column].to_numpy() for t in tables])
-    return found
 
 
 def rounded(value: float) -> float | int | None:
@@ -48,7 +33,7 @@ def short(title: str) -> str:
     return title if len(title) <= LENGTH else title[: LENGTH - 1] + "…"
 
 
-def facts(dataset: str, rows: Sequence[Entry]) -> dict:
+def facts(dataset: str, rows: Sequence[System]) -> dict:
     """What the page knows of M rows. pairs: of (0, 1), (0, 2), (1, 2), (0, 3), ... the numbers by slice, examples one way, and the other way."""
     values, index = by_slice(rows), rows[0].rows.index
     results = {name: compare_all(v) for name, v in values.items()}
@@ -108,14 +93,14 @@ before it was looked at, and corrected, stands in the analysis and on the page o
 difference, and of equal ones those with most candidates: they show what can happen, not what happens often.</li></ul>"""
 
 
-def page_digest(dataset: str, entries: Sequence[Entry], reports: Path) -> str:
+def page_digest(dataset: str, entries: Sequence[System], reports: Path) -> str:
     """A digest that changes when a finished run of the data set does, or what its page links to and looks like."""
     done = [(e.exp, e.seeds, e.records, [(run.folder / "rows.parquet").stat().st_mtime_ns for run in e.runs]) for e in entries if e.status == "done"]
     looks = [(PAGES / name).read_text() for name in ("style.css", "compare.js")]
     return hashlib.sha256(repr([done, links_of(reports / dataset / "compare.html", reports), looks]).encode()).hexdigest()
 
 
-def left_out(dataset: str, entries: Sequence[Entry], rows: Sequence[Entry]) -> str:
+def left_out(dataset: str, entries: Sequence[System], rows: Sequence[System]) -> str:
     """A computed sentence that names the finished rows that are not compared, with how they were judged; nothing where there are none."""
     others = [e for e in entries if e.status == "done" and e not in rows]
     names = ", ".join(f"{name} ({why_not_comparable(e, list(rows))})" for name, e in zip(labels(others), others, strict=True))
@@ -124,7 +109,7 @@ def left_out(dataset: str, entries: Sequence[Entry], rows: Sequence[Entry]) -> s
     return f"<p>Left out, {how}: {escape(names)}.</p>" if others else ""
 
 
-def comparisons(dataset: str, entries: Sequence[Entry], reports: Path) -> str:
+def comparisons(dataset: str, entries: Sequence[System], reports: Path) -> str:
     """compare.html of a data set, in the folder of reports: any two rows by slice, examples both ways, and all differences in one table.
 
     Only rows that were judged in the same way are compared; the page names the others.

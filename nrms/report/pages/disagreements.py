@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from nrms import home
 from nrms.data.tables import Impressions, Items, Ragged, ragged, read_impressions, read_interactions, read_items
 from nrms.evaluation.protocols import Protocol
-from nrms.report.experiments import Entry
+from nrms.report.experiments import System
 
 EXAMPLES = 3  # each way, of every pair
 FIRST = 2  # items that each of the two put first, shown beside the right ones
@@ -26,7 +26,7 @@ class Sizes:
     history: np.ndarray
 
 
-def sizes(entry: Entry) -> Sizes:
+def sizes(entry: System) -> Sizes:
     path = entry.runs[0].folder / "rows.parquet"
     names = [name for name in pq.read_schema(path).names if name in ("history", "candidates")]
     table = pq.read_table(path, columns=["impression", *names]).to_pandas().set_index("impression").reindex(entry.rows.index)
@@ -36,7 +36,7 @@ def sizes(entry: Entry) -> Sizes:
 class Rankings:
     """What the runs of one row of the table put where, impression by impression, read from their rows.parquet; ranks are means over seeds."""
 
-    def __init__(self, entry: Entry, index: pd.Index):
+    def __init__(self, entry: System, index: pd.Index):
         self.tables = []
         for run in entry.runs:
             names = pq.read_schema(run.folder / "rows.parquet").names

@@ -10,7 +10,7 @@ import pandas as pd
 
 from nrms import home
 from nrms.evaluation.protocols import PROTOCOLS
-from nrms.report.experiments import KINDS, Entry, entries, protocol_of
+from nrms.report.experiments import KINDS, System, protocol_of, read_systems
 from nrms.report.format import number, p_value, thousands
 from nrms.report.pages import interval_plot
 from nrms.report.pages.compare_page import comparisons, page_digest
@@ -130,7 +130,7 @@ def controls(board: pd.DataFrame) -> str:
     )
 
 
-def section(dataset: str, rows: pd.DataFrame, found: Sequence[Entry], folder: Path) -> str:
+def section(dataset: str, rows: pd.DataFrame, found: Sequence[System], folder: Path) -> str:
     """What one data set says: questions with their answers, all results at a glance, links to its pages."""
     protocol, done = protocol_of(dataset, list(found)), rows[rows["status"] == "done"]
     pages = [name for name in OF_A_DATA_SET if (folder / dataset / f"{name}.html").exists()]
@@ -157,7 +157,7 @@ def lead(board: pd.DataFrame) -> str:
     return f'<p class="lead">{len(models)} experiments on {data_sets} data set{"s" if data_sets > 1 else ""}: {counts}.</p>'
 
 
-def index(board: pd.DataFrame, found: Mapping[str, Sequence[Entry]], folder: Path) -> str:
+def index(board: pd.DataFrame, found: Mapping[str, Sequence[System]], folder: Path) -> str:
     protocols = [name for name in PROTOCOLS if name in set(board["protocol"])] if len(board) else []
     meaning = "".join(f"<li>{plain(line[2:])}</li>" for line in definitions(*protocols).splitlines())
     body = "<h1>What came out? All runs</h1>"
@@ -169,7 +169,7 @@ def index(board: pd.DataFrame, found: Mapping[str, Sequence[Entry]], folder: Pat
     return document("nrms: all runs", body, links, script="index.js", kind="wide")
 
 
-def write_tables(folder: Path, board: pd.DataFrame, found: Mapping[str, Sequence[Entry]]) -> tuple[Path, Path]:
+def write_tables(folder: Path, board: pd.DataFrame, found: Mapping[str, Sequence[System]]) -> tuple[Path, Path]:
     """leaderboard.csv, comparisons.csv and index.html, which links to the pages that `folder` has. found: the rows of each data set."""
     made = [table_of(differences(name, own), name) for name, own in found.items()]
     for name, table in (("leaderboard", board), ("comparisons", pd.concat(made) if made else table_of([], ""))):
@@ -195,8 +195,8 @@ def write(*, anew: bool = False) -> tuple[Path, Path]:
 def write_once(anew: bool) -> tuple[Path, Path]:
     """The work of `write`. Raises FileNotFoundError where files of a run are gone since the run was found to be done."""
     folder = home() / "reports"
-    everything = entries()
-    board = leaderboard(found=everything)
+    everything = read_systems()
+    board = leaderboard(systems=everything)
     found = {name: [e for e in everything if e.dataset == name] for name in board["dataset"].unique()}
     for name, own in found.items():
         path = folder / name / "compare.html"
