@@ -6,6 +6,7 @@ A model comes from a run trained here, or from a checkpoint that somebody gave: 
 import hashlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,9 @@ from nrms.data.prepare import Tables, load
 from nrms.data.tables import Split
 from nrms.evaluation.baselines import BASELINES, CATALOGUE_BASELINES, CEILINGS, catalogue_references, references
 from nrms.evaluation.beyond_accuracy import known_items
-from nrms.evaluation.metrics import rank_metrics
-from nrms.evaluation.ranking import TOP, encode_items, evaluate_model, metrics_of, rank_catalogue
+from nrms.evaluation.ranking import TOP, encode_items, evaluate_model, rank_catalogue
 from nrms.evaluation.result_files import write_results
+from nrms.evaluation.scores_and_ranks import CatalogueRanks, SlateScores
 from nrms.evaluation.vector_diagnostics import diagnose, flat_map
 from nrms.models.build import build
 from nrms.models.load import check_fits, check_users, load_weights
@@ -56,28 +57,28 @@ def evaluate_references(config: Config) -> list[Run]:
     names = list(about)
     with locked(home() / "reports" / config.dataset / "references"):  # experiments that run side by side share them
         done = {name for name in names if is_judged(reference_run(config, name), identity)}
-        maker = judge_references if protocol == "impressions" else judge_catalogue_references
-        scorers = maker(config, tables, split, history) if len(done) < len(names) else ()
-        items = known_items(tables, split) if scorers else None
-        for name, kind, rows, found in scorers:
+        rankings_of = slate_references if protocol == "impressions" else catalogue_ranks
+        rankings = rankings_of(config, tables, split, history) if len(done) < len(names) else ()
+        items = known_items(tables, split) if rankings else None
+        for name, kind, ranking in rankings:
             run = reference_run(config, name)
             run.begin(kind=kind, about=about[name], config={"data": config.data.test_settings}, **identity)
-            write_results(run, tables, split, rows, found, items)
+            write_results(run, tables, split, ranking, items)
             run.update(status="done")
     return [reference_run(config, name) for name in names]
 
 
-def judge_references(config: Config, tables: Tables, split: Split, history: int):
-    """(name, kind, rows, found) of the baselines and ceilings of impressions."""
+def slate_references(config: Config, tables: Tables, split: Split, history: int) -> Iterator[tuple[str, str, SlateScores]]:
+    """(name, kind, scores) of the baselines and ceilings of impressions."""
     for name, kind, scores in references(tables, split, history, seed=0):
-        yield name, kind, rank_metrics(scores, split.test.clicked, split.test.candidates.offsets), {"scores": scores}
+        yield name, kind, SlateScores(split.test, scores)
 
 
-def judge_catalogue_references(config: Config, tables: Tables, split: Split, history: int):
-    """(name, kind, rows, found) of the baselines of a catalogue."""
+def catalogue_ranks(config: Config, tables: Tables, split: Split, history: int) -> Iterator[tuple[str, str, CatalogueRanks]]:
+    """(name, kind, ranks) of the baselines of a catalogue."""
+    data = config.data
     for name, scorer in catalogue_references(tables, split, history, seed=0):
-        found = rank_catalogue(scorer, split.test, len(tables.items), seen=config.data.rank_seen, top=TOP)
-        yield name, "baseline", metrics_of(found, split.test, config.data), found
+        yield name, "baseline", rank_catalogue(scorer, split.test, len(tables.items), protocol=data.protocol, seen=data.rank_seen, top=TOP)
 
 
 def evaluate(config: Config, *, force: bool = False) -> Run:
@@ -115,11 +116,12 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
     load_weights(model, path)
     with distributed.watched():
         vectors = encode_items(model)
-        rows, found = evaluate_model(model, split.test, config, vectors)
+        ranking = evaluate_model(model, split.test, config, vectors)
     if distributed.process_index():
         return run
-    write_results(run, tables, split, rows, found, known_items(tables, split))
-    write_json(run.folder / "diagnostics.json", diagnose(model, vectors, split, config.history, found.get("items")))
+    write_results(run, tables, split, ranking, known_items(tables, split))
+    first = ranking.first if isinstance(ranking, CatalogueRanks) else None
+    write_json(run.folder / "diagnostics.json", diagnose(model, vectors, split, config.history, first))
     with atomic(run.folder / "map.npz") as part, part.open("wb") as file:  # a name without .npz would get one
         np.savez(file, **flat_map(vectors[: len(tables.items)]))
     memory = max(run.record.get("peak_mb", 0), peak_mb())

@@ -63,15 +63,10 @@ def sampler_of(config: Config, split: Split, size: int) -> ClickSampler | Sequen
 
 def validate(model: Recommender, valid: Impressions, config: Config) -> float:
     """Mean of the protocol's main metric on `valid`. Raises NrmsError when all scores of each impression are equal, or none can be judged."""
-    rows, found = evaluate_model(model, valid, config)
-    if "scores" in found:
-        offsets = valid.candidates.offsets[:-1]
-        flat = (np.maximum.reduceat(found["scores"], offsets) == np.minimum.reduceat(found["scores"], offsets)).all()
-    else:
-        flat = (found["better"] == 0).all() and (found["tied"] > 0).all()
-    if flat:
+    ranking = evaluate_model(model, valid, config)
+    if ranking.is_flat():
         raise NrmsError("Training was stopped: the model gives all candidates of an impression the same score, so it ranks nothing.")
-    values = rows[PROTOCOLS[config.data.protocol].main]
+    values = ranking.metrics()[ranking.protocol.main]
     if np.isnan(values).all():
         raise NrmsError("Training was stopped: in every validation impression all candidates were clicked or none, so no AUC can be computed.")
     return float(np.nanmean(values))

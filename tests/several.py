@@ -6,6 +6,7 @@ python tests/several.py FILE        alone, or under torchrun
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
@@ -55,8 +56,9 @@ def main(path: Path) -> None:
             parts, _ = backward(model, batch, config, accelerator, None)
             found |= {f"{number}.{name}.loss.{k}": v for k, v in parts.items()}
             found |= {f"{number}.{name}.gradient.{k}": p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
-        rows, flat = evaluate_model(model, split.valid, config)
-        found |= {f"{number}.judged.{k}": torch.from_numpy(v).clone() for k, v in {**rows, **flat}.items()}
+        ranking = evaluate_model(model, split.valid, config)
+        arrays = {k: v for k, v in vars(ranking).items() if isinstance(v, np.ndarray)}
+        found |= {f"{number}.judged.{k}": torch.from_numpy(v).clone() for k, v in {**ranking.metrics(), **arrays}.items()}
     if not distributed.process_index():
         save_file(found, path)
     distributed.barrier()

@@ -52,7 +52,7 @@ def test_plain_ranks_are_ours():
     right = rng.integers(1, 60, 20).astype(np.int32)
     asked = Impressions(*(np.arange(20),) * 3, Ragged(right[:0], np.zeros(21, int)), Ragged(right, np.arange(21)), np.ones(20, bool))
     ours = rank_catalogue(lambda rows: states[rows] @ items.T, asked, 60)
-    assert ordinary_way.plain_ranks(states, items, right).tolist() == (ours["better"] + 1).tolist() and not ours["tied"].any()
+    assert ordinary_way.plain_ranks(states, items, right).tolist() == (ours.better + 1).tolist() and not ours.tied.any()
 
 
 def test_what_would_take_too_long_is_left_out(monkeypatch):

@@ -16,7 +16,6 @@ from nrms import report
 from nrms.data.tables import Impressions, Interactions, Ragged
 from nrms.evaluate import evaluate, evaluate_references
 from nrms.evaluation.beyond_accuracy import (
-    SLATE,
     Known,
     average,
     beyond,
@@ -25,15 +24,15 @@ from nrms.evaluation.beyond_accuracy import (
     gini,
     information,
     known_items,
-    lists_of,
     miscalibration,
     per_list,
     percentile,
     spread,
     takers,
 )
-from nrms.evaluation.protocols import BEYOND
+from nrms.evaluation.protocols import BEYOND, PROTOCOLS
 from nrms.evaluation.ranking import rank_catalogue
+from nrms.evaluation.scores_and_ranks import SLATE, CatalogueRanks, SlateScores
 from nrms.evaluation.slices import slices
 from nrms.report import figures
 from nrms.runtime import Run, run_folder
@@ -129,23 +128,22 @@ def test_lists_of_slates():
     """The five best of a slate that has more; one that has five or fewer leaves nothing to choose and has no list."""
     test = shown([[9, 8, 7, 6, 5, 4], [1, 2, 3, 4, 5], [3, 4, 5, 6, 7, 8, 9]])
     scores = np.array([1, 2, 3, 4, 5, 6, 5, 4, 3, 2, 1, 0, 9, 8, 7, 6, 5, -1], float)
-    assert lists_of({"scores": scores}, test).tolist() == [[4, 5, 6, 7, 8], [0] * 5, [4, 5, 6, 7, 8]]
+    assert SlateScores(test, scores).lists().tolist() == [[4, 5, 6, 7, 8], [0] * 5, [4, 5, 6, 7, 8]]
 
 
 def test_ties_are_drawn():
     """Equal scores: every candidate is in about half of the lists of ten, wherever it stands; drawn once, the same for all rankers."""
     test = shown([list(range(1, 11))] * 4000)
-    flat = {"scores": np.zeros(40000)}
-    lists = lists_of(flat, test)
+    lists = SlateScores(test, np.zeros(40000)).lists()
     share = np.bincount(lists.ravel(), minlength=11)[1:] / 4000
-    assert (abs(share - 0.5) < 0.04).all() and (lists == lists_of({"scores": np.ones(40000)}, test)).all()
+    assert (abs(share - 0.5) < 0.04).all() and (lists == SlateScores(test, np.ones(40000)).lists()).all()
 
 
 def test_no_list_holds_what_was_left_out():
     """A catalogue of which too little is left gives a shorter list: neither padding nor what the user had before."""
     part = shown([[3], [1]], [[1, 2], [4]], [[1], [1]])
     found = rank_catalogue(lambda rows: torch.tensor([[9.0, 5, 4, 3, 2]]).repeat(len(rows), 1), part, 5, top=10)
-    assert lists_of(found, part).tolist() == [[3, 4, 0, 0], [1, 2, 3, 0]]
+    assert found.lists().tolist() == [[3, 4, 0, 0], [1, 2, 3, 0]]
 
 
 # plain loops, and properties -----------------------------------------------------------------------------------------
@@ -247,11 +245,12 @@ def test_a_slice_has_its_own_items_that_could_be_shown():
     test = shown([[1, 2, 3, 4, 5, 6], [1, 2, 3, 7, 8, 9, 10], [11, 12]], [[1], [], [2]])
     items = Known(np.r_[-1, np.arange(12) % 2], np.zeros((13, 1)), np.zeros(13, int), 1)
     parts = {"all": np.ones(3, bool), "first": np.arange(3) == 0, "short": np.arange(3) == 2, "none": np.zeros(3, bool)}
-    found = beyond(items, test, {"scores": np.arange(15.0)}, parts)
+    found = beyond(items, SlateScores(test, np.arange(15.0)), parts)
     assert list(found) == ["all", "first", "short"] and [f["lists"] for f in found.values()] == [2, 1, 0]
     assert found["all"]["coverage"] == 9 / 10 and found["first"]["coverage"] == 5 / 6 and found["short"]["coverage"] is None
     assert found["all"]["content_diversity"]["n"] == 0 and found["all"]["diversity"]["n"] == 2 and found["all"]["miscalibration"]["n"] == 1
-    whole = beyond(items, shown([[1], [2]]), {"items": np.array([[3, 4], [3, 5]])}, {"all": np.ones(2, bool)})["all"]
+    ranks = CatalogueRanks(shown([[1], [2]]), np.zeros(2, int), np.zeros(2, int), np.array([[3, 4], [3, 5]]), PROTOCOLS["catalogue"])
+    whole = beyond(items, ranks, {"all": np.ones(2, bool)})["all"]
     assert whole["coverage"] == 3 / 12 and whole["lists"] == 2
     json.dumps(found, allow_nan=False)
 

@@ -148,7 +148,7 @@ def test_a_flat_map_keeps_distances_at_most():
 
 def test_many_items_are_drawn_from(monkeypatch):
     """At most MOST of them, each once."""
-    monkeypatch.setattr("nrms.evaluation.vector_diagnostics.MOST", 10)
+    monkeypatch.setattr("nrms.evaluation.vector_diagnostics.MAX_ITEMS_COMPARED", 10)
     found = flat_map(torch.randn(100, 3))
     assert len(found["items"]) == 10 == len(set(found["items"])) and 0 not in found["items"]
 

@@ -134,7 +134,7 @@ def test_set_metrics_are_those_of_sklearn(users, seed, levels):
     name = np.arange(users).astype(str)
     part = Impressions(name, name, np.zeros(users, int), ragged(past), ragged(right), np.ones(sum(map(len, right)), bool))
     found = rank_catalogue(lambda rows: torch.from_numpy(scores[rows].copy()), part, size)
-    rows = set_metrics(found["better"], found["tied"], part.candidates.offsets)
+    rows = set_metrics(found.better, found.tied, part.candidates.offsets)
     for u in range(users):
         left = [i for i in range(1, size) if i not in past[u]]
         wanted = [[i in right[u] for i in left]]

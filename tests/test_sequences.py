@@ -250,9 +250,9 @@ def test_ranks_are_those_of_sorting(items, users, seen, seed):
     found = rank_catalogue(lambda rows: torch.from_numpy(scores[rows].copy()), part, items + 1, seen=seen, top=3)
     for u in range(users):
         others = [i for i in range(1, items + 1) if i != right[u] and (seen or i not in history[u])]
-        assert found["better"][u] == sum(scores[u, i] > scores[u, right[u]] for i in others)
-        assert found["tied"][u] == sum(scores[u, i] == scores[u, right[u]] for i in others)
-        assert scores[u, found["items"][u, 0]] == max(scores[u, i] for i in [*others, right[u]])
+        assert found.better[u] == sum(scores[u, i] > scores[u, right[u]] for i in others)
+        assert found.tied[u] == sum(scores[u, i] == scores[u, right[u]] for i in others)
+        assert scores[u, found.first[u, 0]] == max(scores[u, i] for i in [*others, right[u]])
 
 
 def test_pieces_do_not_matter(movies, monkeypatch):
@@ -263,7 +263,7 @@ def test_pieces_do_not_matter(movies, monkeypatch):
     for block in (1, 1 << 20):
         monkeypatch.setattr("nrms.evaluation.ranking.BLOCK", block)
         found.append(rank_catalogue(model_scorer(model, vectors, part, config.history), part, len(vectors)))
-    assert all(np.array_equal(found[0][k], found[1][k]) for k in ("better", "tied"))
+    assert all(np.array_equal(getattr(found[0], k), getattr(found[1], k)) for k in ("better", "tied"))
 
 
 def test_catalogue_metrics_by_hand():
@@ -362,8 +362,8 @@ def test_every_experiment_learns_and_ranks(exp, movies):
     model.eval()
     alone = torch.cat([model.items(items[i : i + 1]) for i in range(24)])
     assert torch.allclose(model.items(items), alone, atol=1e-5)
-    rows, found = evaluate_model(model, split.test, config)
-    assert all(np.isfinite(v).all() for v in rows.values()) and found["items"].shape == (40, 10)
+    ranks = evaluate_model(model, split.test, config)
+    assert all(np.isfinite(v).all() for v in ranks.metrics().values()) and ranks.first.shape == (40, 10)
 
 
 @pytest.mark.parametrize("exp", ["missrec", "idrec_sasrec"])

@@ -1,4 +1,4 @@
-"""What are the lists like that a ranking puts before people, whoever clicks what? BEYOND of metrics.py: one value per list, and two of all lists.
+"""What are the lists like that a ranking puts before people, whoever clicks what? BEYOND of protocols.py: one value per list, and two of all lists.
 
 A list is the first SLATE items of a slate that has more, or the first items of a catalogue that `rank_catalogue` kept. A slate of SLATE candidates or
 fewer leaves nothing to choose: every ranker has the same list there, so it has none here. Of 5,000 impressions of MIND 26 % have 10 candidates or
@@ -16,9 +16,9 @@ from scipy import sparse, stats
 from nrms.data.prepare import Tables
 from nrms.data.tables import Impressions, Interactions, Ragged, Split
 from nrms.data.text_vectors import text_vectors
+from nrms.evaluation.scores_and_ranks import CatalogueRanks, SlateScores
 from nrms.evaluation.statistics import interval_of_ratios
 
-SLATE = 5  # items of a list that is taken from a slate
 ALPHA = 0.01  # of the history's categories in those of a list, so that none is without (Steck 2018)
 
 
@@ -49,19 +49,6 @@ def takers(train: Impressions | Interactions, size: int) -> tuple[np.ndarray, in
         item = np.concatenate([past.values, train.candidates.values[train.clicked]])
     pairs = np.unique(user.astype(np.int64) * size + item)
     return np.bincount(pairs % size, minlength=size), len(np.unique(pairs // size))
-
-
-def lists_of(found: Mapping[str, np.ndarray], test: Impressions) -> np.ndarray:
-    """(n, K) the items of each list, 0 where it has no more; found: flat `scores` of slates, or the first `items` of a catalogue."""
-    if "items" in found:
-        return found["items"]
-    rows = np.flatnonzero(test.candidates.lengths > SLATE)
-    at, slates = test.candidates.index(rows), test.candidates.take(rows)
-    draw = np.random.default_rng(0).random(len(found["scores"]))[at]
-    order = np.lexsort((draw, -found["scores"][at], slates.rows))
-    lists = np.zeros((len(test), SLATE), np.int32)
-    lists[rows] = slates.values[order[slates.offsets[:-1, None] + np.arange(SLATE)]]
-    return lists
 
 
 # one value per list --------------------------------------------------------------------------------------------------
@@ -191,19 +178,16 @@ def average(values: Mapping[str, np.ndarray]) -> dict[str, dict[str, float | int
     return {name: {"mean": a, "low": b, "high": c, "n": int(k)} for name, a, b, c, k in zip(values, *number, n, strict=True)}
 
 
-def beyond(items: Known, test: Impressions, found: Mapping[str, np.ndarray], slices: Mapping[str, np.ndarray]) -> dict[str, dict]:
+def beyond(items: Known, ranking: SlateScores | CatalogueRanks, slices: Mapping[str, np.ndarray]) -> dict[str, dict]:
     """{slice: {metric: {mean, low, high, n}} with coverage, gini and the number of lists} of what a scorer ranked; beyond.json.
 
-    found: as `lists_of` takes it. slices: {name: (n,) bool}; one without an impression is left out. Of slates, the items that could be in a
-    list are the candidates of those slates of the slice that have one; of a catalogue, all.
+    slices: {name: (n,) bool}; one without a query is left out. Of slates, the items that could be in a list are the candidates of those slates of the
+    slice that have one; of a catalogue, all.
     """
-    lists, result = lists_of(found, test), {}
-    values = per_list(lists, test.history, items)
+    lists, result = ranking.lists(), {}
+    values = per_list(lists, ranking.queries.history, items)
     for name, where in slices.items():
         if where.any():
-            could = np.arange(len(items.category)) > 0
-            if "scores" in found:
-                could = np.zeros(len(could), bool)
-                could[test.candidates.take(np.flatnonzero(where & lists.any(1))).values] = True
-            result[name] = average({metric: column[where] for metric, column in values.items()}) | spread(lists[where], could)
+            listable = ranking.listable(where, len(items.category))
+            result[name] = average({metric: column[where] for metric, column in values.items()}) | spread(lists[where], listable)
     return result

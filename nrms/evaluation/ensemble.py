@@ -15,7 +15,7 @@ from nrms.config.params_files import PARAMS, REFERENCES
 from nrms.config.resolved import Config, digest
 from nrms.data.prepare import load
 from nrms.evaluation.beyond_accuracy import known_items
-from nrms.evaluation.ranking import TOP, Scorer, encode_items, metrics_of, model_scorer, rank_catalogue
+from nrms.evaluation.ranking import TOP, Scorer, encode_items, model_scorer, rank_catalogue
 from nrms.evaluation.result_files import write_results
 from nrms.models.build import build
 from nrms.models.load import load_weights
@@ -96,7 +96,8 @@ def ensemble(configs: Sequence[Config], name: str | None = None) -> Run:
         data=tables.manifest["tables"],
     )
     with recorded(run):
-        found = rank_catalogue(together(scorers), split.test, len(tables.items), seen=first.data.rank_seen, top=TOP)
-        write_results(run, tables, split, metrics_of(found, split.test, first.data), found, known_items(tables, split))
+        data = first.data
+        ranks = rank_catalogue(together(scorers), split.test, len(tables.items), protocol=data.protocol, seen=data.rank_seen, top=TOP)
+        write_results(run, tables, split, ranks, known_items(tables, split))
     run.update(status="done", error=None, evaluated=now())
     return run

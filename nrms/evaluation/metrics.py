@@ -1,9 +1,12 @@
-"""How good is a ranking, and how sure are we? One value per impression; means, intervals and tests come after.
+"""How good is a ranking? One value per query: an impression and its slate, or a user and the whole catalogue. Means and tests come after.
 
-Every function scores impression by impression, never pooled. Among equal scores every order is equally likely, and a metric is its mean over those
-orders: a constant scorer has AUC 0.5 and in every other metric what random order has. For AUC that is the average rank, for nDCG it is what
-scikit-learn does.
+Ranks count from 1. Every function scores query by query, never pooled. Among equal scores every order is equally likely, and a metric is its mean
+over those orders: a constant scorer has AUC 0.5 and in every other metric what random order has. For AUC that is the average rank, for nDCG it is
+what scikit-learn does.
 """
+
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -26,94 +29,134 @@ SETS |= {
 SETS |= {"mrr": ("MRR", "mean of 1/rank over a user's right items in the whole catalogue; mean over users")}
 
 
-def rank_metrics(scores: np.ndarray, clicked: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
-    """The METRICS of n impressions, each (n,) float64 in [0, 1], ranks counted from 1.
+@dataclass(frozen=True)
+class Ties:
+    """The relevant items of n queries, each with the items of equal score: it is equally likely at any of the ranks that these have together."""
 
-    scores, clicked: one value per candidate; impression r owns offsets[r] : offsets[r + 1]. NaN where nothing, or everything, was clicked:
-    such an impression ranks nothing and is to be counted as skipped. Source: MIND's evaluate.py, Wu et al., ACL 2020; ties as said above.
-    Raises ValueError for scores that are not finite.
+    starts: np.ndarray  # (R,) of every relevant item the first of these ranks
+    lengths: np.ndarray  # (R,) how many ranks they are, 1 where no other item scores the same
+    offsets: np.ndarray  # (n + 1,) query r has the relevant items offsets[r] : offsets[r + 1]
+
+    @cached_property
+    def ranks(self) -> np.ndarray:
+        """1 to the last rank of any tie."""
+        return np.arange(1, int((self.starts + self.lengths).max(initial=1)))
+
+    @cached_property
+    def relevant(self) -> np.ndarray:
+        """(n,) how many relevant items a query has."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def queries(self) -> np.ndarray:
+        """(R,) the query of every relevant item."""
+        return np.repeat(np.arange(len(self.relevant)), self.relevant)
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """(R,) of every relevant item the mean of `values`, one for each of `ranks`, over the ranks at which it may be."""
+        up_to = np.r_[0.0, np.cumsum(values)]
+        return (up_to[self.starts + self.lengths - 1] - up_to[self.starts - 1]) / self.lengths
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """(n,) the sum of `values` (R,) over the relevant items of each query."""
+        return np.bincount(self.queries, values, minlength=len(self.relevant))
+
+
+def ties_of_slates(scores: np.ndarray, relevant: np.ndarray, offsets: np.ndarray) -> Ties:
+    """The ties of slates. scores, relevant: one value per candidate; query r has the candidates offsets[r] : offsets[r + 1]."""
+    query = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    order = np.lexsort((-scores, query))
+    value, hit = scores[order], relevant[order].astype(bool)
+    begins = np.flatnonzero(np.r_[True, (query[1:] != query[:-1]) | (value[1:] != value[:-1])][: len(query)])  # a run of equal scores in one slate
+    lengths = np.diff(np.r_[begins, len(query)])
+    tie = np.repeat(np.arange(len(begins)), lengths)[hit]
+    first = begins - offsets[query[begins]] + 1
+    return Ties(first[tie], lengths[tie], np.r_[0, np.cumsum(np.bincount(query[hit], minlength=len(offsets) - 1))])
+
+
+# one function per metric, (n,) each, NaN where nothing is relevant ---------------------------------------------------
+
+
+def auc(ties: Ties, sizes: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve: of the pairs of a relevant and another candidate the share in the right order, ties half; NaN without a pair.
+
+    AUC = (sum over relevant candidates of (size + 1 - rank) - p (p + 1) / 2) / (p (size - p)), p of `sizes` (n,) candidates relevant, ranks of ties
+    their average.
     """
-    if not np.isfinite(scores).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(scores))} of {len(scores)} scores are not finite numbers; the model has diverged.")
-    size = np.diff(offsets)
-    row = np.repeat(np.arange(len(size)), size)
-    order = np.lexsort((-scores, row))
-    rank = np.arange(len(row)) - np.repeat(offsets[:-1], size) + 1  # of the sorted candidates
-
-    # a tie is a run of equal scores in one impression, at ranks first..last; `mean_over(f)` is the mean of f(rank) over its ranks
-    value = scores[order]
-    starts = np.flatnonzero(np.r_[True, (row[1:] != row[:-1]) | (value[1:] != value[:-1])][: len(row)])
-    length = np.diff(np.r_[starts, len(row)])
-    first = rank[starts] if len(row) else starts
-    hit = clicked[order].astype(bool)
-    tie = np.repeat(np.arange(len(starts)), length)[hit]  # of every clicked candidate
-    owner = row[hit]
-
-    ranks = np.arange(1, size.max(initial=0) + 1)
-
-    def mean_over(f: np.ndarray) -> np.ndarray:
-        upto = np.r_[0.0, np.cumsum(f)]
-        return ((upto[first + length - 1] - upto[first - 1]) / length)[tie]
-
-    def total(values: np.ndarray) -> np.ndarray:
-        return np.bincount(owner, values, minlength=len(size))
-
-    p = np.bincount(owner, minlength=len(size))
-    defined = (p > 0) & (p < size)
-    pairs = np.where(defined, p * (size - p), 1)
-    below = total(size[owner] + 1 - mean_over(ranks)) - p * (p + 1) / 2  # unclicked candidates ranked below, summed over clicked ones
-    top = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]][: len(owner)])  # the best clicked candidate of each impression that has one
-    best = np.zeros(len(size))
-    best[owner[top]] = first_hit(first[tie[top]], length[tie[top]], np.bincount(tie, minlength=len(starts))[tie[top]])
-    result = {"auc": below / pairs, "mrr": total(mean_over(1 / ranks)) / np.maximum(p, 1), "mrr_first": best}
-    for k in (5, 10):
-        gain = np.where(ranks <= k, 1 / np.log2(ranks + 1), 0)
-        ideal = np.r_[0.0, np.cumsum(gain)][p]
-        result[f"ndcg{k}"] = total(mean_over(gain)) / np.where(ideal > 0, ideal, 1)
-    return {name: np.where(defined, v, np.nan) for name, v in result.items()}
+    p = ties.relevant
+    right = ties.total(np.repeat(sizes + 1, p) - ties.mean(ties.ranks)) - p * (p + 1) / 2
+    pairs = p * (sizes - p)
+    return right / np.where(pairs > 0, pairs, np.nan)
 
 
-def first_hit(first: np.ndarray, length: np.ndarray, clicks: np.ndarray) -> np.ndarray:
-    """Mean of 1/rank of the first click over all orders of a tie of `length` candidates, `clicks` of them clicked, at ranks `first` and on."""
-    mean, unhit = np.zeros(len(first)), np.ones(len(first))  # unhit: probability of no click so far
-    for j in range(int((length - clicks).max(initial=-1)) + 1):
+def mrr(ties: Ties) -> np.ndarray:
+    """The mean of 1/rank over the relevant items. Source: MIND's evaluate.py, Wu et al., ACL 2020."""
+    return ties.total(ties.mean(1 / ties.ranks)) / np.where(ties.relevant > 0, ties.relevant, np.nan)
+
+
+def mrr_first(ties: Ties) -> np.ndarray:
+    """1/rank of the best relevant item (reciprocal rank).
+
+    Of a best tie of m ranks from s on, h of them of relevant items: the sum over j = 0, 1, ... of 1/(s + j) times the probability that the first hit
+    is there, h/(m - j) times that of no hit before.
+    """
+    start = np.full(len(ties.relevant), np.iinfo(np.int64).max)
+    np.minimum.at(start, ties.queries, ties.starts)
+    in_best = ties.starts == start[ties.queries]
+    hits = np.bincount(ties.queries[in_best], minlength=len(start))
+    length = np.zeros(len(start), np.int64)
+    length[ties.queries[in_best]] = ties.lengths[in_best]
+    mean, no_hit = np.where(hits > 0, 0, np.nan), np.ones(len(start))
+    for j in range(int((length - hits).max(initial=-1)) + 1):
         left = np.maximum(length - j, 1)
-        mean += unhit * np.minimum(clicks / left, 1) / (first + j)
-        unhit *= np.maximum(length - clicks - j, 0) / left
+        mean += no_hit * np.minimum(hits / left, 1) / (start + j)
+        no_hit *= np.maximum(length - hits - j, 0) / left
     return mean
 
 
+def recall(ties: Ties, k: int) -> np.ndarray:
+    """The share of the relevant items that are among the first k; of a single one whether it is: the hit rate."""
+    return ties.total(ties.mean((ties.ranks <= k).astype(float))) / np.where(ties.relevant > 0, ties.relevant, np.nan)
+
+
+def ndcg(ties: Ties, k: int) -> np.ndarray:
+    """nDCG@k: the sum of 1/log2(rank + 1) over the relevant items among the first k, over that of a ranking that has them first."""
+    gain = np.where(ties.ranks <= k, 1 / np.log2(ties.ranks + 1), 0)
+    ideal = np.r_[np.nan, np.cumsum(1 / np.log2(np.arange(2, k + 2)))]
+    return ties.total(ties.mean(gain)) / ideal[np.minimum(ties.relevant, k)]
+
+
+# all metrics of a protocol -------------------------------------------------------------------------------------------
+
+
+def rank_metrics(scores: np.ndarray, relevant: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
+    """The METRICS of n impressions, each (n,) float64 in [0, 1].
+
+    scores, relevant: one value per candidate; impression r owns offsets[r] : offsets[r + 1]. NaN where nothing, or everything, is relevant: such an
+    impression ranks nothing and is to be counted as skipped. Raises ValueError for scores that are not finite.
+    """
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(scores))} of {len(scores)} scores are not finite numbers; the model has diverged.")
+    ties, sizes = ties_of_slates(scores, relevant, offsets), np.diff(offsets)
+    values = {"auc": auc(ties, sizes), "mrr": mrr(ties), "mrr_first": mrr_first(ties), "ndcg5": ndcg(ties, 5), "ndcg10": ndcg(ties, 10)}
+    return {name: np.where(ties.relevant < sizes, value, np.nan) for name, value in values.items()}
+
+
 def catalogue_metrics(better: np.ndarray, tied: np.ndarray) -> dict[str, np.ndarray]:
-    """The CATALOGUE metrics of n questions with one right item each, (n,) float64 in [0, 1].
+    """The CATALOGUE metrics of n queries with one relevant item each, (n,) float64 in [0, 1].
 
     better, tied (n,): how many other items score higher, and the same. The item is then equally likely at each of the ranks better + 1 to
-    better + 1 + tied, and a metric is its mean over them.
+    better + 1 + tied.
     """
-    hits, gains, inverse = hits_and_gains(better, tied)
-    return {f"hr{k}": hits[k] for k in CUTS} | {f"ndcg{k}": gains[k] for k in CUTS} | {"mrr": inverse}
-
-
-def hits_and_gains(better: np.ndarray, tied: np.ndarray) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray], np.ndarray]:
-    """Of every right item: whether it is among the first k and 1/log2(rank+1) if it is, for the k of CUTS, and 1/rank; the mean over its ranks."""
-    rank = np.arange(1, int((better + tied).max(initial=0)) + 2)
-
-    def mean_over(f: np.ndarray) -> np.ndarray:
-        upto = np.r_[0.0, np.cumsum(f)]
-        return (upto[better + tied + 1] - upto[better]) / (tied + 1)
-
-    gains = {k: mean_over(np.where(rank <= k, 1 / np.log2(rank + 1), 0)) for k in CUTS}
-    return {k: mean_over((rank <= k).astype(float)) for k in CUTS}, gains, mean_over(1 / rank)
+    ties = Ties(better + 1, tied + 1, np.arange(len(better) + 1))
+    return {f"hr{k}": recall(ties, k) for k in CUTS} | {f"ndcg{k}": ndcg(ties, k) for k in CUTS} | {"mrr": mrr(ties)}
 
 
 def set_metrics(better: np.ndarray, tied: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
-    """The SETS metrics of n users, (n,) float64 in [0, 1]; user r has the right items offsets[r] : offsets[r + 1], at least one.
+    """The SETS metrics of n users, (n,) float64 in [0, 1]; user r has the relevant items offsets[r] : offsets[r + 1].
 
-    better, tied: as for `catalogue_metrics`, one value per right item, other right items of the user counted like any others. Source: the
-    evaluator of RecBole and MMRec, but for ties.
+    better, tied: as for `catalogue_metrics`, one value per relevant item, other relevant items of the user counted like any others. NaN where a user
+    has none. Source: the evaluator of RecBole and MMRec, but for ties.
     """
-    hits, gains, inverse = hits_and_gains(better, tied)
-    size = np.diff(offsets)
-    ideal = np.r_[0.0, np.cumsum(1 / np.log2(np.arange(2, max(CUTS) + 2)))]
-    result = {f"recall{k}": np.add.reduceat(hits[k], offsets[:-1]) / size for k in CUTS}
-    result |= {f"ndcg{k}": np.add.reduceat(gains[k], offsets[:-1]) / ideal[np.minimum(size, k)] for k in CUTS}
-    return result | {"mrr": np.add.reduceat(inverse, offsets[:-1]) / size}
+    ties = Ties(better + 1, tied + 1, offsets)
+    return {f"recall{k}": recall(ties, k) for k in CUTS} | {f"ndcg{k}": ndcg(ties, k) for k in CUTS} | {"mrr": mrr(ties)}

@@ -19,9 +19,9 @@ from scipy import sparse
 from nrms.config.parameters import Dataset
 from nrms.data.tables import Impressions, Interactions, Ragged, Split
 from nrms.evaluation.baselines import cooccurrence, product_scorer
-from nrms.evaluation.metrics import rank_metrics
 from nrms.evaluation.protocols import ITEM_CF, PROBE_HISTORY, PROBE_NEIGHBOURS, PROTOCOLS
-from nrms.evaluation.ranking import metrics_of, rank_catalogue
+from nrms.evaluation.ranking import rank_catalogue
+from nrms.evaluation.scores_and_ranks import SlateScores
 from nrms.evaluation.statistics import interval
 
 FLAT = 1 << 14  # candidates of slates that are scored at a time
@@ -134,15 +134,16 @@ def zero_shot(vectors: np.ndarray, test: Impressions, data: Dataset) -> tuple[np
 
     All items have a vector. Nothing is trained.
     """
-    vectors, main = unit(vectors), PROTOCOLS[data.protocol].main
+    vectors = unit(vectors)
     if data.protocol == "impressions":
         scores = score_slates(vectors, test)
-        found = [rank_metrics(s, test.clicked, test.candidates.offsets) for s in (scores, np.zeros_like(scores))]
+        rankings = [SlateScores(test, s) for s in (scores, np.zeros_like(scores))]
     else:
         # all tied: every order
         scorers = product_scorer(test, vectors, PROBE_HISTORY, square=False), lambda rows: torch.zeros(len(rows), len(vectors))
-        found = [metrics_of(rank_catalogue(s, test, len(vectors), seen=data.rank_seen), test, data) for s in scorers]
-    return found[0][main], found[1][main]
+        rankings = [rank_catalogue(s, test, len(vectors), protocol=data.protocol, seen=data.rank_seen) for s in scorers]
+    by_cosine, by_chance = (ranking.metrics()[PROTOCOLS[data.protocol].main] for ranking in rankings)
+    return by_cosine, by_chance
 
 
 def score_slates(vectors: np.ndarray, test: Impressions) -> np.ndarray:

@@ -1,6 +1,6 @@
 """How does a recommender rank what there is to rank? The slate of an impression, or the whole catalogue.
 
-Every item is encoded once, every history once; slates are scored flat, without padding to the longest. In a catalogue the rank of the right item is
+Every item is encoded once, every history once; slates are scored flat, without padding to the longest. In a catalogue the rank of a relevant item is
 counted, not sorted for: one pass over a block of scores that fits in memory, whatever the number of users and items.
 """
 
@@ -9,10 +9,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from nrms.config.parameters import Dataset
 from nrms.config.resolved import Config
 from nrms.data.tables import Impressions
-from nrms.evaluation.metrics import catalogue_metrics, rank_metrics, set_metrics
+from nrms.evaluation.protocols import PROTOCOLS
+from nrms.evaluation.scores_and_ranks import CatalogueRanks, SlateScores
 from nrms.models.recommender import Recommender
 from nrms.runtime import distributed
 from nrms.runtime.progress import progress
@@ -34,10 +34,11 @@ def encode_items(model: Recommender, batch: int = 1024, ids: torch.Tensor | None
     lengths = model.items.lengths
     ids = torch.arange(1, len(lengths), device=lengths.device) if ids is None else ids
     order = ids[lengths[ids].argsort()]
-    own = order[distributed.process_index() :: distributed.process_count()]
-    vectors = torch.cat([model.items(some) for some in progress((own if len(own) else order[:1]).split(batch), "encoding items")])
+    share = order[distributed.process_index() :: distributed.process_count()]
+    batches = (share if len(share) else order[:1]).split(batch)  # all processes encode something, so that all know how wide vectors are
+    vectors = torch.cat([model.items(items) for items in progress(batches, "encoding items")])
     table = vectors.new_zeros(len(lengths), vectors.shape[1])
-    return distributed.all_reduce_sum(table.index_copy(0, own, vectors[: len(own)]))
+    return distributed.all_reduce_sum(table.index_copy(0, share, vectors[: len(share)]))
 
 
 @torch.inference_mode()
@@ -52,16 +53,16 @@ def rank_impressions(model: Recommender, vectors: torch.Tensor, impressions: Imp
     model.eval()
     flat = np.empty(len(impressions.candidates.values), np.float32)
     rows = np.argsort(impressions.reader, kind="stable")
-    for part in progress(np.array_split(rows, -(-len(rows) // batch)), "scoring users"):
-        _, first, reader = np.unique(impressions.reader[part], return_index=True, return_inverse=True)
-        users = states_of(model, vectors, impressions, part[first], history)  # (R, ...): each history once
-        at = impressions.candidates.index(part)
-        owner = np.repeat(reader, impressions.candidates.lengths[part])
+    for block in progress(np.array_split(rows, -(-len(rows) // batch)), "scoring users"):
+        _, first, user_of_row = np.unique(impressions.reader[block], return_index=True, return_inverse=True)
+        users = states_of(model, vectors, impressions, block[first], history)  # (R, ...): each history once
+        index = impressions.candidates.index(block)
+        user = np.repeat(user_of_row, impressions.candidates.lengths[block])
         size = max(1, NUMBERS // users[0].numel())
-        for begin in range(0, len(at), size):
+        for begin in range(0, len(index), size):
             piece = slice(begin, begin + size)
-            items = vectors[torch.from_numpy(impressions.candidates.values[at[piece]]).to(vectors.device).long()]
-            flat[at[piece]] = model.users.score(users[owner[piece]], items[:, None])[:, 0].float().cpu().numpy()
+            items = vectors[torch.from_numpy(impressions.candidates.values[index[piece]]).to(vectors.device).long()]
+            flat[index[piece]] = model.users.score(users[user[piece]], items[:, None])[:, 0].float().cpu().numpy()
     return flat
 
 
@@ -96,39 +97,38 @@ def model_scorer(model: Recommender, vectors: torch.Tensor, impressions: Impress
 
 
 @torch.inference_mode()
-def rank_catalogue(scores_of: Scorer, impressions: Impressions, size: int, *, seen: bool = False, top: int = 0) -> dict[str, np.ndarray]:
-    """Where the candidates of each impression, the right items, stand among all `size` - 1 items, and the first `top` of each ranking.
+def rank_catalogue(scores_of: Scorer, queries: Impressions, size: int, *, protocol: str = "sets", seen: bool = False, top: int = 0) -> CatalogueRanks:
+    """Where the candidates of each query, the relevant items, stand among all `size` - 1 items, and the first `top` of each ranking.
 
-    {better, tied: for every right item, flat like impressions.candidates.values, how many other items score higher, and the same; items (n, top),
-    best first, 0 where there are no more}. Padding is no item; what the user had before is left out, but for the right items themselves, unless
-    `seen`. Raises ValueError when a right item's score is no finite number.
+    Padding is no item; what the user had before is left out, but for the relevant items themselves, unless `seen`. Raises ValueError when a relevant
+    item's score is no finite number.
     """
-    right, n = impressions.candidates, len(impressions)
-    better, tied = np.empty(len(right.values), np.int64), np.empty(len(right.values), np.int64)
-    best = np.zeros((n, min(top, size - 1)), np.int32)
-    for part in progress(np.array_split(np.arange(n), -(-n // max(1, BLOCK // size))), "ranking the catalogue"):
-        scores = scores_of(part)
-        wanted = right.take(part)
-        row, item = (torch.from_numpy(x.astype(np.int64)).to(scores.device) for x in (wanted.rows, wanted.values))
-        own = scores[row, item]  # before anything is left out
-        if not torch.isfinite(own).all():
+    relevant, n = queries.candidates, len(queries)
+    better, tied = np.empty(len(relevant.values), np.int64), np.empty(len(relevant.values), np.int64)
+    first = np.zeros((n, min(top, size - 1)), np.int32)
+    for block in progress(np.array_split(np.arange(n), -(-n // max(1, BLOCK // size))), "ranking the catalogue"):
+        scores = scores_of(block)
+        targets = relevant.take(block)
+        row, item = (torch.from_numpy(x.astype(np.int64)).to(scores.device) for x in (targets.rows, targets.values))
+        target_scores = scores[row, item]  # before anything is left out
+        if not torch.isfinite(target_scores).all():
             raise ValueError("The score of a right item is no finite number; the model has diverged.")
         scores[:, 0] = -torch.inf
         if not seen:
-            past = impressions.history.take(part)
+            past = queries.history.take(block)
             scores[torch.from_numpy(past.rows).to(scores.device), torch.from_numpy(past.values.astype(np.int64)).to(scores.device)] = -torch.inf
-            scores[row, item] = own
-        at = right.index(part)
-        for k in range(int(wanted.lengths.max(initial=0))):  # the k-th right item of every user that has so many
-            users = np.flatnonzero(wanted.lengths > k)
-            flat = wanted.offsets[users] + k
-            these = scores if len(users) == len(part) else scores[users]
-            bar = own[flat, None]
-            better[at[flat]], tied[at[flat]] = count_rows(these > bar), count_rows(these == bar) - 1
+            scores[row, item] = target_scores
+        index = relevant.index(block)
+        for k in range(int(targets.lengths.max(initial=0))):  # the k-th relevant item of every user that has so many
+            users = np.flatnonzero(targets.lengths > k)
+            kth = targets.offsets[users] + k
+            scores_of_users = scores if len(users) == len(block) else scores[users]
+            bar = target_scores[kth, None]
+            better[index[kth]], tied[index[kth]] = count_rows(scores_of_users > bar), count_rows(scores_of_users == bar) - 1
         if top:
-            value, item = scores.topk(best.shape[1], dim=1)
-            best[part] = torch.where(value > -torch.inf, item, 0).cpu().numpy()
-    return {"better": better, "tied": tied, "items": best}
+            value, item = scores.topk(first.shape[1], dim=1)
+            first[block] = torch.where(value > -torch.inf, item, 0).cpu().numpy()
+    return CatalogueRanks(queries, better, tied, first, PROTOCOLS[protocol])
 
 
 def count_rows(flags: torch.Tensor) -> np.ndarray:
@@ -136,29 +136,21 @@ def count_rows(flags: torch.Tensor) -> np.ndarray:
     return flags.sum(1).cpu().numpy() if flags.is_cuda else np.array([np.count_nonzero(row) for row in flags.numpy()])
 
 
-def evaluate_model(
-    model: Recommender, impressions: Impressions, config: Config, vectors: torch.Tensor | None = None
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The metrics of every impression by the protocol of the data, (n,) each, and what they were made of: flat scores, or ranks and first items.
+def evaluate_model(model: Recommender, queries: Impressions, config: Config, vectors: torch.Tensor | None = None) -> SlateScores | CatalogueRanks:
+    """What a model says of every query by the protocol of the data: scores of slates, or ranks and first items.
 
     vectors: of all items as `encode_items` gives them, where they are known.
     """
     vectors = encode_items(model) if vectors is None else vectors
+    data = config.data
 
-    def judge(rows: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        some = impressions if len(rows) == len(impressions) else impressions.take(rows)
-        if config.data.protocol == "impressions":
-            scores = rank_impressions(model, vectors, some, config.history)
-            return rank_metrics(scores, some.clicked, some.candidates.offsets), {"scores": scores}
-        scorer = model_scorer(model, vectors, some, config.history)
-        found = rank_catalogue(scorer, some, len(model.items.lengths), seen=config.data.rank_seen, top=TOP)
-        return metrics_of(found, some, config.data), found
+    def arrays_of(rows: np.ndarray) -> dict[str, np.ndarray]:
+        share = queries if len(rows) == len(queries) else queries.take(rows)
+        if data.protocol == "impressions":
+            return {"scores": rank_impressions(model, vectors, share, config.history)}
+        scorer = model_scorer(model, vectors, share, config.history)
+        ranks = rank_catalogue(scorer, share, len(model.items.lengths), protocol=data.protocol, seen=data.rank_seen, top=TOP)
+        return {"better": ranks.better, "tied": ranks.tied, "first": ranks.first}
 
-    return distributed.by_shares(len(impressions), judge)
-
-
-def metrics_of(found: dict[str, np.ndarray], impressions: Impressions, data: Dataset) -> dict[str, np.ndarray]:
-    """The metrics of what `rank_catalogue` found, where one item is right or where several are."""
-    if data.protocol == "catalogue":
-        return catalogue_metrics(found["better"], found["tied"])
-    return set_metrics(found["better"], found["tied"], impressions.candidates.offsets)
+    arrays = distributed.by_shares(len(queries), arrays_of)
+    return SlateScores(queries, **arrays) if data.protocol == "impressions" else CatalogueRanks(queries, **arrays, protocol=PROTOCOLS[data.protocol])

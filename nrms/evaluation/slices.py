@@ -4,7 +4,6 @@ import numpy as np
 
 from nrms.data.prepare import Tables
 from nrms.data.tables import Split, unseen
-from nrms.evaluation.metrics import rank_metrics, set_metrics
 
 RARITY = {
     "new": (0, 0),
@@ -26,8 +25,8 @@ def slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
         "history over 50": length > 50,
     }
     if tables.log is not None:
-        own = item_slices(tables, split) if (test.candidates.lengths == 1).all() else {}
-        return {"all": np.ones(len(test), bool)} | own | by_length
+        by_item = item_slices(tables, split) if (test.candidates.lengths == 1).all() else {}
+        return {"all": np.ones(len(test), bool)} | by_item | by_length
     new = unseen([split.train, split.valid], size)[test.candidates.values]
     clicked_new = np.bincount(test.candidates.rows[test.clicked & new], minlength=len(test)) > 0
     return {"all": np.ones(len(test), bool)} | by_length | {"a clicked news is new": clicked_new, "no clicked news is new": ~clicked_new}
@@ -38,31 +37,21 @@ def item_slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
     item = split.test.candidates.values
     count = np.bincount(split.train.items.values, minlength=len(tables.items))[item]
     rarity = {f"item {name}": (count >= low) & (count <= high) for name, (low, high) in RARITY.items()}
-    has = tables.pictured
-    return rarity | ({} if has is None else {"item with a picture": has[item], "item without": ~has[item]})
+    has_image = tables.pictured
+    return rarity | ({} if has_image is None else {"item with a picture": has_image[item], "item without": ~has_image[item]})
 
 
-def among(tables: Tables, split: Split, found: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """{name: metrics (n,)} of candidates that are judged by themselves, the others left out; NaN for an impression that has none.
+def candidate_slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
+    """{name: bool per candidate of the test part} of candidates that are judged by themselves, the others left out.
 
     Of impressions candidates with and without a picture, ranked among themselves; of users with several right items those of `item_slices`, their
-    ranks as they are.
+    ranks as they are. Users with one right item each are in `slices`.
     """
-    test, result = split.test, {}
-    several = "better" in found and bool((test.candidates.lengths > 1).any())
-    if "scores" in found and tables.pixels is not None:
-        pictured = tables.pixels.present[test.candidates.values]
-        parts = {"candidates with a picture": pictured, "candidates without": ~pictured}
-    else:
-        parts = item_slices(tables, split) if several else {}
-    for name, kept in parts.items():
-        offsets = np.concatenate([[0], np.cumsum(kept)])[test.candidates.offsets]
-        if "scores" in found:
-            result[name] = rank_metrics(found["scores"][kept], test.clicked[kept], offsets)
-            continue
-        some = np.diff(offsets) > 0
-        values = set_metrics(found["better"][kept], found["tied"][kept], np.r_[0, offsets[1:][some]]) if some.any() else {}
-        result[name] = {metric: np.full(len(test), np.nan) for metric in values}
-        for metric, column in values.items():
-            result[name][metric][some] = column
-    return {name: values for name, values in result.items() if values}
+    candidates = split.test.candidates
+    if tables.log is not None:
+        by_item = item_slices(tables, split) if (candidates.lengths > 1).any() else {}
+        return {name: flags for name, flags in by_item.items() if flags.any()}
+    if tables.pixels is None:
+        return {}
+    has_image = tables.pixels.present[candidates.values]
+    return {"candidates with a picture": has_image, "candidates without": ~has_image}

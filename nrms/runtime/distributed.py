@@ -147,8 +147,8 @@ def all_reduce_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         distributed.all_reduce(parameter.grad)
 
 
-def by_shares(n: int, make: Callable[[np.ndarray], tuple[Mapping[str, np.ndarray], ...]]) -> tuple[dict[str, np.ndarray], ...]:
+def by_shares(n: int, make: Callable[[np.ndarray], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """What `make` says of rows 0 to n - 1, each process having made its share of them; columns are joined in order, no row is there twice."""
     if process_count() == 1 or n < process_count():
         return make(np.arange(n))
-    return tuple(map(gather_columns, make(np.asarray(share(n)))))
+    return gather_columns(make(np.asarray(share(n))))
