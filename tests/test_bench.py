@@ -57,7 +57,7 @@ def test_plain_ranks_are_ours():
 
 def test_what_would_take_too_long_is_left_out(monkeypatch):
     """k-means with half as many clusters as vectors is measured up to a number of items, the rest at all of them."""
-    monkeypatch.setattr(scaling, "MOST", {"kmeans, ratio 0.5": 50})
+    monkeypatch.setattr(scaling, "MAX_ITEMS", {"kmeans, ratio 0.5": 50})
     monkeypatch.setattr(scaling, "WORK", {name: scaling.WORK[name] for name in ("kmeans, ratio 0.5", "propagation")})
     assert [line["items"] for line in scaling.measure_growth((50, 60))] == [50, 50, 60]
 

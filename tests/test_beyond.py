@@ -28,12 +28,12 @@ from nrms.evaluation.beyond_accuracy import (
     per_list,
     percentile,
     spread,
-    takers,
 )
 from nrms.evaluation.protocols import BEYOND, PROTOCOLS
 from nrms.evaluation.ranking import rank_catalogue
 from nrms.evaluation.scores_and_ranks import SLATE, CatalogueRanks, SlateScores
 from nrms.evaluation.slices import slices
+from nrms.evaluation.training_items import takers
 from nrms.report import figures
 from nrms.runtime import Run, run_folder
 from nrms.runtime.files import write_json

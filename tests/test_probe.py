@@ -28,14 +28,14 @@ from nrms.evaluation.probe import (
     probe,
     probe_content,
     probe_one,
-    questions,
+    queries_of,
     random_vectors,
     re_encoded,
     score_slates,
-    taken,
 )
 from nrms.evaluation.protocols import ITEM_CF
 from nrms.evaluation.ranking import encode_items
+from nrms.evaluation.training_items import items_by_user
 from nrms.models.build import build_encoder, local_model
 from nrms.models.load import load_run
 from nrms.report.pages import probe_page
@@ -87,10 +87,10 @@ def test_an_item_without_a_vector_is_neither_judged_nor_offered():
 def test_questions_that_remain():
     """Without item 2: nothing before it, nothing to be found, and a slate with nothing wrong are no questions; of the others it is taken out."""
     test = asked([[2], [1, 2], [1], [1]], [[1, 3], [2, 3], [2, 3], [1, 3]], [1, 0, 0, 1, 1, 0, 1, 0])
-    left = questions(test, np.array([0, 1, 0, 2]), slates=True)
+    left = queries_of(test, np.array([0, 1, 0, 2]), slates=True)
     assert left.user.tolist() == ["u3"] and left.candidates.values.tolist() == [1, 2] and left.clicked.tolist() == [True, False]
     log = asked([[2], [1, 2], [1]], [[1], [2, 3], [2]])
-    left = questions(log, np.array([0, 1, 0, 2]), slates=False)
+    left = queries_of(log, np.array([0, 1, 0, 2]), slates=False)
     assert left.user.tolist() == ["u1"] and left.history[0].tolist() == [1] and left.candidates[0].tolist() == [2]
 
 
@@ -204,7 +204,7 @@ def test_slates_are_scored_by_the_mean_of_the_history():
 def test_what_users_of_impressions_took():
     """A user's history once, and what they clicked; not what they were only shown."""
     test = asked([[1, 2], [3], [1, 2]], [[4, 5], [6, 7], [8, 9]], [1, 0, 0, 1, 1, 0])
-    found = taken(replace(test, user=np.array(["a", "b", "a"], object)))
+    found = items_by_user(replace(test, user=np.array(["a", "b", "a"], object)))
     assert [sorted(found[row]) for row in range(2)] == [[1, 2, 4, 8], [3, 7]]
 
 

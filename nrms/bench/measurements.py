@@ -1,6 +1,7 @@
 """How long does it take? The parts of the benchmark: each measures one thing, and returns lines of plain numbers."""
 
 import contextlib
+import importlib
 import itertools
 import multiprocessing
 import tempfile
@@ -46,20 +47,24 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def clock() -> float:
+    """Seconds of a clock, when all work that was given to a GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def times(work: Callable[[], object], repeats: int, *, warm: bool = True) -> dict[str, float]:
     """Seconds of `work`, done `repeats` times, after once to warm up unless it is too long for that: median, quartiles low and high, n."""
     if warm:
         work()
-    found = []
+    seconds = []
     for _ in range(repeats):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        began = time.perf_counter()
+        began = clock()
         work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - began)
-    return {"median": float(np.median(found)), "low": float(np.quantile(found, 0.25)), "high": float(np.quantile(found, 0.75)), "n": repeats}
+        seconds.append(clock() - began)
+    low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75]).tolist()
+    return {"median": median, "low": low, "high": high, "n": repeats}
 
 
 def our_step(model: Recommender, batch: Batch, part: int | None = None) -> float:
@@ -81,29 +86,35 @@ def our_step(model: Recommender, batch: Batch, part: int | None = None) -> float
     return loss.item()
 
 
-def random_encoder(tables: Tables, layers: int, width: int) -> Path:
-    """A BERT of this size with random weights and a vocabulary of these titles: speed does not depend on what weights know."""
-    folder = tables.folder / "models" / f"random-{layers}x{width}"
+def random_model(tables: Tables, name: str, save: Callable[[Path, dict[str, int]], None], layers: int, width: int) -> Path:
+    """Folder of a transformer of this size with random weights: speed does not depend on what weights know."""
+    folder = tables.folder / "models" / f"{name}-{layers}x{width}"
     if not folder.exists():
-        tokenizer = local_models.train_tokenizer(list(tables.items.title[1:20_000]))
         sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": max(width // 64, 1), "intermediate_size": 4 * width}
         with atomic_folder(folder) as part:
             torch.manual_seed(0)
-            BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(part)
-            tokenizer.save_pretrained(part)
+            save(part, sizes)
     return folder
+
+
+def random_encoder(tables: Tables, layers: int, width: int) -> Path:
+    """A BERT with a vocabulary of these titles."""
+
+    def save(folder: Path, sizes: dict[str, int]) -> None:
+        tokenizer = local_models.train_tokenizer(list(tables.items.title[1:20_000]))
+        BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return random_model(tables, "random", save, layers, width)
 
 
 def random_vision(tables: Tables, layers: int, width: int) -> Path:
-    """A ViT of this size with random weights, patches of 16 pixels."""
-    size = tables.pixels.values.shape[1]
-    folder = tables.folder / "models" / f"random-vit-{layers}x{width}"
-    if not folder.exists():
-        sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": max(width // 64, 1), "intermediate_size": 4 * width}
-        with atomic_folder(folder) as part:
-            torch.manual_seed(0)
-            ViTModel(ViTConfig(image_size=size, **sizes)).save_pretrained(part)
-    return folder
+    """A ViT with patches of 16 pixels."""
+
+    def save(folder: Path, sizes: dict[str, int]) -> None:
+        ViTModel(ViTConfig(image_size=tables.pixels.values.shape[1], **sizes)).save_pretrained(folder)
+
+    return random_model(tables, "random-vit", save, layers, width)
 
 
 def flops_of(model: Recommender, items: torch.Tensor, tokens: int | None = None) -> float:
@@ -138,12 +149,11 @@ def measure_steps(config: Config, tables: Tables, sizes: list[int], repeats: int
             batch = next(sampler.epoch(0)).to(device())
             items, _ = distinct(batch)
             places = len(batch) * (batch.history.shape[1] + batch.candidates.shape[1])
-            step = partial(our_step, part=config.encode_at_once)
-            work = {"ours": (step, len(items), int(lengths[items].sum()), batch)}
+            work = {"ours": (partial(our_step, part=config.encode_at_once), len(items), int(lengths[items].sum()), batch, repeats)}
             if not by_reader and config.modalities == ["text"]:
                 few = rows_of(batch, slice(0, min(size, 2 * SLICE)))  # the plain way takes as long for every row
-                work["plain"] = (plain_step, places, places * config.title_tokens, few)
-            for way, (step, encoded, tokens, rows) in work.items():
+                work["plain"] = (plain_step, places, places * config.title_tokens, few, max(repeats // 2, 1))
+            for way, (step, encoded, tokens, rows, count) in work.items():
 
                 def once(step=step, rows=rows) -> None:
                     model.zero_grad()
@@ -151,9 +161,8 @@ def measure_steps(config: Config, tables: Tables, sizes: list[int], repeats: int
 
                 if device() == "cuda":
                     torch.cuda.reset_peak_memory_stats()
-                took = times(once, repeats if way == "ours" else max(repeats // 2, 1))
-                scale = len(batch) / len(rows)
-                took |= {k: took[k] * scale for k in ("median", "low", "high")}
+                took = times(once, count)
+                took |= {k: took[k] * len(batch) / len(rows) for k in ("median", "low", "high")}
                 line = {"exp": config.exp, "batch": size, "way": way, "by_reader": by_reader, "encoded": encoded, "tokens": tokens, **took}
                 line["flops"] = flops_of(model, items, None if way == "ours" else tokens) / took["median"]
                 line["epoch_minutes"] = took["median"] * len(sampler) / 60
@@ -169,23 +178,23 @@ def measure_epochs(config: Config, tables: Tables, steps: int, width: int = 768,
     """
     split, lines, rng = split_by_time(tables.parts, config.data.valid_share), [], np.random.default_rng(0)
     names = ("dim", "heads", "query_dim", "dropout", "history")
-    every = torch.arange(len(tables.items)) > 0
-    some = every & torch.from_numpy(rng.random(len(every)) < 0.44)
+    items = torch.arange(len(tables.items)) > 0
+    with_image = items & torch.from_numpy(rng.random(len(items)) < 0.44)
     for exp in ("exp2", "exp3_side"):
-        this = resolve(exp, config.dataset, **{k: getattr(config, k) for k in ("dim", "heads", "query_dim", "batch_size")})
-        options = {"dim": this.dim, "dropout": this.dropout}
+        values = resolve(exp, config.dataset, **{k: getattr(config, k) for k in ("dim", "heads", "query_dim", "batch_size")})
+        options = {"dim": values.dim, "dropout": values.dropout}
         torch.manual_seed(0)
         if exp == "exp2":
-            table = rng.standard_normal((len(every), width), dtype=np.float32)
-            encoders = {"text": Frozen(table, every, every, **options), "image": Frozen(table, some, every, **options)}
+            table = rng.standard_normal((len(items), width), dtype=np.float32)
+            encoders = {"text": Frozen(table, items, items, **options), "image": Frozen(table, with_image, items, **options)}
         else:
-            options |= {"rank": this.rank, "layers": this.side_layers}
-            table = rng.standard_normal((len(every), depth, width), dtype=np.float32)
-            encoders = {"text": SideNetwork([table], every, every, **options), "image": SideNetwork([table], some, some, **options)}
-            encoders["both"] = SideNetwork([table, table], some, some, **options)
-        fusion = FUSIONS[this.fusion](dim=this.dim, modalities=len(encoders), dropout=this.modality_dropout)
-        model = Recommender(ItemTower(encoders, fusion), USERS[this.users](**{k: getattr(this, k) for k in names})).to(device()).train()
-        sampler = ClickSampler(split.train, batch_size=this.batch_size, negatives=this.negatives, history=this.history, seed=0)
+            options |= {"rank": values.rank, "layers": values.side_layers}
+            table = rng.standard_normal((len(items), depth, width), dtype=np.float32)
+            encoders = {"text": SideNetwork([table], items, items, **options), "image": SideNetwork([table], with_image, with_image, **options)}
+            encoders["both"] = SideNetwork([table, table], with_image, with_image, **options)
+        fusion = FUSIONS[values.fusion](dim=values.dim, modalities=len(encoders), dropout=values.modality_dropout)
+        model = Recommender(ItemTower(encoders, fusion), USERS[values.users](**{k: getattr(values, k) for k in names})).to(device()).train()
+        sampler = ClickSampler(split.train, batch_size=values.batch_size, negatives=values.negatives, history=values.history, seed=0)
         optimizer, marks = torch.optim.AdamW(model.parameters(), lr=1e-4), []
         for batch in itertools.islice(ahead(sampler.epoch(0), pin=device() == "cuda"), steps + 3):  # three to warm up
             optimizer.zero_grad()
@@ -193,7 +202,7 @@ def measure_epochs(config: Config, tables: Tables, steps: int, width: int = 768,
             optimizer.step()
             marks.append(time.perf_counter())
         took = np.diff(marks[2:])
-        lines.append({"exp": exp, "batch": this.batch_size, "dim": this.dim, "steps": len(took), "seconds": float(took.mean() * len(sampler))})
+        lines.append({"exp": exp, "batch": values.batch_size, "dim": values.dim, "steps": len(took), "seconds": float(took.mean() * len(sampler))})
     return lines
 
 
@@ -204,55 +213,48 @@ def measure_parts(config: Config, tables: Tables, size: int, repeats: int) -> li
     model = build(config, tables, device()).train()
     sampler = ClickSampler(split.train, batch_size=size, negatives=config.negatives, history=config.history, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    batches, found = sampler.epoch(0), []
-    for _ in range(repeats + 1):
-        marks = [time.perf_counter()]
-
-        def mark(marks=marks) -> None:
-            if device() == "cuda":
-                torch.cuda.synchronize()
-            marks.append(time.perf_counter())
-
+    batches, seconds = sampler.epoch(0), []
+    for _ in range(repeats + 1):  # once to warm up
+        marks = [clock()]
         batch = next(batches).to(device())
-        mark()
+        marks.append(clock())
         ids, place = distinct(batch)
         vectors = model.items(ids)
-        mark()
-        loss = listwise(model.states_and_scores(vectors, place, batch)[1], batch.candidate_mask, batch.clicked)
-        mark()
+        marks.append(clock())
+        loss = listwise(model.rank(vectors, place, batch), batch.candidate_mask, batch.clicked)
+        marks.append(clock())
         optimizer.zero_grad()
         loss.backward()
-        mark()
+        marks.append(clock())
         optimizer.step()
-        mark()
-        found.append(np.diff(marks))
+        marks.append(clock())
+        seconds.append(np.diff(marks))
     names = ("sampling", "encoding news", "users and scores", "gradients", "optimizer")
-    return [{"part": name, "median": float(np.median(column))} for name, column in zip(names, np.array(found[1:]).T, strict=True)]
+    return [{"part": name, "median": median} for name, median in zip(names, np.median(seconds[1:], axis=0).tolist(), strict=True)]
 
 
 def measure_evaluation(config: Config, tables: Tables, repeats: int) -> dict[str, list[dict]]:
     """Metrics by both ways, for a growing number of impressions; and the whole evaluation from the vectors of all items."""
-    split = split_by_time(tables.parts, config.data.valid_share)
+    test = split_by_time(tables.parts, config.data.valid_share).test
     model = build(config, tables, device())
     vectors = torch.randn(len(tables.items), config.dim, device=device())
-    test, metrics, whole = split.test, [], []
     scores = np.random.default_rng(0).random(len(test.candidates.values)).astype(np.float32)
+    metrics, evaluation = [], []
     for share in (0.125, 0.25, 0.5, 1.0):
         n = max(int(share * len(test)), 1)
-        end = test.candidates.offsets[n]
-        y, s, offsets = test.clicked[:end], scores[:end], test.candidates.offsets[: n + 1]
-        metrics.append({"way": "ours", "impressions": n, **times(lambda y=y, s=s, offsets=offsets: rank_metrics(s, y, offsets), repeats)})
-        some: Impressions = test.take(np.arange(n))
-        work = lambda some=some: rank_metrics(rank_impressions(model, vectors, some, config.history), some.clicked, some.candidates.offsets)  # noqa: E731
-        took = times(work, max(repeats // 2, 1))
-        moved = 4 * 6 * config.dim * int(end)  # a candidate's vector and its reader's state: each gathered, which reads and writes, and read
-        whole.append({"way": "ours", "impressions": n, "bytes": moved / took["median"], **took})
-    few = min(2000, len(test))
-    end = test.candidates.offsets[few]
-    y, s, offsets = test.clicked[:end], scores[:end], test.candidates.offsets[: few + 1]
+        first = test.take(np.arange(n))
+        judge = partial(rank_metrics, relevant=first.clicked, offsets=first.candidates.offsets)
+        rank = partial(rank_impressions, model, vectors, first, config.history)
+        size = len(first.clicked)
+        metrics.append({"way": "ours", "impressions": n, **times(partial(judge, scores[:size]), repeats)})
+        took = times(lambda judge=judge, rank=rank: judge(rank()), max(repeats // 2, 1))
+        moved = 4 * 6 * config.dim * size  # a candidate's vector and its reader's state: each gathered, which reads and writes, and read
+        evaluation.append({"way": "ours", "impressions": n, "bytes": moved / took["median"], **took})
+    few = test.take(np.arange(min(2000, len(test))))
+    plain = partial(plain_metrics, scores[: len(few.clicked)], few.clicked, few.candidates.offsets)
     with contextlib.suppress(ImportError):  # scikit-learn is for development only; without it there is no plain way to compare with
-        metrics.append({"way": "plain", "impressions": few, **times(lambda: plain_metrics(s, y, offsets), max(repeats // 2, 1))})
-    return {"metrics": metrics, "evaluation": whole}
+        metrics.append({"way": "plain", "impressions": len(few), **times(plain, max(repeats // 2, 1))})
+    return {"metrics": metrics, "evaluation": evaluation}
 
 
 def measure_items(config: Config, tables: Tables, repeats: int) -> list[dict]:
@@ -294,24 +296,25 @@ def write_copies(raw: Path, target: Path, copies: int, news: int) -> None:
             file.writelines(b"%d-%s" % (i, line) for line in lines)
 
 
-def convert_alone(source: Path, target: Path) -> dict:
-    """In a process of its own, so that its peak memory is its own: reads `source`; seconds and MB."""
-    began = time.perf_counter()
-    facts = mind.convert(source, target, 0.0)
-    return {"seconds": time.perf_counter() - began, "peak_mb": peak_mb(), "rows": sum(p["impressions"] for p in facts["parts"].values())}
-
-
 def measure_preparation(tables: Tables, copies: tuple[int, ...]) -> list[dict]:
-    """Reading logs of growing size, each in a process of its own: rows, news, seconds, peak MB. 14 copies of newsroom-large make MIND-large."""
-    lines, spawn = [], multiprocessing.get_context("spawn")
+    """Reading logs of growing size: rows, news, seconds, peak MB. 14 copies of newsroom-large make MIND-large.
+
+    Each in a process of its own that has imported no more than reading needs, so that its peak memory is that of reading.
+    """
+    lines, server = [], multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([mind.__name__])
     for n in progress(copies, "reading logs of growing size"):
         with tempfile.TemporaryDirectory() as folder:
             source, target = Path(folder) / "raw", Path(folder) / "tables"
             target.mkdir()
-            news = (len(tables.items) - 1) * (1 if n == 1 else min(n, 4))
+            news = (len(tables.items) - 1) * min(n, 4)
             write_copies(tables.folder / "raw", source, n, news)
-            with ProcessPoolExecutor(1, spawn) as process:  # which says so when the process dies
-                lines.append({"copies": n, "news": news, **process.submit(convert_alone, source, target).result()})
+            with ProcessPoolExecutor(1, server, importlib.import_module, (mind.__name__,)) as process:  # which says so when the process dies
+                process.submit(peak_mb).result()  # from now on it stands ready
+                began = time.perf_counter()
+                parts = process.submit(mind.convert, source, target, 0.0).result()["parts"].values()
+                line = {"copies": n, "news": news, "seconds": time.perf_counter() - began, "peak_mb": process.submit(peak_mb).result()}
+            lines.append(line | {"rows": sum(part["impressions"] for part in parts)})
     return lines
 
 
@@ -322,19 +325,17 @@ def measure_catalogue(users: int, items: int, repeats: int, width: int = 64, few
     states = torch.from_numpy(rng.standard_normal((users, width), dtype=np.float32))
     target = rng.integers(1, items + 1, users).astype(np.int32)
     past = Ragged(rng.integers(1, items + 1, users * 30).astype(np.int32), np.arange(users + 1) * 30)
-    name = np.arange(users)
-    asked = Impressions(name, name, name, past, Ragged(target, np.arange(users + 1)), np.ones(users, bool))
-
-    def ours() -> None:
-        rank_catalogue(lambda rows: states[torch.from_numpy(rows)] @ vectors.T, asked, items + 1)
-
-    some = min(few, users)
-    began = peak_mb()
-    lines = [{"way": "ours", "users": users, "items": items, **times(ours, repeats, warm=False)}]
-    lines[0]["more_mb"] = peak_mb() - began
+    name, few = np.arange(users), min(few, users)
+    queries = Impressions(name, name, name, past, Ragged(target, np.arange(users + 1)), np.ones(users, bool))
+    before = peak_mb()
+    ours = times(lambda: rank_catalogue(lambda rows: states[torch.from_numpy(rows)] @ vectors.T, queries, items + 1), repeats, warm=False)
+    more = peak_mb() - before
     with torch.inference_mode():
-        took = times(lambda: plain_ranks(states[:some], vectors, target[:some]), max(repeats, 2))
-    return [*lines, {"way": "plain", "users": some, "items": items, **took}]
+        plain = times(lambda: plain_ranks(states[:few], vectors, target[:few]), max(repeats, 2))
+    return [
+        {"way": "ours", "users": users, "items": items, **ours, "more_mb": more},
+        {"way": "plain", "users": few, "items": items, **plain},
+    ]
 
 
 def measure_machine(repeats: int) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """How do clusters and graphs grow with the number of items? Seconds and memory of each, for catalogues of random vectors, one process each.
 
+A process is forked from one that has imported everything and has small memory of its own: memory is a difference, so a warm start changes no number.
+
 kmeans, dpc    interests of MISSRec: two tokens an item, clusters in this ratio to tokens; at 0.5, that of missrec, up to 10,000 items, for there
                clusters grow along, until `max_interests` holds them
 item graph     ten nearest by cosine, exact
@@ -48,11 +50,11 @@ WORK: dict[str, Callable[[int], Callable[[], object]]] = {
     "item graph": nearest_items,
     "propagation": propagation,
 }
-MOST = {"kmeans, ratio 0.5": 10_000}  # items, of what would take too long with more
+MAX_ITEMS = {"kmeans, ratio 0.5": 10_000}  # of what would take too long with more
 
 
-def alone(what: str, items: int) -> dict:
-    """In a process of its own, so that its peak memory is its own: seconds, and MB beyond what its inputs take."""
+def measure(what: str, items: int) -> dict:
+    """Seconds, and MB beyond what its inputs take: in a process that does nothing else, for memory counts from its highest point on."""
     torch.manual_seed(0)
     work = WORK[what](items)
     before, began = peak_mb(), time.perf_counter()
@@ -60,11 +62,14 @@ def alone(what: str, items: int) -> dict:
     return {"what": what, "items": items, "seconds": time.perf_counter() - began, "more_mb": peak_mb() - before}
 
 
+def measure_alone(what: str, items: int) -> dict:
+    """`measure` in a copy of this process, which has imported everything and holds nothing else."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as process:  # which says so when the process dies
+        return process.submit(measure, what, items).result()
+
+
 def measure_growth(sizes: Sequence[int]) -> list[dict]:
-    """One line for each kind of work and number of items, up to MOST: what, items, seconds, more_mb."""
-    lines, spawn = [], multiprocessing.get_context("spawn")
-    planned = [(what, items) for what in WORK for items in sizes if items <= MOST.get(what, items)]
-    for what, items in progress(planned, "clusters and graphs of growing size"):
-        with ProcessPoolExecutor(1, spawn) as process:  # which says so when the process dies
-            lines.append(process.submit(alone, what, items).result())
-    return lines
+    """One line for each kind of work and number of items, up to MAX_ITEMS: what, items, seconds, more_mb."""
+    planned = [(what, items) for what in WORK for items in sizes if items <= MAX_ITEMS.get(what, items)]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as warm:
+        return [warm.submit(measure_alone, *line).result() for line in progress(planned, "clusters and graphs of growing size")]

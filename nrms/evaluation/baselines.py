@@ -33,6 +33,13 @@ CEILINGS = {
 }
 
 
+def history_counts(test: Impressions, rows: np.ndarray, history: int, size: int, dtype: type = np.float32) -> sparse.csr_matrix:
+    """(R, N + 1): how often each item is among the last `history` of the history of each of these rows."""
+    past, mask = test.history.pad(rows, history)
+    row = np.nonzero(mask)[0]
+    return sparse.csr_matrix((np.ones(len(row), dtype), (row, past[mask])), shape=(len(rows), size))
+
+
 def score_popularity(split: Split, test: Impressions, size: int) -> np.ndarray:
     train = [split.train, split.valid]
     clicks = sum(np.bincount(part.candidates.values[part.clicked], minlength=size) for part in train)
@@ -52,13 +59,11 @@ def score_recency(split: Split, test: Impressions, size: int) -> np.ndarray:
 def score_content(titles: np.ndarray, test: Impressions, history: int, batch: int = 2000) -> np.ndarray:
     words = tfidf(titles)
     flat = np.empty(len(test.candidates.values), np.float32)
-    for part in progress(np.array_split(np.arange(len(test)), -(-len(test) // batch)), "content similarity"):
-        past, mask = test.history.pad(part, history)
-        row = np.nonzero(mask)[0]
-        mean = sparse.csr_matrix((np.ones(len(row)), (row, past[mask])), shape=(len(part), len(titles))) @ words
-        at = test.candidates.index(part)
-        owner = np.repeat(np.arange(len(part)), test.candidates.lengths[part])
-        flat[at] = np.asarray(mean[owner].multiply(words[test.candidates.values[at]]).sum(1)).ravel()
+    for rows in progress(np.array_split(np.arange(len(test)), -(-len(test) // batch)), "content similarity"):
+        users = history_counts(test, rows, history, len(titles), np.float64) @ words
+        index = test.candidates.index(rows)
+        user = np.repeat(np.arange(len(rows)), test.candidates.lengths[rows])
+        flat[index] = np.asarray(users[user].multiply(words[test.candidates.values[index]]).sum(1)).ravel()
     return flat
 
 
@@ -71,17 +76,15 @@ def references(tables: Tables, split: Split, history: int, seed: int) -> Iterato
     yield "content", "baseline", score_content(tables.items.title, test, history)
     path = tables.folder / "raw" / "truth.parquet"
     if path.exists():
-        truth = {
-            k: c.combine_chunks().flatten().to_numpy()
-            for k, c in zip(("text", "image", "freshness", "history"), pq.read_table(path).columns[1:], strict=True)
-        }
+        table = pq.read_table(path)
+        truth = {name: table[name].combine_chunks().flatten().to_numpy() for name in ("text", "image", "freshness", "history")}
         yield "ceiling", "ceiling", truth["text"] + truth["image"] + truth["freshness"]
         for name in ("text", "image", "history"):
             yield f"ceiling_{name}", "ceiling", truth[name]
 
 
 def catalogue_references(tables: Tables, split: Split, history: int, seed: int) -> Iterator[tuple[str, Scorer]]:
-    """(name, scorer of the whole catalogue for the test questions) of every baseline; `history`: most recent items that are read."""
+    """(name, scorer of the whole catalogue for the test queries) of every baseline; `history`: most recent items that are read."""
     test, size, log = split.test, len(tables.items), split.train.items
     rng = np.random.default_rng(seed)
     yield "random", lambda rows: torch.from_numpy(rng.random((len(rows), size), dtype=np.float32))
@@ -93,9 +96,9 @@ def catalogue_references(tables: Tables, split: Split, history: int, seed: int) 
 
 def cooccurrence(log: Ragged, size: int) -> sparse.csr_matrix:
     """(N + 1, N + 1): for two different items the cosine of the sets of users who have them."""
-    has = sparse.csr_matrix((np.ones(len(log.values), np.float32), (log.rows, log.values)), shape=(len(log), size))
-    has.data[:] = 1  # whoever took an item twice counts once
-    both = (has.T @ has).tocsr()
+    took = sparse.csr_matrix((np.ones(len(log.values), np.float32), (log.rows, log.values)), shape=(len(log), size))
+    took.data[:] = 1  # whoever took an item twice counts once
+    both = (took.T @ took).tocsr()
     norm = np.sqrt(np.maximum(both.diagonal(), 1))
     both.setdiag(0)
     scale = sparse.diags(1 / norm)
@@ -106,10 +109,8 @@ def product_scorer(test: Impressions, items: np.ndarray | sparse.csr_matrix, his
     """Scores of all items for histories: the sum of the rows of a `square` table of item by item, else the mean's product with the items' vectors."""
 
     def scores_of(rows: np.ndarray) -> torch.Tensor:
-        past, mask = test.history.pad(rows, history)
-        reader = np.nonzero(mask)[0]
-        read = sparse.csr_matrix((np.ones(len(reader), np.float32), (reader, past[mask])), shape=(len(rows), items.shape[0]))
-        found = read @ items if square else (read @ items) @ items.T
-        return torch.from_numpy(np.ascontiguousarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float32))
+        users = history_counts(test, rows, history, items.shape[0]) @ items
+        scores = users if square else users @ items.T
+        return torch.from_numpy(np.ascontiguousarray(scores.toarray() if sparse.issparse(scores) else scores, dtype=np.float32))
 
     return scores_of

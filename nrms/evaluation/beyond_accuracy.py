@@ -1,9 +1,10 @@
 """What are the lists like that a ranking puts before people, whoever clicks what? BEYOND of protocols.py: one value per list, and two of all lists.
 
-A list is the first SLATE items of a slate that has more, or the first items of a catalogue that `rank_catalogue` kept. A slate of SLATE candidates or
-fewer leaves nothing to choose: every ranker has the same list there, so it has none here. Of 5,000 impressions of MIND 26 % have 10 candidates or
-fewer and 15 % have 5 or fewer, hence 5. Nothing is discounted by rank: a value belongs to the set of items. Among equal scores of a slate one
-order is drawn, the same for all rankers, so that means over impressions are right; a catalogue's are in the order in which the ranking found them.
+A list is the first SLATE items of a slate that has more, or the first items of a catalogue's ranking (`lists` in scores_and_ranks.py). A slate of
+SLATE candidates or fewer leaves nothing to choose: every ranker has the same list there, so it has none here. Of 5,000 impressions of MIND 26 % have
+10 candidates or fewer and 15 % have 5 or fewer, hence 5. Nothing is discounted by rank: a value belongs to the set of items. Among equal scores of a
+slate one order is drawn, the same for all rankers, so that means over impressions are right; a catalogue's are in the order in which the ranking
+found them.
 """
 
 from collections.abc import Mapping
@@ -14,10 +15,11 @@ import pandas as pd
 from scipy import sparse, stats
 
 from nrms.data.prepare import Tables
-from nrms.data.tables import Impressions, Interactions, Ragged, Split
+from nrms.data.tables import Ragged, Split
 from nrms.data.text_vectors import text_vectors
 from nrms.evaluation.scores_and_ranks import CatalogueRanks, SlateScores
 from nrms.evaluation.statistics import interval_of_ratios
+from nrms.evaluation.training_items import takers
 
 ALPHA = 0.01  # of the history's categories in those of a list, so that none is without (Steck 2018)
 
@@ -37,20 +39,6 @@ def known_items(tables: Tables, split: Split) -> Known:
     return Known(category, text_vectors(tables), *takers(split.train, len(tables.items)))
 
 
-def takers(train: Impressions | Interactions, size: int) -> tuple[np.ndarray, int]:
-    """(size,) how many users of the training part took each item, in its histories too, and how many took anything; each user counts once."""
-    if isinstance(train, Interactions):
-        user, item = train.items.rows, train.items.values
-    else:
-        name = pd.factorize(train.user)[0]
-        once = np.unique(train.reader, return_index=True)[1]  # equal histories of a user
-        past, clicks = train.history.take(once), train.candidates.rows[train.clicked]
-        user = np.concatenate([name[once][past.rows], name[clicks]])
-        item = np.concatenate([past.values, train.candidates.values[train.clicked]])
-    pairs = np.unique(user.astype(np.int64) * size + item)
-    return np.bincount(pairs % size, minlength=size), len(np.unique(pairs // size))
-
-
 # one value per list --------------------------------------------------------------------------------------------------
 
 
@@ -59,7 +47,7 @@ def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def mean_over(lists: np.ndarray, value: np.ndarray) -> np.ndarray:
+def mean_of_lists(lists: np.ndarray, value: np.ndarray) -> np.ndarray:
     """(n,) the mean of `value` (N + 1,) over the items of each list."""
     return ratio(np.where(lists > 0, value[lists], 0).sum(1), np.count_nonzero(lists, axis=1))
 
@@ -84,10 +72,10 @@ def content_diversity(lists: np.ndarray, content: np.ndarray | sparse.csr_matrix
     has = np.asarray(abs(content).sum(1)).ravel() > 0
     result = np.empty(len(lists))
     for begin in range(0, len(lists), batch):
-        some = lists[begin : begin + batch]
-        kept = has[some] & (some > 0)
-        row, m = np.nonzero(kept)[0], np.count_nonzero(kept, axis=1)
-        total = sparse.csr_matrix((np.ones(len(row)), (row, some[kept])), shape=(len(some), len(has))) @ content
+        part = lists[begin : begin + batch]
+        with_text = has[part] & (part > 0)
+        row, m = np.nonzero(with_text)[0], np.count_nonzero(with_text, axis=1)
+        total = sparse.csr_matrix((np.ones(len(row)), (row, part[with_text])), shape=(len(part), len(has))) @ content
         square = np.asarray(total.multiply(total).sum(1)).ravel() if sparse.issparse(total) else np.einsum("rw,rw->r", total, total)
         result[begin : begin + batch] = 1 - np.where(m > 1, (square - m) / np.maximum(m * (m - 1), 1), np.nan)
     return np.clip(result, 0, 2)
@@ -129,8 +117,8 @@ def miscalibration(lists: np.ndarray, history: Ragged, category: np.ndarray) -> 
     listed, share = shares(row, category[lists[row, column]], n, codes)
     q = np.zeros(len(keys))
     if len(listed):
-        at = np.minimum(np.searchsorted(listed, keys), len(listed) - 1)
-        q = np.where(listed[at] == keys, share[at], 0)
+        index = np.minimum(np.searchsorted(listed, keys), len(listed) - 1)
+        q = np.where(listed[index] == keys, share[index], 0)
     total = np.bincount(keys // codes, p * np.log(p / ((1 - ALPHA) * q + ALPHA * p)), minlength=n)
     both = np.bincount(keys // codes, minlength=n).astype(bool) & np.bincount(listed // codes, minlength=n).astype(bool)
     return np.where(both, np.maximum(total, 0), np.nan)
@@ -139,11 +127,11 @@ def miscalibration(lists: np.ndarray, history: Ragged, category: np.ndarray) -> 
 def per_list(lists: np.ndarray, history: Ragged, items: Known) -> dict[str, np.ndarray]:
     """Every value of BEYOND that a list has, (n,) each; NaN where it has none."""
     rank = percentile(items.takers)
-    popularity = mean_over(lists, rank)
+    popularity = mean_of_lists(lists, rank)
     return {
         "diversity": category_diversity(lists, items.category),
         "content_diversity": content_diversity(lists, items.content),
-        "novelty": mean_over(lists, information(items.takers, items.users)),
+        "novelty": mean_of_lists(lists, information(items.takers, items.users)),
         "miscalibration": miscalibration(lists, history, items.category),
         "popularity": popularity,
         "popularity_shift": popularity - mean_of_history(history, rank),
@@ -159,11 +147,11 @@ def gini(count: np.ndarray) -> float:
     return float(2 * np.arange(1, m + 1) @ np.sort(count) / (m * count.sum()) - (m + 1) / m)
 
 
-def spread(lists: np.ndarray, could: np.ndarray) -> dict[str, float | int | None]:
-    """{coverage, gini, lists}: over items that `could` (N + 1,) be in a list, which share is in one and how unequally often; None without lists."""
-    shown = np.bincount(lists[lists > 0], minlength=len(could))[could]
+def spread(lists: np.ndarray, listable: np.ndarray) -> dict[str, float | int | None]:
+    """{coverage, gini, lists}: over `listable` items (N + 1,), which share is in a list and how unequally often; None without lists."""
+    exposure = np.bincount(lists[lists > 0], minlength=len(listable))[listable]
     n = int(np.count_nonzero(lists.any(1)))
-    return {"coverage": float(np.mean(shown > 0)) if n else None, "gini": gini(shown) if n else None, "lists": n}
+    return {"coverage": float(np.mean(exposure > 0)) if n else None, "gini": gini(exposure) if n else None, "lists": n}
 
 
 def average(values: Mapping[str, np.ndarray]) -> dict[str, dict[str, float | int | None]]:
@@ -174,8 +162,9 @@ def average(values: Mapping[str, np.ndarray]) -> dict[str, dict[str, float | int
     n, table = has.sum(0), np.where(has, table, 0)
     low, high = interval_of_ratios(table, has)
     mean = ratio(table.sum(0), n)
-    number = [[float(x) if n[j] else None for j, x in enumerate(ends)] for ends in (mean, low, high)]
-    return {name: {"mean": a, "low": b, "high": c, "n": int(k)} for name, a, b, c, k in zip(values, *number, n, strict=True)}
+    columns = zip(values, mean.tolist(), low.tolist(), high.tolist(), n.tolist(), strict=True)
+    none = {"mean": None, "low": None, "high": None, "n": 0}
+    return {name: {"mean": a, "low": b, "high": c, "n": count} if count else none for name, a, b, c, count in columns}
 
 
 def beyond(items: Known, ranking: SlateScores | CatalogueRanks, slices: Mapping[str, np.ndarray]) -> dict[str, dict]:

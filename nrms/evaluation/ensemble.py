@@ -1,4 +1,4 @@
-"""What do several trained models reach together? The mean of their scores, each standardised over the items of a question's catalogue.
+"""What do several trained models reach together? The mean of their scores, each standardised over the items of a query's catalogue.
 
 The row to hold a fusion of modalities against: if it is no better than the ensemble of its single modalities, it has learned nothing from them
 together.
@@ -23,7 +23,7 @@ from nrms.runtime.run_record import Run, members_of, now, recorded, run_folder, 
 
 
 def together(scorers: Sequence[Scorer]) -> Scorer:
-    """The mean of the scorers, each with mean 0 and deviation 1 over the items (row 0, padding, left out) of a question."""
+    """The mean of the scorers, each with mean 0 and deviation 1 over the items (row 0, padding, left out) of a query."""
 
     def scores_of(rows: np.ndarray) -> torch.Tensor:
         total = 0.0
@@ -60,7 +60,8 @@ def named(configs: Sequence[Config], name: str | None = None) -> str:
 
 def is_current(configs: Sequence[Config], name: str) -> bool:
     """Whether the ensemble `name` of these runs is done, and none of them was made anew since."""
-    record, *members = (Run(run_folder(c.dataset, c.name, c.seed)).record for c in (configs[0].model_copy(update={"name": name}), *configs))
+    record = Run(run_folder(configs[0].dataset, name, configs[0].seed)).record
+    members = [Run(run_folder(config.dataset, config.name, config.seed)).record for config in configs]
     return record.get("status") == "done" and all(member.get("started", now()) <= record["started"] for member in members)
 
 

@@ -14,17 +14,17 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import torch
-from scipy import sparse
 
 from nrms.config.parameters import Dataset
-from nrms.data.tables import Impressions, Interactions, Ragged, Split
-from nrms.evaluation.baselines import cooccurrence, product_scorer
+from nrms.data.tables import Impressions, Ragged, Split
+from nrms.evaluation.baselines import cooccurrence, history_counts, product_scorer
 from nrms.evaluation.protocols import ITEM_CF, PROBE_HISTORY, PROBE_NEIGHBOURS, PROTOCOLS
 from nrms.evaluation.ranking import rank_catalogue
 from nrms.evaluation.scores_and_ranks import SlateScores
 from nrms.evaluation.statistics import interval
+from nrms.evaluation.training_items import items_by_user
 
-FLAT = 1 << 14  # candidates of slates that are scored at a time
+CANDIDATES_AT_ONCE = 1 << 14  # of slates, that are scored at a time
 
 
 # vectors -------------------------------------------------------------------------------------------------------------
@@ -45,9 +45,9 @@ def centred(vectors: np.ndarray) -> np.ndarray:
     has = np.any(vectors, axis=1)
     if not has.any():
         return vectors
-    found = np.where(has[:, None], vectors - vectors[has].mean(0, dtype=np.float64).astype(np.float32), 0)
+    moved = np.where(has[:, None], vectors - vectors[has].mean(0, dtype=np.float64).astype(np.float32), 0)
     least = 1e-5 * np.linalg.norm(vectors[has], axis=1).mean()
-    return unit(np.where(np.linalg.norm(found, axis=1, keepdims=True) > least, found, 0))
+    return unit(np.where(np.linalg.norm(moved, axis=1, keepdims=True) > least, moved, 0))
 
 
 def half_masked(both: np.ndarray) -> np.ndarray:
@@ -77,16 +77,16 @@ def re_encoded(encoder: torch.nn.Module, vectors: np.ndarray, masked: np.ndarray
 
     Those it reads anew, the text alone.
     """
-    pictures = encoder.eval().content.images
-    shown, found = pictures.present, np.array(vectors, np.float32)
-    ids = torch.from_numpy(np.flatnonzero(masked)).to(shown.device)
-    pictures.present = shown & ~torch.from_numpy(masked).to(shown.device)
+    images = encoder.eval().content.images
+    present, table = images.present, np.array(vectors, np.float32)
+    ids = torch.from_numpy(np.flatnonzero(masked)).to(present.device)
+    images.present = present & ~torch.from_numpy(masked).to(present.device)
     try:
         for part in ids.split(batch):
-            found[part.cpu().numpy()] = encoder.features(part).float().cpu().numpy()
+            table[part.cpu().numpy()] = encoder.features(part).float().cpu().numpy()
     finally:
-        pictures.present = shown
-    return found
+        images.present = present
+    return table
 
 
 def random_vectors(size: int) -> np.ndarray:
@@ -105,32 +105,20 @@ def renumbered(rows: Ragged, numbers: np.ndarray) -> Ragged:
     return Ragged(values[values > 0], np.r_[0, np.cumsum(np.bincount(rows.rows[values > 0], minlength=len(rows)))])
 
 
-def questions(test: Impressions, numbers: np.ndarray, *, slates: bool) -> Impressions:
-    """What can be asked of items with `numbers` (N + 1,) above 0: there is something before, something right, and in a slate something wrong."""
+def queries_of(test: Impressions, numbers: np.ndarray, *, slates: bool) -> Impressions:
+    """What can be asked of items with `numbers` (N + 1,) above 0: there is something before, something relevant, and in a slate something else."""
     clicked = test.clicked[numbers[test.candidates.values] > 0]
     left = replace(test, history=renumbered(test.history, numbers), candidates=renumbered(test.candidates, numbers), clicked=clicked)
-    right = np.bincount(left.candidates.rows[clicked], minlength=len(test))
-    asked = (left.history.lengths > 0) & (right > 0)
-    return left.take(np.flatnonzero(asked & (right < left.candidates.lengths) if slates else asked))
-
-
-def taken(train: Impressions | Interactions) -> Ragged:
-    """The items that each user of the training part took; of impressions what the histories hold, and what was clicked. An item may stand twice."""
-    if isinstance(train, Interactions):
-        return train.items
-    user = pd.factorize(train.user)[0]
-    history = train.history.take(first := np.unique(train.reader, return_index=True)[1])  # each once
-    owner = np.concatenate([user[first][history.rows], user[train.candidates.rows[train.clicked]]])
-    order = np.argsort(owner, kind="stable")
-    items = np.concatenate([history.values, train.candidates.values[train.clicked]])
-    return Ragged(items[order], np.searchsorted(owner[order], np.arange(user.max(initial=-1) + 2)))
+    relevant = np.bincount(left.candidates.rows[clicked], minlength=len(test))
+    can_be_asked = (left.history.lengths > 0) & (relevant > 0)
+    return left.take(np.flatnonzero(can_be_asked & (relevant < left.candidates.lengths) if slates else can_be_asked))
 
 
 # the checks ----------------------------------------------------------------------------------------------------------
 
 
 def zero_shot(vectors: np.ndarray, test: Impressions, data: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """The protocol's main metric of every question (n,), by cosine of items to the mean of the history, and its expectation for a random order.
+    """The protocol's main metric of every query (n,), by cosine of items to the mean of the history, and its expectation for a random order.
 
     All items have a vector. Nothing is trained.
     """
@@ -148,10 +136,10 @@ def zero_shot(vectors: np.ndarray, test: Impressions, data: Dataset) -> tuple[np
 
 def score_slates(vectors: np.ndarray, test: Impressions) -> np.ndarray:
     """Products of the candidates of slates with the mean of the history, flat like test.candidates.values; a history's own factor ranks nothing."""
-    past, mask = test.history.pad(np.arange(len(test)), PROBE_HISTORY)
-    row = np.nonzero(mask)[0]
-    users = sparse.csr_matrix((np.ones(len(row), np.float32), (row, past[mask])), shape=(len(test), len(vectors))) @ vectors
-    pieces = zip(*(np.split(x, range(FLAT, len(x), FLAT)) for x in (test.candidates.rows, test.candidates.values)), strict=True)
+    users = history_counts(test, np.arange(len(test)), PROBE_HISTORY, len(vectors)) @ vectors
+    pieces = zip(
+        *(np.split(x, range(CANDIDATES_AT_ONCE, len(x), CANDIDATES_AT_ONCE)) for x in (test.candidates.rows, test.candidates.values)), strict=True
+    )
     return np.concatenate([np.einsum("cw,cw->c", users[owner], vectors[items]) for owner, items in pieces])
 
 
@@ -172,15 +160,15 @@ def item_cf(vectors: np.ndarray, log: Ragged, k: int = PROBE_NEIGHBOURS) -> tupl
     table = cooccurrence(log, size).tocsr()
     items, most = np.flatnonzero(np.diff(table.indptr)), min(k, size - 2)
     shares = []
-    for part in np.array_split(items, -(-len(items) // 512) or 1):
-        near = torch.from_numpy(rows[part] @ rows.T)
-        near[:, 0] = -torch.inf
-        near[torch.arange(len(part)), torch.from_numpy(part)] = -torch.inf
-        own = among_largest(near, most) if len(part) else near
-        for i, of in zip(part, own, strict=True):
+    for block in np.array_split(items, -(-len(items) // 512) or 1):
+        cosines = torch.from_numpy(rows[block] @ rows.T)
+        cosines[:, 0] = -torch.inf
+        cosines[torch.arange(len(block)), torch.from_numpy(block)] = -torch.inf
+        is_near = among_largest(cosines, most) if len(block) else cosines
+        for i, near in zip(block, is_near, strict=True):
             others, weights = (torch.from_numpy(x[table.indptr[i] : table.indptr[i + 1]]) for x in (table.indices, table.data))
             best = min(k, len(others))
-            shares.append(float((of[others.long()] * among_largest(weights, best)).sum()) / best)
+            shares.append(float((near[others.long()] * among_largest(weights, best)).sum()) / best)
     return np.array(shares), most / (size - 2) if size > 2 else np.nan
 
 
@@ -188,13 +176,13 @@ def probe_one(vectors: np.ndarray, split: Split, data: Dataset) -> dict[str, flo
     """One row of `probe`."""
     has = np.any(vectors, axis=1) & (np.arange(len(vectors)) > 0)
     numbers = np.where(has, np.cumsum(has), 0).astype(np.int32)
-    kept = np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), np.asarray(vectors, np.float32)[has]])
-    test, log = questions(split.test, numbers, slates=data.protocol == "impressions"), renumbered(taken(split.train), numbers)
-    values, chance = zero_shot(kept, test, data) if len(test) else (np.zeros(0), np.zeros(0))
+    table = np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), np.asarray(vectors, np.float32)[has]])
+    test, log = queries_of(split.test, numbers, slates=data.protocol == "impressions"), renumbered(items_by_user(split.train), numbers)
+    per_query, chance = zero_shot(table, test, data) if len(test) else (np.zeros(0), np.zeros(0))
     line = {}
-    for name, found, random in ((PROTOCOLS[data.protocol].zero_shot, values, mean(chance)), (ITEM_CF, *item_cf(kept, log))):
-        low, high = interval(found)
-        line |= {name: mean(found), f"{name}_low": float(low), f"{name}_high": float(high), f"{name}, by chance": random}
+    for name, values, by_chance in ((PROTOCOLS[data.protocol].zero_shot, per_query, mean(chance)), (ITEM_CF, *item_cf(table, log))):
+        low, high = interval(values)
+        line |= {name: mean(values), f"{name}_low": float(low), f"{name}_high": float(high), f"{name}, by chance": by_chance}
     return line | {"items": int(has.sum()), "all items": len(vectors) - 1, "questions": len(test), "all questions": len(split.test)}
 
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from nrms.data.prepare import Tables
 from nrms.data.tables import Split, unseen
+from nrms.evaluation.training_items import item_counts
 
 RARITY = {
     "new": (0, 0),
@@ -35,7 +36,7 @@ def slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
 def item_slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
     """{name: bool per right item of the test part of a log}: by how often training has the item, and by whether it has a picture."""
     item = split.test.candidates.values
-    count = np.bincount(split.train.items.values, minlength=len(tables.items))[item]
+    count = item_counts(split.train, len(tables.items))[item]
     rarity = {f"item {name}": (count >= low) & (count <= high) for name, (low, high) in RARITY.items()}
     has_image = tables.pictured
     return rarity | ({} if has_image is None else {"item with a picture": has_image[item], "item without": ~has_image[item]})

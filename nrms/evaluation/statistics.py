@@ -1,4 +1,8 @@
-"""How sure are we of a mean, and of a difference? Bootstrap intervals, paired tests, corrections for many comparisons."""
+"""How sure are we of a mean, and of a difference? Bootstrap intervals, paired tests, corrections for many comparisons.
+
+Rows are drawn anew, never metrics of whole test sets: an interval of a mean over queries, or of the mean difference of two rankers on the same
+queries, whose p is that of a paired t-test; the p of several comparisons are corrected by Holm.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,18 +10,21 @@ import numpy as np
 from scipy import special
 
 RESAMPLES = 1000
-PASS = 20  # of them at a time
+RESAMPLES_AT_ONCE = 20
+
+
+# intervals -----------------------------------------------------------------------------------------------------------
 
 
 def bootstrap_means(values: np.ndarray, seed: int = 0) -> np.ndarray:
     """Means (RESAMPLES, M) of the columns of `values` (n, M) over rows drawn n times with replacement, all columns with the same rows.
 
-    A resample is a count for every row, so that all its means are one product, and PASS resamples one of matrices: many times faster than gathering,
-    which matters at 73,000 rows.
+    A resample is a count for every row, so that all its means are one product, and RESAMPLES_AT_ONCE of them one of matrices: many times faster than
+    gathering, which matters at 73,000 rows.
     """
     rng, n = np.random.default_rng(seed), len(values)
-    counts, means = np.empty((PASS, n)), []
-    for _ in range(RESAMPLES // PASS):
+    counts, means = np.empty((RESAMPLES_AT_ONCE, n)), []
+    for _ in range(RESAMPLES // RESAMPLES_AT_ONCE):
         for row in counts:
             row[:] = np.bincount(rng.integers(n, size=n, dtype=np.int32), minlength=n)
         means.append(counts @ values)
@@ -42,21 +49,21 @@ def interval_of_ratios(above: np.ndarray, below: np.ndarray) -> tuple[np.ndarray
         return np.full(m, np.nan), np.full(m, np.nan)
     drawn = bootstrap_means(np.hstack([above, below]))
     ratios = np.divide(drawn[:, :m], drawn[:, m:], out=np.full((len(drawn), m), np.nan), where=drawn[:, m:] > 0)
-    some = below.any(0)
+    has_ratio = below.any(0)
     low, high = np.full(m, np.nan), np.full(m, np.nan)
-    low[some], high[some] = np.nanquantile(ratios[:, some], [0.025, 0.975], axis=0)
+    low[has_ratio], high[has_ratio] = np.nanquantile(ratios[:, has_ratio], [0.025, 0.975], axis=0)
     return low, high
 
 
 def intervals(samples: Sequence[np.ndarray]) -> list[tuple[float, float]]:
     """`interval` of each of many samples (n,), as it would be alone. Those of one length have the same resamples, so they are done together."""
-    found, by_length = [(np.nan, np.nan)] * len(samples), {}
+    ends, by_length = [(np.nan, np.nan)] * len(samples), {}
     for i, sample in enumerate(samples):
         by_length.setdefault(len(sample), []).append(i)
-    for own in by_length.values():
-        for i, low, high in zip(own, *interval(np.column_stack([samples[i] for i in own])), strict=True):
-            found[i] = float(low), float(high)
-    return found
+    for numbers in by_length.values():
+        for i, low, high in zip(numbers, *interval(np.column_stack([samples[i] for i in numbers])), strict=True):
+            ends[i] = float(low), float(high)
+    return ends
 
 
 def summarise(rows: Mapping[str, np.ndarray], where: np.ndarray) -> dict[str, dict[str, float | int]]:
@@ -65,14 +72,16 @@ def summarise(rows: Mapping[str, np.ndarray], where: np.ndarray) -> dict[str, di
     mean, low and high are null in JSON (None here) when no row has a value.
     """
     values = np.column_stack([column[where] for column in rows.values()])
-    kept = values[~np.isnan(values).any(1)]
-    none = [None] * len(rows)
-    columns = zip(rows, kept.mean(0) if len(kept) else none, *(interval(kept) if len(kept) else [none] * 2), strict=True)
-    counts = {"n": len(kept), "skipped": len(values) - len(kept)}
-    return {
-        name: {k: v if v is None else float(v) for k, v in (("mean", mean), ("low", low), ("high", high))} | counts
-        for name, mean, low, high in columns
-    }
+    complete = values[~np.isnan(values).any(1)]
+    counts = {"n": len(complete), "skipped": len(values) - len(complete)}
+    if not len(complete):
+        return {name: {"mean": None, "low": None, "high": None} | counts for name in rows}
+    low, high = interval(complete)
+    numbers = zip(rows, complete.mean(0).tolist(), low.tolist(), high.tolist(), strict=True)
+    return {name: {"mean": mean, "low": low, "high": high} | counts for name, mean, low, high in numbers}
+
+
+# comparisons ---------------------------------------------------------------------------------------------------------
 
 
 def compare(a: np.ndarray, b: np.ndarray) -> dict[str, float | int]:
@@ -85,12 +94,14 @@ def compare(a: np.ndarray, b: np.ndarray) -> dict[str, float | int]:
 
 def compare_each(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, float | int]]:
     """`compare` of each of many pairs, done together."""
-    samples = [d[~np.isnan(d)] for d in (a - b for a, b in pairs)]
-    means = [float(d.mean()) if len(d) else float("nan") for d in samples]
-    return [
-        {"mean": mean, "low": low, "high": high, "p": paired_p(d), "n": len(d)}
-        for d, mean, (low, high) in zip(samples, means, intervals(samples), strict=True)
-    ]
+    differences = [d[~np.isnan(d)] for d in (a - b for a, b in pairs)]
+    return [comparison(d, low, high) for d, (low, high) in zip(differences, intervals(differences), strict=True)]
+
+
+def comparison(differences: np.ndarray, low: float, high: float) -> dict[str, float | int]:
+    """What `compare` says of paired differences (n,), given the interval of their mean."""
+    mean = float(differences.mean()) if len(differences) else float("nan")
+    return {"mean": mean, "low": low, "high": high, "p": paired_p(differences), "n": len(differences)}
 
 
 def compare_all(values: np.ndarray) -> dict[tuple[int, int], dict[str, float | int]]:
@@ -98,22 +109,21 @@ def compare_all(values: np.ndarray) -> dict[tuple[int, int], dict[str, float | i
 
     Columns with values in the same rows have the same resamples, so the means of their differences are differences of their means.
     """
-    found, patterns = {}, {}
-    for i, kept in enumerate(~np.isnan(values.T)):
-        patterns.setdefault(kept.tobytes(), []).append(i)
-    for own in patterns.values():
-        samples = values[~np.isnan(values[:, own[0]])][:, own]
-        first, second = np.triu_indices(len(own), 1)
+    comparisons, same_rows = {}, {}
+    for i, has_value in enumerate(~np.isnan(values.T)):
+        same_rows.setdefault(has_value.tobytes(), []).append(i)
+    for numbers in same_rows.values():
+        samples = values[~np.isnan(values[:, numbers[0]])][:, numbers]
+        first, second = np.triu_indices(len(numbers), 1)
         if not len(first) or not len(samples):
             continue
         means = bootstrap_means(samples)
         low, high = np.quantile(means[:, first] - means[:, second], [0.025, 0.975], axis=0)
         columns = np.ascontiguousarray(samples.T)
-        for at, (i, j) in enumerate(zip(first, second, strict=True)):
-            d = columns[i] - columns[j]
-            found[own[i], own[j]] = {"mean": float(d.mean()), "low": float(low[at]), "high": float(high[at]), "p": paired_p(d), "n": len(d)}
-    rest = [(i, j) for j in range(values.shape[1]) for i in range(j) if (i, j) not in found]
-    return found | dict(zip(rest, compare_each([(values[:, i], values[:, j]) for i, j in rest]), strict=True))
+        for i, j, *ends in zip(first, second, low.tolist(), high.tolist(), strict=True):
+            comparisons[numbers[i], numbers[j]] = comparison(columns[i] - columns[j], *ends)
+    rest = [(i, j) for j in range(values.shape[1]) for i in range(j) if (i, j) not in comparisons]
+    return comparisons | dict(zip(rest, compare_each([(values[:, i], values[:, j]) for i, j in rest]), strict=True))
 
 
 def paired_p(difference: np.ndarray) -> float:

@@ -9,8 +9,9 @@ import torch
 from scipy import stats
 from torch.nn import functional as F
 
-from nrms.data.tables import Impressions, Interactions, Split
+from nrms.data.tables import Split
 from nrms.evaluation.ranking import states_of
+from nrms.evaluation.training_items import item_counts
 from nrms.models.recommender import Recommender
 
 MAX_ITEMS_COMPARED = 2000  # users, and items, of which all pairs are looked at; drawn, always the same
@@ -41,12 +42,6 @@ def uniformity(x: torch.Tensor) -> torch.Tensor:
 
 
 # of a model ----------------------------------------------------------------------------------------------------------
-
-
-def item_counts(train: Impressions | Interactions, size: int) -> np.ndarray:
-    """How often training has each item, (size,): clicks of impressions, or interactions of a log."""
-    items = train.candidates.values[train.clicked] if isinstance(train, Impressions) else train.items.values
-    return np.bincount(items, minlength=size)
 
 
 def sample(ids: np.ndarray) -> np.ndarray:
