@@ -1,4 +1,4 @@
-"""How well does a scorer rank the test part? Judge each impression, or each question to the whole catalogue, and save one row each.
+"""How well does a scorer rank the test part? Judge each query, a slate or the whole catalogue for a user, and save one row each.
 
 A model comes from a run trained here, or from a checkpoint that somebody gave: then first of all it is checked that it fits.
 """
@@ -6,7 +6,6 @@ A model comes from a run trained here, or from a checkpoint that somebody gave: 
 import hashlib
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,12 @@ from nrms import NrmsError, home
 from nrms.config.arguments import read_config
 from nrms.config.parameters import Experiment
 from nrms.config.resolved import Config
-from nrms.data.prepare import Tables, load
-from nrms.data.tables import Split
-from nrms.evaluation.baselines import BASELINES, CATALOGUE_BASELINES, CEILINGS, catalogue_references, references
+from nrms.data.prepare import load
+from nrms.evaluation.baselines import CEILINGS, reference_rankings, references
 from nrms.evaluation.beyond_accuracy import known_items
-from nrms.evaluation.ranking import TOP, encode_items, evaluate_model, rank_catalogue
+from nrms.evaluation.ranking import encode_items, evaluate_model
 from nrms.evaluation.result_files import write_results
-from nrms.evaluation.scores_and_ranks import CatalogueRanks, SlateScores
+from nrms.evaluation.scores_and_ranks import CatalogueRanks
 from nrms.evaluation.vector_diagnostics import diagnose, flat_map
 from nrms.models.build import build
 from nrms.models.load import check_fits, check_users, load_weights
@@ -49,36 +47,21 @@ def evaluate_references(config: Config) -> list[Run]:
     tables = load(config.dataset, config.data)
     split, protocol = tables.split(config.data), config.data.protocol
     history = config.data.training.get("history", Experiment.model_fields["history"].default)  # the data set's, whatever one experiment reads
-    how = [config.data.valid_share, history]
-    how += [config.data.split, config.data.test_share, config.data.rank_seen] if protocol != "impressions" else []
-    identity = {"hash": "-".join(map(str, how)), "family": "reference", "data": tables.manifest["tables"], "protocol": protocol}
-    about = BASELINES if protocol == "impressions" else CATALOGUE_BASELINES
-    about = about | (CEILINGS if (tables.folder / "raw" / "truth.parquet").exists() else {})
-    names = list(about)
+    settings = [config.data.valid_share, history]
+    settings += [config.data.split, config.data.test_share, config.data.rank_seen] if protocol != "impressions" else []
+    identity = {"hash": "-".join(map(str, settings)), "family": "reference", "data": tables.manifest["tables"], "protocol": protocol}
+    about = references(tables, config.data)
+    runs = [reference_run(config, name) for name in about]
     with locked(home() / "reports" / config.dataset / "references"):  # experiments that run side by side share them
-        done = {name for name in names if is_judged(reference_run(config, name), identity)}
-        rankings_of = slate_references if protocol == "impressions" else catalogue_ranks
-        rankings = rankings_of(config, tables, split, history) if len(done) < len(names) else ()
-        items = known_items(tables, split) if rankings else None
-        for name, kind, ranking in rankings:
+        if all(is_judged(run, identity) for run in runs):
+            return runs
+        items = known_items(tables, split)
+        for name, ranking in reference_rankings(tables, split, config.data, history):
             run = reference_run(config, name)
-            run.begin(kind=kind, about=about[name], config={"data": config.data.test_settings}, **identity)
+            run.begin(kind="ceiling" if name in CEILINGS else "baseline", about=about[name], config={"data": config.data.test_settings}, **identity)
             write_results(run, tables, split, ranking, items)
             run.update(status="done")
-    return [reference_run(config, name) for name in names]
-
-
-def slate_references(config: Config, tables: Tables, split: Split, history: int) -> Iterator[tuple[str, str, SlateScores]]:
-    """(name, kind, scores) of the baselines and ceilings of impressions."""
-    for name, kind, scores in references(tables, split, history, seed=0):
-        yield name, kind, SlateScores(split.test, scores)
-
-
-def catalogue_ranks(config: Config, tables: Tables, split: Split, history: int) -> Iterator[tuple[str, str, CatalogueRanks]]:
-    """(name, kind, ranks) of the baselines of a catalogue."""
-    data = config.data
-    for name, scorer in catalogue_references(tables, split, history, seed=0):
-        yield name, "baseline", rank_catalogue(scorer, split.test, len(tables.items), protocol=data.protocol, seen=data.rank_seen, top=TOP)
+    return [reference_run(config, name) for name in about]
 
 
 def evaluate(config: Config, *, force: bool = False) -> Run:

@@ -1,16 +1,20 @@
 """What do scorers reach that learn nothing, and, where the truth is known, scorers that know it? Baselines and ceilings, rows of every table."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
 from scipy import sparse
 
+from nrms.config.parameters import Dataset
 from nrms.data.prepare import Tables
 from nrms.data.tables import Impressions, Ragged, Split
 from nrms.data.text_vectors import text_vectors, tfidf
-from nrms.evaluation.ranking import Scorer
+from nrms.evaluation.ranking import TOP, Scorer, rank_catalogue
+from nrms.evaluation.scores_and_ranks import CatalogueRanks, SlateScores
+from nrms.evaluation.training_items import item_counts
 from nrms.runtime.progress import progress
 
 BASELINES = {
@@ -41,8 +45,7 @@ def history_counts(test: Impressions, rows: np.ndarray, history: int, size: int,
 
 
 def score_popularity(split: Split, test: Impressions, size: int) -> np.ndarray:
-    train = [split.train, split.valid]
-    clicks = sum(np.bincount(part.candidates.values[part.clicked], minlength=size) for part in train)
+    clicks = item_counts(split.train, size) + item_counts(split.valid, size)
     return clicks[test.candidates.values].astype(np.float32)
 
 
@@ -67,28 +70,48 @@ def score_content(titles: np.ndarray, test: Impressions, history: int, batch: in
     return flat
 
 
-def references(tables: Tables, split: Split, history: int, seed: int) -> Iterator[tuple[str, str, np.ndarray]]:
-    """(name, kind, flat scores of the test candidates) of every baseline and, where truth.parquet is there, every ceiling."""
+def references(tables: Tables, data: Dataset) -> dict[str, str]:
+    """{name: what it is} of every baseline and, where truth.parquet is there, every ceiling of a data set."""
+    if data.protocol != "impressions":
+        return CATALOGUE_BASELINES
+    return BASELINES | (CEILINGS if truth_of(tables).exists() else {})
+
+
+def truth_of(tables: Tables) -> Path:
+    return tables.folder / "raw" / "truth.parquet"
+
+
+def reference_rankings(tables: Tables, split: Split, data: Dataset, history: int) -> Iterator[tuple[str, SlateScores | CatalogueRanks]]:
+    """(name, what it says of the test queries) of all `references`; `history`: most recent items that are read."""
+    if data.protocol == "impressions":
+        for name, scores in slate_scores(tables, split, history):
+            yield name, SlateScores(split.test, scores)
+    else:
+        for name, scorer in catalogue_scorers(tables, split, history):
+            yield name, rank_catalogue(scorer, split.test, len(tables.items), protocol=data.protocol, seen=data.rank_seen, top=TOP)
+
+
+def slate_scores(tables: Tables, split: Split, history: int) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, flat scores of the test candidates) of every baseline and ceiling of impressions."""
     test, size = split.test, len(tables.items)
-    yield "random", "baseline", np.random.default_rng(seed).random(len(test.candidates.values)).astype(np.float32)
-    yield "popularity", "baseline", score_popularity(split, test, size)
-    yield "recency", "baseline", score_recency(split, test, size)
-    yield "content", "baseline", score_content(tables.items.title, test, history)
-    path = tables.folder / "raw" / "truth.parquet"
-    if path.exists():
-        table = pq.read_table(path)
+    yield "random", np.random.default_rng(0).random(len(test.candidates.values)).astype(np.float32)
+    yield "popularity", score_popularity(split, test, size)
+    yield "recency", score_recency(split, test, size)
+    yield "content", score_content(tables.items.title, test, history)
+    if truth_of(tables).exists():
+        table = pq.read_table(truth_of(tables))
         truth = {name: table[name].combine_chunks().flatten().to_numpy() for name in ("text", "image", "freshness", "history")}
-        yield "ceiling", "ceiling", truth["text"] + truth["image"] + truth["freshness"]
+        yield "ceiling", truth["text"] + truth["image"] + truth["freshness"]
         for name in ("text", "image", "history"):
-            yield f"ceiling_{name}", "ceiling", truth[name]
+            yield f"ceiling_{name}", truth[name]
 
 
-def catalogue_references(tables: Tables, split: Split, history: int, seed: int) -> Iterator[tuple[str, Scorer]]:
-    """(name, scorer of the whole catalogue for the test queries) of every baseline; `history`: most recent items that are read."""
+def catalogue_scorers(tables: Tables, split: Split, history: int) -> Iterator[tuple[str, Scorer]]:
+    """(name, scorer of the whole catalogue for the test queries) of every baseline of a log."""
     test, size, log = split.test, len(tables.items), split.train.items
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     yield "random", lambda rows: torch.from_numpy(rng.random((len(rows), size), dtype=np.float32))
-    count = torch.from_numpy(np.bincount(log.values, minlength=size).astype(np.float32))
+    count = torch.from_numpy(item_counts(split.train, size).astype(np.float32))
     yield "popularity", lambda rows: count.repeat(len(rows), 1)
     yield "cooccurrence", product_scorer(test, cooccurrence(log, size), history)
     yield "content", product_scorer(test, text_vectors(tables), history, square=False)

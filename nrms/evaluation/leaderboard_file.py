@@ -11,7 +11,7 @@ import contextlib
 import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +63,8 @@ def submit(run: Run, part: str = "test", source: Path | None = None, pictures: P
     if not source.exists():
         raise NrmsError(f"There is no {source}: give the folder or zip of the {part} part, e.g. `--from MINDlarge_test.zip`.")
     members, counts, folder = mind.find_part(source, part), Counter(), run.folder / f"submit-{part}"
-    with locked(folder), scratch(folder / "new") as own:
-        tables = with_news_of(members["news.tsv"], tables, config.data.max_bad, pictures, own, counts)
+    with locked(folder), scratch(folder / "new") as new:
+        tables = with_news_of(members["news.tsv"], tables, config.data.max_bad, pictures, new, counts)
         model = rebound(model, config, tables)
         vectors = encode_items(model)
         with atomic(folder / NAME) as written:
@@ -106,11 +106,11 @@ def with_news_of(member: Member, tables: Tables, most: float, pictures: Path | N
     A news that it has stays as it was when models were trained. most: share of rows that may be bad. folder: for pictures and for features of all
     these news, which nobody else asks for; it must stay for as long as the tables are used.
     """
-    found, (ledger,) = mind.read_all_news({"": member}, most)
-    titles, at = found["title"].to_numpy(zero_copy_only=False), pc.index_in(found["id"], pa.array(tables.items.id))
-    new, old = flags(pc.is_null(at)), pc.fill_null(at, 0).to_numpy()
-    more = Items(*(column.to_numpy(zero_copy_only=False)[new] for column in found.columns))
-    counts.update({"news": len(found) - 1, "news that the data set does not have": len(more)})
+    news, (ledger,) = mind.read_all_news({"": member}, most)
+    titles, numbers = news["title"].to_numpy(zero_copy_only=False), pc.index_in(news["id"], pa.array(tables.items.id))
+    new, old = flags(pc.is_null(numbers)), pc.fill_null(numbers, 0).to_numpy()
+    more = Items(*(column.to_numpy(zero_copy_only=False)[new] for column in news.columns))
+    counts.update({"news": len(news) - 1, "news that the data set does not have": len(more)})
     counts["news with another title than the data set has, which is kept"] += int((titles != tables.items.title[old])[~new].sum())
     counts["lines of news.tsv left out"] += ledger.rows_in - ledger.rows_out
     if not len(more):
@@ -137,9 +137,9 @@ def read_impressions(member: Member, tables: Tables, counts: Counter) -> Iterato
     ledger = Ledger(member.name, whole=True)
     with progress(what=f"ranking {member.name}", unit=" impressions") as bar:
         for table in mind.read_behaviors(member, mind.has_labels(member), pa.array(tables.items.id), ledger):
-            spaced = flags(pc.match_substring_regex(table["id"], r"\s"))
-            if spaced.any():
-                name = table["id"][int(np.flatnonzero(spaced)[0])].as_py()
+            spaced = table["id"].filter(pc.match_substring_regex(table["id"], r"\s"))
+            if len(spaced):
+                name = spaced[0].as_py()
                 raise NrmsError(f"{member.name} has the impression id {name!r}: with a space in it no line of {NAME} can name it.")
             impressions = impressions_of(table)
             candidates = impressions.candidates.values
@@ -190,9 +190,9 @@ def check(member: Member, expected: Expected) -> None:
         stop(member, begin, ~flags(pc.match_substring_regex(text, FORM)), lambda i, text=text: f"is no line of the form `12 [2,1,3]`: {text[i]}")
         cells = pc.split_pattern(text, " ")
         ids = pc.list_element(cells, 0)
-        want = expected.ids[begin:done]
-        other = ~flags(pc.equal(ids[: len(want)], want))
-        over = np.ones(count - len(want), bool)  # lines behind the last impression
+        expected_ids = expected.ids[begin:done]
+        other = ~flags(pc.equal(ids[: len(expected_ids)], expected_ids))
+        over = np.ones(count - len(expected_ids), bool)  # lines behind the last impression
         stop(member, begin, np.concatenate([other, over]), lambda i, ids=ids, n=begin: misplaced(ids[i], n + i, expected.ids))
         words = pc.split_pattern(pc.utf8_trim(pc.list_element(cells, 1), "[]"), ",")
         check_ranks(member, begin, words, expected.sizes[begin:done])
@@ -207,24 +207,26 @@ def check_ranks(member: Member, begin: int, words: pa.Array, sizes: np.ndarray) 
     rank, row = pc.list_flatten(words).cast(pa.int32()).to_numpy(), np.repeat(np.arange(len(sizes)), sizes)
     outside = (rank < 1) | (rank > sizes[row])
     stop(member, begin, mind.any_of(outside, row, len(sizes)), lambda i: f"has a rank that is none of 1 to {sizes[i]}.")
-    place = (np.cumsum(sizes) - sizes)[row] + rank - 1
-    twice = np.bincount(place, minlength=len(rank)) > 1
+    slot = (np.cumsum(sizes) - sizes)[row] + rank - 1  # of each rank, of all rows
+    twice = np.bincount(slot, minlength=len(rank)) > 1
     stop(member, begin, mind.any_of(twice, row, len(sizes)), lambda i: "gives the same rank twice.")
 
 
-def stop(member: Member, begin: int, wrong: np.ndarray, says) -> None:
-    """Raises NrmsError for the first row that is wrong; says(row) tells what it does."""
+def stop(member: Member, begin: int, wrong: np.ndarray, fault_of: Callable[[int], str]) -> None:
+    """Raises NrmsError for the first row that is wrong; fault_of(row) tells what it does."""
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise NrmsError(f"{member.name}, line {begin + row + 1}, {says(row)}")
+        raise NrmsError(f"{member.name}, line {begin + row + 1}, {fault_of(row)}")
 
 
 def misplaced(name: pa.Scalar, line: int, ids: pa.Array) -> str:
     """Why line number `line`, from 0, must not be of the impression `name`."""
-    at = pc.index(ids, name).as_py()  # -1: nowhere
-    if 0 <= at < line:
-        return f"is of the impression {name}, which has line {at + 1} already."
-    return f"is of the impression {name}, which is not in the part." if at < 0 else f"is of the impression {name}: {ids[line]} is missing."
+    right_line = pc.index(ids, name).as_py()
+    if right_line == -1:
+        return f"is of the impression {name}, which is not in the part."
+    if right_line < line:
+        return f"is of the impression {name}, which has line {right_line + 1} already."
+    return f"is of the impression {name}: {ids[line]} is missing."
 
 
 def pack(path: Path) -> Path:

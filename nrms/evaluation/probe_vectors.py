@@ -69,7 +69,7 @@ def add_encoders(sets: Sets, dataset: str, data: Dataset, tables: Tables) -> Non
     parts, device = {}, "cuda" if torch.cuda.is_available() else "cpu"
     for modality, role in ROLES.items():
         content = {"text": any(tables.items.title), "image": tables.pixels is not None and tables.pixels.present.any()}
-        if lacking := [kind for kind, there in content.items() if not there and modality in (kind, "joint")]:
+        if lacking := [kind for kind, is_there in content.items() if not is_there and modality in (kind, "joint")]:
             sets.absent.append(f"Nothing for the role {role} to read: the data set was prepared without {' and '.join(lacking)}s.")
             continue
         try:
@@ -79,8 +79,8 @@ def add_encoders(sets: Sets, dataset: str, data: Dataset, tables: Tables) -> Non
             continue
         table = cached(encoder, tables.content_digest, tables.folder / "features", modality)
         vectors = np.where(encoder.present.cpu().numpy()[:, None], table, 0)  # the table has the vector of a blank picture where there is none
-        made = getattr(data, role)
-        about = f"{modality}, by the role {role}: {'pre-trained on this data set' if made == 'local' else made}; not tuned"
+        source = getattr(data, role)
+        about = f"{modality}, by the role {role}: {'pre-trained on this data set' if source == 'local' else source}; not tuned"
         sets.add(variants(role, vectors), about)
         if modality == "joint":
             half = re_encoded(encoder, vectors, half_masked(encoder.content.images.present.cpu().numpy()))
@@ -97,9 +97,10 @@ def add_run(sets: Sets, text: str, dataset: str, data: Dataset) -> None:
     """
     run = find_run(text, dataset)
     config, tables, model = load_run(run)
-    if apart := {name: value for name, value in config.data.test_settings.items() if value != data.test_settings[name]}:
-        says = ", ".join(f"{name} {value}" for name, value in apart.items())
-        raise NrmsError(f"{run.folder} has learned from another part of {dataset} ({says}), so it may know what is asked here: give another run.")
+    if differing := [f"{name} {value}" for name, value in config.data.test_settings.items() if value != data.test_settings[name]]:
+        raise NrmsError(
+            f"{run.folder} has learned from another part of {dataset} ({', '.join(differing)}), so it may know what is asked here: give another run."
+        )
     name = f"{run.folder.parent.name}/{run.folder.name}"
     for kind, vectors in vectors_of(model, len(tables.items), late=config.fusion == "late").items():
         about = "items as the graph has them, which is what is scored" if kind else "items as the item tower has them"
@@ -110,10 +111,10 @@ def add_run(sets: Sets, text: str, dataset: str, data: Dataset) -> None:
 def vectors_of(model: Recommender, size: int, *, late: bool) -> dict[str, np.ndarray]:
     """{"": of the item tower, " scored": after the graph, where there is one}, each (N + 1, W). late: flags of what is present stand behind."""
     tower = model.table() if model.users.is_graph else encode_items(model)
-    found = {"": tower[:, : -len(model.items.encoders)] if late else tower}
+    tables = {"": tower[:, : -len(model.items.encoders)] if late else tower}
     if model.users.is_graph:
-        found[" scored"] = encode_items(model)[:size]
-    return {kind: vectors.float().cpu().numpy() for kind, vectors in found.items()}
+        tables[" scored"] = encode_items(model)[:size]
+    return {kind: vectors.float().cpu().numpy() for kind, vectors in tables.items()}
 
 
 def add_file(sets: Sets, path: Path, tables: Tables) -> None:
@@ -132,17 +133,18 @@ def probe_all(dataset: str, runs: Sequence[str] = (), files: Sequence[Path] = ()
     NrmsError for runs and files that cannot be probed.
     """
     data = load_dataset(dataset)
-    tables, sets, asked = load(dataset, data), Sets(), Sets()
-    for path in files:  # what is asked for by name first: an error comes before the work
-        add_file(asked, path, tables)
+    tables, sets, by_name = load(dataset, data), Sets(), Sets()
+    for path in files:  # what is named first: an error comes before the work
+        add_file(by_name, path, tables)
     for run in runs:
-        add_run(asked, run, dataset, data)
+        add_run(by_name, run, dataset, data)
     sets.add({"random": random_vectors(len(tables.items))}, "random numbers")
     add_given(sets, tables)
     add_encoders(sets, dataset, data, tables)
-    for name, vectors in asked.vectors.items():
-        sets.add({name: vectors}, asked.about[name], trained=name in asked.trained)
+    sets.vectors |= by_name.vectors
+    sets.about |= by_name.about
+    sets.trained |= by_name.trained
     split = tables.split(data)
-    own = probe(sets.vectors, split, data)
-    common = probe(in_common(sets.vectors), split, data) if own["items"].nunique() > 1 else None
-    return own, common, sets
+    table = probe(sets.vectors, split, data)
+    common = probe(in_common(sets.vectors), split, data) if table["items"].nunique() > 1 else None
+    return table, common, sets
