@@ -7,19 +7,7 @@ import pandas as pd
 import torch
 
 from nrms import home
-from nrms.bench.measurements import (
-    measure_catalogue,
-    measure_epochs,
-    measure_evaluation,
-    measure_items,
-    measure_machine,
-    measure_parts,
-    measure_preparation,
-    measure_reading,
-    measure_steps,
-    random_encoder,
-    random_vision,
-)
+from nrms.bench import measurements
 from nrms.bench.scaling import measure_growth
 from nrms.config.params_files import resolve
 from nrms.data.prepare import load
@@ -27,25 +15,18 @@ from nrms.runtime.environment import peak_mb
 from nrms.runtime.files import read_json, write_json
 from nrms.runtime.run_record import now
 
-WAYS = ("plain", "ours")
-
 
 def ratio(lines: list[dict], per: str, **where: object) -> dict[str, float]:
     """How many times as much `per` second ours does, of the lines that have the values `where`.
 
     The ratio of medians; low and high compare the slow quartile of one with the fast quartile of the other.
     """
-    kept = [line for line in lines if all(line.get(k) == v for k, v in where.items())]
-    plain, ours = (max((line for line in kept if line["way"] == way), key=lambda line: line[per]) for way in WAYS)
-
-    def rate(line: dict, key: str) -> float:
-        return line[per] / line[key]
-
-    return {
-        "ratio": rate(ours, "median") / rate(plain, "median"),
-        "low": rate(ours, "high") / rate(plain, "low"),
-        "high": rate(ours, "low") / rate(plain, "high"),
-    }
+    largest = {}
+    for line in sorted(lines, key=lambda line: line[per], reverse=True):
+        if all(line.get(k) == v for k, v in where.items()):
+            largest.setdefault(line["way"], {k: line[per] / line[k] for k in ("median", "low", "high")})  # so much per second
+    plain, ours = largest["plain"], largest["ours"]
+    return {"ratio": ours["median"] / plain["median"], "low": ours["high"] / plain["low"], "high": ours["low"] / plain["high"]}
 
 
 def run(
@@ -67,12 +48,12 @@ def run(
     and graphs are made of.
     """
     tables = load(dataset, resolve(4, dataset).data)
-    config = resolve(4, dataset, bert=str(random_encoder(tables, layers, width)), dropout=0.0)
+    config = resolve(4, dataset, bert=str(measurements.random_encoder(tables, layers, width)), dropout=0.0)
     pictures = tables.pixels is not None
     both = None
     if pictures:  # in two passes: at full size the pictures of a batch do not fit into 24 GB at once
-        both = resolve(3, dataset, bert=config.data.bert, vit=str(random_vision(tables, layers, width)), dropout=0.0, encode_at_once=128)
-    machine = measure_machine(repeats)
+        both = resolve(3, dataset, bert=config.data.bert, vit=str(measurements.random_vision(tables, layers, width)), dropout=0.0, encode_at_once=128)
+    machine = measurements.measure_machine(repeats)
     results = {
         "made": now(),
         "machine": platform.processor() or platform.machine(),
@@ -81,16 +62,16 @@ def run(
         "dataset": dataset,
         "encoder": {"layers": layers, "width": width},
         "gives": machine,
-        "reading": measure_reading(tables, repeats),
-        "preparation": measure_preparation(tables, copies),
-        "catalogue": measure_catalogue(*catalogue, max(repeats // 3, 1)),
+        "reading": measurements.measure_reading(tables, repeats),
+        "preparation": measurements.measure_preparation(tables, copies),
+        "catalogue": measurements.measure_catalogue(*catalogue, max(repeats // 3, 1)),
         "growth": measure_growth(growth),
-        **measure_evaluation(config, tables, repeats),
-        "items": measure_items(config, tables, repeats),
-        "parts": measure_parts(config, tables, 128, repeats),
-        "steps": measure_steps(config, tables, list(sizes), repeats),
-        "steps_with_pictures": measure_steps(both, tables, list(sizes), repeats) if both else [],
-        "epochs": measure_epochs(resolve(2, dataset, dim=256, heads=16, query_dim=200), tables, steps),
+        **measurements.measure_evaluation(config, tables, repeats),
+        "items": measurements.measure_items(config, tables, repeats),
+        "parts": measurements.measure_parts(config, tables, 128, repeats),
+        "steps": measurements.measure_steps(config, tables, list(sizes), repeats),
+        "steps_with_pictures": measurements.measure_steps(both, tables, list(sizes), repeats) if both else [],
+        "epochs": measurements.measure_epochs(resolve(2, dataset, dim=256, heads=16, query_dim=200), tables, steps),
     }
     results |= {"peak_mb": peak_mb()}
     write_json(path(), results)
@@ -109,7 +90,8 @@ def latest(dataset: str) -> dict | None:
 
 def summary(results: dict) -> pd.DataFrame:
     """Ratios of medians: how many times as fast ours is."""
-    lines = {f"training step, batch {size}": ratio(results["steps"], "batch", batch=size, by_reader=False) for size in batch_sizes(results)}
+    sizes = sorted({line["batch"] for line in results["steps"]})
+    lines = {f"training step, batch {size}": ratio(results["steps"], "batch", batch=size, by_reader=False) for size in sizes}
     if any(line["way"] == "plain" for line in results["metrics"]):
         lines["metrics, impressions per second"] = ratio(results["metrics"], "impressions")
     lines["reading behaviors.tsv, rows per second"] = ratio(results["reading"], "rows")
@@ -146,7 +128,3 @@ def costs(results: dict) -> pd.DataFrame:
     for line in results["preparation"]:
         lines[f"read {line['rows']:,} impressions, {line['news']:,} news"] = f"{line['seconds']:.1f} s, {line['peak_mb']:,} MB at most"
     return pd.DataFrame({"cost": lines})
-
-
-def batch_sizes(results: dict) -> list[int]:
-    return sorted({line["batch"] for line in results["steps"]})
