@@ -11,19 +11,8 @@ from nrms.config.resolved import Config
 from nrms.report.planned_comparisons import Difference, finished
 from nrms.runtime.notebook_output import readable
 
-IDENTITY = {
-    "exp",
-    "question",
-    "name",
-    "seed",
-    "data",
-    "dataset",
-    "given",
-    "device",
-    "processes",
-    "checkpoint",
-    "start_sha256",
-}  # not what is compared
+# they say which run it is, and are not what is compared
+IDENTITY = {"exp", "question", "name", "seed", "data", "dataset", "given", "device", "processes", "checkpoint", "start_sha256"}
 
 
 def defaults() -> dict[str, object]:
@@ -44,9 +33,9 @@ def differing_settings(config: dict, other: dict) -> dict[str, tuple[object, obj
 
 def contrasts(dataset: str, comparisons: Sequence[Difference]) -> Styler | str:
     """For every comparison that was made: what it is named for, what differs in truth, and so what it can show."""
-    known, lines = finished(dataset), []
+    by_name, lines = finished(dataset), []
     for d in comparisons:
-        a, b = known[d.exp], known[d.other]
+        a, b = by_name[d.exp], by_name[d.other]
         ensembles = [" + ".join(s.members) for s in (a, b) if s.members]
         if b.kind == "baseline":
             difference, scope = "everything: a baseline learns nothing", "whether it is worth training at all, not why"

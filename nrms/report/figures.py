@@ -34,12 +34,12 @@ Color = str | tuple[float, ...]
 COLORS = {"model": BLUE, "baseline": GREY, "ceiling": ORANGE}
 
 
-def canvas(columns: int, size: tuple[float, float], **options) -> tuple[Figure, np.ndarray]:
-    """A row of axes in the one style, closed for pyplot, which would else show the figure a second time in a notebook."""
+def canvas(columns: int, size: tuple[float, float], rows: int = 1, **options) -> tuple[Figure, np.ndarray]:
+    """Axes in the one style, row by row, closed for pyplot, which would else show the figure a second time in a notebook."""
     with sns.axes_style("whitegrid", {"font.family": FAMILY}), sns.plotting_context("notebook"):
-        figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False, **options)
+        figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **options)
     plt.close(figure)
-    return figure, axes[0]
+    return figure, axes.ravel()
 
 
 def dots(ax: Axes, names: Iterable[str], means: ArrayLike, colors: Iterable[Color], hollow: Color | None = None) -> None:
@@ -129,7 +129,7 @@ def cost(dataset: str) -> Figure:
     for ax, column, label in zip(axes, ("minutes", "trainable"), ("minutes of training", "parameters that are trained"), strict=True):
         x = models[column].to_numpy(float)
         x = np.maximum(x, x[x > 0].min(initial=1.0))  # a logarithmic scale has no zero; what is not known stays so
-        known = x[~np.isnan(x)]
+        numbers = x[~np.isnan(x)]
         ax.scatter(x, models[protocol.main], color=BLUE, zorder=3)
         for value, color in lines.values():
             ax.axhline(value, color=color, ls=":", zorder=1)
@@ -139,11 +139,11 @@ def cost(dataset: str) -> Figure:
         for (name, (value, color)), y in zip(lines.items(), heights[len(models) :], strict=True):
             label_at_the_right(ax, name, y, (1.0, value), ax.get_yaxis_transform(), color)
         ax.set(xlabel=label, ylim=(low, high))
-        if not len(known):
+        if not len(numbers):
             ax.set(xticks=[], xlabel=f"{label}: not known of any experiment")
             continue
         ax.set(xscale="log")
-        wide = known.max() > 100 * known.min()
+        wide = numbers.max() > 100 * numbers.min()
         ax.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}".replace(",000,000", " million")))
         ax.xaxis.set_minor_formatter(NullFormatter())

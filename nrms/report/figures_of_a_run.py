@@ -18,9 +18,10 @@ from nrms.runtime.run_record import Run
 MARKERS = "osD^vP*X"  # of the categories of a map, beside their colours
 
 
-def read_log(run: Run) -> pd.DataFrame:
+def read_training_log(run: Run) -> pd.DataFrame:
     """history.jsonl of a run, one line per logged step, nested values as `groups.encoder.lr` and the like."""
-    return pd.json_normalize([json.loads(line) for line in (run.folder / "history.jsonl").read_text().split("\n")[:-1]])
+    lines = (run.folder / "history.jsonl").read_text().split("\n")[:-1]
+    return pd.json_normalize([json.loads(line) for line in lines])
 
 
 def learning_curves(run: Run) -> Figure:
@@ -28,31 +29,32 @@ def learning_curves(run: Run) -> Figure:
 
     With the drift of reused vectors, where there is some.
     """
-    log, record = read_log(run), run.record
-    protocol, seen = PROTOCOLS[record.get("protocol", "impressions")], log["samples"]
+    log, record = read_training_log(run), run.record
+    protocol, clicks_seen = PROTOCOLS[record.get("protocol", "impressions")], log["samples"]
     figure, (left, middle, norm, right) = canvas(4, (16, 3.4))
-    objective, parts = f"loss.{record['config']['objective']}", [c for c in log if c.startswith("loss.")]
-    if objective != "loss.none":
-        left.plot(seen, log[objective], color=BLUE, label="objective")
+    main_loss = f"loss.{record['config']['objective']}"
+    if main_loss != "loss.none":
+        left.plot(clicks_seen, log[main_loss], color=BLUE, label="objective")
         left.axhline(record["chance"], color=GREY, ls=":", label="chance: equal scores, first batch")
-    for part, color in zip([p for p in parts if p != objective], sns.color_palette("colorblind")[3:], strict=False):
-        left.plot(seen, log[part], color=color, lw=1, label=f"{part.removeprefix('loss.')}, weighted")
+    auxiliary_losses = [name for name in log if name.startswith("loss.") and name != main_loss]
+    for name, color in zip(auxiliary_losses, sns.color_palette("colorblind")[3:], strict=False):
+        left.plot(clicks_seen, log[name], color=color, lw=1, label=f"{name.removeprefix('loss.')}, weighted")
     left.set(title="training loss", ylabel="nats")
     valid = (log if "valid" in log else log.assign(valid=np.nan)).dropna(subset=["valid"])
     middle.plot(valid["samples"], valid["valid"], "o-", color=BLUE)
-    kept = valid[valid["step"] == record.get("best_step")]
-    middle.plot(kept["samples"], kept["valid"], "o", color=ORANGE, ms=11, label="kept")
+    best = valid[valid["step"] == record.get("best_step")]
+    middle.plot(best["samples"], best["valid"], "o", color=ORANGE, ms=11, label="kept")
     if protocol.main == "auc":
         middle.axhline(0.5, color=GREY, ls=":", label="chance")
     middle.set(title=f"validation {protocol.label}")
-    norm.plot(seen, log["gradient_norm"], color=BLUE, label="before clipping")
+    norm.plot(clicks_seen, log["gradient_norm"], color=BLUE, label="before clipping")
     norm.axhline(record["config"].get("clip", np.nan), color=GREY, ls=":", label="cut to this length")
     norm.set(title="gradient norm", yscale="log")
     for name, color, style in (("encoder", BLUE, "-"), ("head", ORANGE, "--")):
         if f"groups.{name}.update_ratio" in log:
-            right.plot(seen, log[f"groups.{name}.update_ratio"], color=color, ls=style, label=name)
+            right.plot(clicks_seen, log[f"groups.{name}.update_ratio"], color=color, ls=style, label=name)
     if "drift" in log:
-        right.plot(seen, log["drift"], color=GREEN, ls="-.", label="drift of reused vectors")
+        right.plot(clicks_seen, log["drift"], color=GREEN, ls="-.", label="drift of reused vectors")
     right.set(title="update / weight, by group", yscale="log")
     for ax in (left, middle, norm, right):
         ax.set_xlabel("clicks seen")
@@ -92,15 +94,20 @@ def reliability(rows: Mapping[str, np.ndarray], temperature: float, bins: int = 
     clicks = np.bincount(owner, rows["clicked"], len(size))
     predicted = (size / np.bincount(owner, weight, len(size)))[owner] * weight
     observed = (size / np.maximum(clicks, 1))[owner] * rows["clicked"]
-    kept = clicks[owner] > 0
-    owner, predicted, observed = owner[kept], predicted[kept], observed[kept]
-    place = np.empty(len(owner), int)
-    place[np.argsort(predicted, kind="stable")] = np.arange(len(owner)) * bins // max(len(owner), 1)
-    sums = [np.bincount(owner * bins + place, w, len(size) * bins).reshape(-1, bins) for w in (observed, predicted, np.ones(len(owner)))]
-    some = sums[2].sum(0) > 0  # fewer candidates than bins leave some empty
-    total, told, count = (part.sum(0)[some] for part in sums)
-    low, high = interval_of_ratios(sums[0][:, some], sums[2][:, some])
-    table = pd.DataFrame({"predicted": told / count, "observed": total / count, "low": low, "high": high, "n": count.astype(int)})
+    has_click = clicks[owner] > 0
+    owner, predicted, observed = owner[has_click], predicted[has_click], observed[has_click]
+    bin_of = np.empty(len(owner), int)
+    bin_of[np.argsort(predicted, kind="stable")] = np.arange(len(owner)) * bins // max(len(owner), 1)
+
+    def by_impression(values: np.ndarray) -> np.ndarray:
+        return np.bincount(owner * bins + bin_of, values, len(size) * bins).reshape(-1, bins)
+
+    counts = by_impression(np.ones(len(owner)))
+    filled = counts.sum(0) > 0  # fewer candidates than bins leave some empty
+    counts, clicked = counts[:, filled], by_impression(observed)[:, filled]
+    n, low_high = counts.sum(0), interval_of_ratios(clicked, counts)
+    table = pd.DataFrame({"predicted": by_impression(predicted)[:, filled].sum(0) / n, "observed": clicked.sum(0) / n})
+    table = table.assign(low=low_high[0], high=low_high[1], n=n.astype(int))
     return table, float((table["n"] * (table["observed"] - table["predicted"]).abs()).sum() / table["n"].sum())
 
 
@@ -113,8 +120,8 @@ def calibration(run: Run, test) -> Figure:
     rows = {"offsets": test.candidates.offsets, "scores": scores, "clicked": test.clicked}
     table, ece = reliability(rows, run.record["config"]["temperature"])
     figure, (ax,) = canvas(1, (5.4, 4.6))
-    most = 1.1 * max(table["predicted"].max(), table["high"].max())
-    ax.plot([0, most], [0, most], color=GREY, ls=":", label="what is predicted is observed")
+    end = 1.1 * max(table["predicted"].max(), table["high"].max())
+    ax.plot([0, end], [0, end], color=GREY, ls=":", label="what is predicted is observed")
     ax.axhline(1, color=GREY, lw=0.8, label="an equal share")
     spread = [(table["observed"] - table["low"]).clip(lower=0), (table["high"] - table["observed"]).clip(lower=0)]
     ax.errorbar(table["predicted"], table["observed"], yerr=spread, fmt="o-", color=BLUE, label="a tenth of the candidates each, 95 % interval")
@@ -131,13 +138,13 @@ def found_by_rank(run: Run, items: int) -> Figure:
     rows = pq.read_table(run.folder / "rows.parquet", columns=["ranks", "history"])
     ranks = np.sort(rows["ranks"].combine_chunks().flatten().to_numpy(zero_copy_only=False))
     left_out = 0 if run.record["config"]["data"]["rank_seen"] else rows["history"].to_numpy()
-    among = np.broadcast_to(np.maximum(items - left_out, 1), len(rows))
+    candidates = np.broadcast_to(np.maximum(items - left_out, 1), len(rows))
     figure, (ax,) = canvas(1, (5.4, 4.6))
     ax.step(ranks, np.arange(1, len(ranks) + 1) / len(ranks), where="post", color=BLUE, label="this model")
     rank = np.geomspace(1, items, 200)
-    ax.plot(rank, [np.minimum(r / among, 1).mean() for r in rank], color=GREY, ls=":", label="random order")
-    what = f"rank among {items:,} items" + (", without those of the user's history" if np.ndim(left_out) else "")
-    ax.set(xscale="log", xlabel=what, ylabel="right items found so far", ylim=(0, 1.02))
+    ax.plot(rank, [np.minimum(r / candidates, 1).mean() for r in rank], color=GREY, ls=":", label="random order")
+    label = f"rank among {items:,} items" + (", without those of the user's history" if np.ndim(left_out) else "")
+    ax.set(xscale="log", xlabel=label, ylabel="right items found so far", ylim=(0, 1.02))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.legend(fontsize=9)
     return figure
@@ -150,16 +157,16 @@ def item_map(run: Run, category: np.ndarray) -> Figure:
     """
     with np.load(run.folder / "map.npz") as saved:
         items, xy, explained = saved["items"], saved["xy"], saved["explained"]
-    own = np.asarray(category, object)[items]
-    names = [str(name) for name in pd.Series(own[own != ""]).value_counts().index[: len(MARKERS)]]
+    categories = np.asarray(category, object)[items]
+    names = [str(name) for name in pd.Series(categories[categories != ""]).value_counts().index[: len(MARKERS)]]
     figure, (ax,) = canvas(1, (8.5, 5))
-    rest = ~np.isin(own, names)
-    if rest.any():
-        ax.plot(*xy[rest].T, ".", color="#bbbbbb", ms=4, label="all others" if names else "items")
+    others = ~np.isin(categories, names)
+    if others.any():
+        ax.plot(*xy[others].T, ".", color="#bbbbbb", ms=4, label="all others" if names else "items")
     palette = [color for i, color in enumerate(sns.color_palette("colorblind")) if i not in (7, 8)]  # grey, and yellow, which is hard to see
     for name, marker, color in zip(names, MARKERS, palette, strict=False):
         style = {"color": color, "ms": 7, "mew": 0.4, "mec": "white", "ls": "none"}
-        ax.plot(*xy[own == name].T, marker=marker, label=name.replace("$", r"\$")[:40], **style)
+        ax.plot(*xy[categories == name].T, marker=marker, label=name.replace("$", r"\$")[:40], **style)
     first, second = 100 * explained
     ax.set(xlabel=f"first direction, {first:.0f} % of the variance", ylabel=f"second, {second:.0f} %", title=f"{len(items):,} items")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)

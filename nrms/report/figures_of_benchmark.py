@@ -2,34 +2,29 @@
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from nrms.report.figures import BLUE, GREEN, GREY, ORANGE
+from nrms.report.figures import BLUE, GREEN, GREY, ORANGE, canvas
 
 
 def benchmark(results: Mapping) -> Figure:
     """Six panels: steps by batch size, where a step's time goes, metrics, reading, cost against size, and what the machine gives."""
-    with sns.axes_style("whitegrid"), sns.plotting_context("notebook"):
-        figure, axes = plt.subplots(2, 3, figsize=(15, 8.4), layout="constrained")
-    plt.close(figure)
-    (steps, parts, metrics), (reading, cost, roof) = axes
+    figure, (steps, parts, metrics, reading, cost, roof) = canvas(3, (15, 8.4), rows=2)
     table = pd.DataFrame(results["steps"])
-    for label, color, kept in (
+    for label, color, rows in (
         ("plain", GREY, table[table["way"] == "plain"]),
         ("ours", BLUE, table[(table["way"] == "ours") & ~table["by_reader"]]),
         ("ours, clicks by reader", GREEN, table[table["by_reader"]]),
     ):
-        rate = kept["batch"] / kept["median"]
-        spread = [rate - kept["batch"] / kept["high"], kept["batch"] / kept["low"] - rate]
-        steps.errorbar(kept["batch"], rate, yerr=spread, fmt="o-", color=color, label=label)
+        rate = rows["batch"] / rows["median"]
+        spread = [rate - rows["batch"] / rows["high"], rows["batch"] / rows["low"] - rate]
+        steps.errorbar(rows["batch"], rate, yerr=spread, fmt="o-", color=color, label=label)
     steps.set(title="training: clicks per second", xlabel="clicks in a batch", xscale="log", yscale="log")
     steps.set_xticks(sorted(table["batch"].unique()), sorted(table["batch"].unique()))
     steps.minorticks_off()
-    where = pd.DataFrame(results["parts"])
-    parts.barh(where["part"], where["median"] * 1000, color=BLUE)
+    times = pd.DataFrame(results["parts"])
+    parts.barh(times["part"], times["median"] * 1000, color=BLUE)
     parts.set(title="where a step's time goes", xlabel="milliseconds, batch of 128")
     parts.invert_yaxis()
     for ax, key, per, title in (
@@ -40,7 +35,7 @@ def benchmark(results: Mapping) -> Figure:
         best = (lines[per] / lines["median"]).groupby(lines["way"]).max()
         ax.barh(best.index, best, color=[BLUE if way == "ours" else GREY for way in best.index])
         ax.set(title=title, xscale="log")
-    for key, label, per, took, color in (
+    for key, label, per, seconds, color in (
         ("metrics", "metrics", "impressions", "median", ORANGE),
         ("evaluation", "rank and judge", "impressions", "median", BLUE),
         ("items", "encode items", "items", "median", GREEN),
@@ -48,7 +43,7 @@ def benchmark(results: Mapping) -> Figure:
     ):
         lines = pd.DataFrame(results[key])
         lines = lines[lines["way"] == "ours"] if "way" in lines else lines
-        cost.plot(lines[per], lines[took], "o-", color=color, label=label)
+        cost.plot(lines[per], lines[seconds], "o-", color=color, label=label)
     growth = pd.DataFrame(results["growth"])
     for (what, lines), style in zip(growth.groupby("what"), (":", "--", "-.", (0, (1, 3)), "-"), strict=False):
         cost.plot(lines["items"], lines["seconds"], marker=".", ls=style, color="black", label=what)

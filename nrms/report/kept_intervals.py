@@ -24,21 +24,19 @@ def digest(runs: Sequence[Run]) -> str:
     return hashlib.sha256(repr([METHOD, *((path.parts[-3:], path.stat().st_mtime_ns) for path in paths)]).encode()).hexdigest()
 
 
-def kept(dataset: str, runs: Mapping[str, Sequence[Run]], compute: Callable[[list[str]], list[Numbers]]) -> dict[str, Numbers]:
+def numbers_of(dataset: str, runs: Mapping[str, Sequence[Run]], compute: Callable[[list[str]], list[Numbers]]) -> dict[str, Numbers]:
     """{name: numbers} of every name, from its `runs`: those of the file, or what `compute` makes of the names that are new, which are kept.
 
     Where reports cannot be written to, they are made all the same. Raises FileNotFoundError where a run has lost its files since it was read.
     """
-    path, known = home() / "reports" / dataset / "intervals.json", {}
+    path, file = home() / "reports" / dataset / "intervals.json", {}
     with contextlib.suppress(OSError, ValueError, TypeError):  # not there yet, or damaged: all is made anew
-        known = dict(read_json(path))
-    digests = {name: digest(of_name) for name, of_name in runs.items()}
-    numbers = {name: known[name]["numbers"] for name in runs if name in known and known[name]["digest"] == digests[name]}
-    missing = [name for name in runs if name not in numbers]
-    if missing:
-        numbers |= zip(missing, compute(missing), strict=True)
-        for name in missing:
-            known[name] = {"digest": digests[name], "numbers": {key: None if value != value else value for key, value in numbers[name].items()}}
+        file = dict(read_json(path))
+    digests = {name: digest(runs_of_name) for name, runs_of_name in runs.items()}
+    new = [name for name in runs if file.get(name, {}).get("digest") != digests[name]]
+    for name, numbers in zip(new, compute(new) if new else (), strict=True):
+        file[name] = {"digest": digests[name]} | {key: None if np.isnan(value) else value for key, value in numbers.items()}
+    if new:
         with contextlib.suppress(OSError):
-            write_json(path, known)
-    return {name: {key: np.nan if value is None else value for key, value in numbers[name].items()} for name in runs}
+            write_json(path, file)
+    return {name: {key: np.nan if value is None else value for key, value in file[name].items() if key != "digest"} for name in runs}

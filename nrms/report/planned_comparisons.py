@@ -77,9 +77,9 @@ def differences(dataset: str, systems: Sequence[System] | None = None) -> list[D
 
     systems: all of the data set, if read already.
     """
-    known, label, pairs = finished(dataset, systems), protocol_of(dataset, systems).label, []
+    by_name, label, pairs = finished(dataset, systems), protocol_of(dataset, systems).label, []
     for question, planned in questions_of(dataset, systems).items():
-        pairs += [(question, known[exp], known[other], about) for exp, other, about in planned if exp in known and other in known]
+        pairs += [(question, by_name[exp], by_name[other], about) for exp, other, about in planned if {exp, other} <= by_name.keys()]
     results = compare_each([align(a, b) for _, a, b, _ in pairs])
     corrected = holm([r["p"] for r in results])
     return [
@@ -180,10 +180,10 @@ def by_slice(dataset: str, exp: str, other: str) -> pd.DataFrame:
 
     Empty where one of them is not finished.
     """
-    known = finished(dataset)
-    if exp not in known or other not in known:
+    by_name = finished(dataset)
+    if not {exp, other} <= by_name.keys():
         return pd.DataFrame()
-    values, of_other = experiments.by_slice([known[exp], known[other]]), experiments.by_slice([known[other]])
+    values, of_other = experiments.by_slice([by_name[exp], by_name[other]]), experiments.by_slice([by_name[other]])
     rows = {name: compare(*both.T) for name, both in values.items() if name in of_other}
     return pd.DataFrame(rows).T.query("n > 1").astype({"n": int})
 

@@ -1,21 +1,15 @@
 """Which of our questions are asked, and by which comparisons of two experiments? The answers are computed by planned_comparisons.py."""
 
-FROZEN, TUNING, IMAGES = (
-    "Can a frozen pre-trained model serve as a news encoder?",
-    "What does fine-tuning add?",
-    "Do images add anything to text?",
-)
-IDS, ADDED, END_TO_END, ORDER = (
-    "Can what an item shows take the place of its id?",
-    "Do ids and content together do better than ids alone, and pictures beside text better than text alone?",
-    "What does training the encoders end to end add to frozen vectors?",
-    "Which user encoder reads a sequence best?",
-)
-INTERESTS, GRAPH, MODALITIES = (
-    "What does reading clusters of content, and scoring each modality, add to a sequence of ids?",
-    "What does content add to a graph of who took what?",
-    "Ids, text, pictures: which does a graph need?",
-)
+FROZEN = "Can a frozen pre-trained model serve as a news encoder?"
+TUNING = "What does fine-tuning add?"
+IMAGES = "Do images add anything to text?"
+IDS = "Can what an item shows take the place of its id?"
+ADDED = "Do ids and content together do better than ids alone, and pictures beside text better than text alone?"
+END_TO_END = "What does training the encoders end to end add to frozen vectors?"
+ORDER = "Which user encoder reads a sequence best?"
+INTERESTS = "What does reading clusters of content, and scoring each modality, add to a sequence of ids?"
+GRAPH = "What does content add to a graph of who took what?"
+MODALITIES = "Ids, text, pictures: which does a graph need?"
 BASELINE = "best baseline"
 
 
@@ -142,7 +136,7 @@ SETS: Planned = {
 }
 QUESTIONS = {"impressions": NEWS, "catalogue": CATALOGUE, "sets": SETS}  # by protocol: what is shown, answered or not
 ASKED_TOO = {"impressions": {}, "catalogue": SETS, "sets": CATALOGUE}  # shown where it is answered: any system can run on any log
-COUNTED = {  # of the comparisons of a question to a log, those are counted of which this is true
+COUNTED = {  # an answer to a question about a log counts the comparisons of which this is true
     IDS: "ways of content in the place of ids are better than ids",
     ADDED: "additions are better than what they stand against",
     END_TO_END: "trained or deepened encoders are better than plain frozen vectors",

@@ -9,7 +9,7 @@ from nrms.evaluation.protocols import BEYOND, DIAGNOSTICS
 from nrms.evaluation.statistics import compare_each, holm, intervals
 from nrms.report.experiments import System, align, comparable, protocol_of, read_systems
 from nrms.report.format import difference, name_only, number, thousands, with_interval
-from nrms.report.kept_intervals import Numbers, kept
+from nrms.report.kept_intervals import Numbers, numbers_of
 from nrms.runtime.files import read_json
 from nrms.runtime.run_record import Run, members_of
 
@@ -52,7 +52,7 @@ def lines_of(dataset: str, systems: Sequence[System]) -> list[dict]:
     """The rows of `leaderboard` of one data set."""
     group, lines = comparable(dataset, systems), {}
     names = {f"{s.exp} {s.seed_names}": s for s in systems if s.status == "done"}
-    numbers = kept(dataset, {name: s.runs for name, s in names.items()}, lambda new: measure([names[name] for name in new]))
+    numbers = numbers_of(dataset, {name: s.runs for name, s in names.items()}, lambda new: measure([names[name] for name in new]))
     measured = dict(zip(names.values(), numbers.values(), strict=True))
     for s in systems:
         metrics = {name: value for name, value in measured.get(s, {}).items() if not name.endswith(("_low", "_high"))}
@@ -97,11 +97,8 @@ def add_differences(dataset: str, lines: dict[System, dict]) -> None:
         return
     best = max(baselines, key=lambda s: lines[s][s.protocol.main])
     pairs = {f"{s.exp} {s.seed_names} - {best.exp} {best.seed_names}": s for s in models}
-    results = kept(
-        dataset,
-        {name: [*s.runs, *best.runs] for name, s in pairs.items()},
-        lambda new: compare_each([align(pairs[name], best) for name in new]),
-    )
+    runs = {name: [*s.runs, *best.runs] for name, s in pairs.items()}
+    results = numbers_of(dataset, runs, lambda new: compare_each([align(pairs[name], best) for name in new]))
     for s, result, p in zip(models, results.values(), holm([result["p"] for result in results.values()]), strict=True):
         lines[s] |= dict(zip(DIFFERENCES[:3], (result["mean"], result["low"], result["high"]), strict=True)) | {"p": p, "baseline": best.exp}
 
