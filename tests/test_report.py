@@ -317,3 +317,9 @@ def test_reports_that_cannot_be_written_to_are_shown(runs, home, monkeypatch):
 
     monkeypatch.setattr(kept_intervals, "write_json", refused)
     assert report.leaderboard("made-up").auc.notna().sum() == 4 and not (home / "reports" / "made-up" / "intervals.json").exists()
+
+
+def test_a_notebook_of_an_earlier_version_finds_its_table(runs):
+    """What runs cost was called `ledger`."""
+    pd.testing.assert_frame_equal(report.ledger("made-up"), report.costs("made-up"))
+    assert report.costs("made-up").loc["exp4", "minutes"] == "1.5"
