@@ -138,11 +138,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def show_data_report(manifest: dict) -> None:
+    from nrms.data.sources.rows import counts_of
+
     for file in manifest["files"]:
         print(f"{file['file']}: {file['rows_in']:,} rows in, {file['rows_out']:,} out")
-        for kind in ("set_aside", "repaired", "noted"):
-            for reason, n in file[kind].items():
-                print(f"    {kind.replace('_', ' ')}: {n:,} {reason}")
+        for kind, reason, count in counts_of(file):
+            print(f"    {kind}: {count:,} {reason}")
 
 
 def show_pictures(found: dict) -> None:

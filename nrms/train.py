@@ -58,7 +58,7 @@ def sampler_of(config: Config, split: Split, size: int) -> ClickSampler | Sequen
     if users.is_graph:
         return PairSampler(split.train, **options)
     hidden = 0.0 if users.is_causal else config.hidden
-    return SequenceSampler(split.train, by_place=users.per_position, hidden=hidden, needs_history=users.MIN_HISTORY > 0, **options)
+    return SequenceSampler(split.train, per_position=users.per_position, hidden=hidden, needs_history=users.MIN_HISTORY > 0, **options)
 
 
 def validate(model: Recommender, valid: Impressions, config: Config) -> float:

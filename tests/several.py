@@ -51,7 +51,7 @@ def main(path: Path) -> None:
         split, accelerator = tables.split(config.data), Accelerator(cpu=True)
         model.on_epoch_start([0, 0], resumed=False)
         whole = next(sampler_of(config, split, len(tables.items)).epoch(0))
-        for name, batch in (("batch", whole), ("reader", whole.of_readers(0, 1)[0])):  # of one reader most processes have nothing
+        for name, batch in (("batch", whole), ("reader", whole.of_histories(0, 1)[0])):  # of one reader most processes have nothing
             model.zero_grad()
             parts, _ = backward(model, batch, config, accelerator, None)
             found |= {f"{number}.{name}.loss.{k}": v for k, v in parts.items()}

@@ -94,8 +94,8 @@ def test_a_history_stands_in_a_batch_once(split):
     data = split.train
     sampler = ClickSampler(data, batch_size=256, negatives=4, history=50, seed=0)
     batch = next(sampler.epoch(0))
-    row = sampler.row[np.random.default_rng([0, 0]).permutation(len(sampler.click))[:256]]
-    for r, history, mask in zip(row, batch.history[batch.reader], batch.history_mask[batch.reader], strict=True):
+    row = sampler.rows[np.random.default_rng([0, 0]).permutation(len(sampler.clicks))[:256]]
+    for r, history, mask in zip(row, batch.history[batch.history_id], batch.history_mask[batch.history_id], strict=True):
         assert history[mask].tolist() == data.history[r][-50:].tolist()
     pairs = {(data.user[r], tuple(data.history[r])) for r in row}
     assert len(batch.history) == len(pairs) < len(batch)
@@ -106,7 +106,7 @@ def test_readers_are_users_with_a_history(rows):
     """Equal numbers for the same user with the same history in the same order, and for nothing else."""
     data = impressions([(user, 1, history, [1], [1]) for user, history in rows])
     for i, a in enumerate(rows):
-        assert [data.reader[i] == r for r in data.reader] == [a == b for b in rows]
+        assert [data.history_id[i] == r for r in data.history_id] == [a == b for b in rows]
 
 
 def test_clicks_by_reader_are_the_same_clicks(split):

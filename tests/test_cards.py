@@ -60,7 +60,7 @@ def test_news_are_matched_by_url_then_by_text():
 def test_a_table_of_ids(name, text, tmp_path):
     """Two columns, or the two that are named; ids that no news has are left out."""
     (tmp_path / name).write_text(text)
-    assert im_mind.names_of_pictures(news(("N1", "", "", ""), ("N2", "", "", "")), tmp_path / name) == ({"N1": "77"}, {"table": 1, "nothing": 1})
+    assert im_mind.names_of_images(news(("N1", "", "", ""), ("N2", "", "", "")), tmp_path / name) == ({"N1": "77"}, {"table": 1, "nothing": 1})
 
 
 def test_wrong_tables_are_sentences(tmp_path):
@@ -70,7 +70,7 @@ def test_wrong_tables_are_sentences(tmp_path):
     some = news(("N1", "", "", ""))
     for name, words in (("no.csv", "--ids"), ("one.csv", "line 1: expected two columns"), ("other.csv", "matches none of the 1 news")):
         with pytest.raises(NrmsError, match=words):
-            im_mind.names_of_pictures(some, tmp_path / name)
+            im_mind.names_of_images(some, tmp_path / name)
 
 
 def test_mind_small_with_cards_of_mind_large(tmp_path, home):

@@ -230,6 +230,19 @@ def test_data_of_my_own_begin_as_a_copy(like, tmp_path, monkeypatch):
         new_dataset("other", "movie")
 
 
+@pytest.mark.parametrize("like", sorted(path.stem for path in (PARAMS / "data").glob("*.yaml")))
+def test_a_copy_resolves_to_the_same_values(like, tmp_path, monkeypatch):
+    """The file that is made for data of one's own has every value of its model, but for words, addresses, and the split of another log."""
+    shutil.copytree(PARAMS / "data", tmp_path / "data")
+    monkeypatch.setattr(params_files, "ROOT", tmp_path)
+    for module in (params_files, new_dataset_file):
+        monkeypatch.setattr(module, "PARAMS", tmp_path)
+    text = new_dataset("mine", like).read_text()
+    assert text.startswith(f"# Made from params/data/{like}.yaml: `python -m nrms prepare mine --from FOLDER`. Any line may be changed.\n")
+    left_out = {"about", "download", "other_split"}
+    assert load_dataset("mine").model_dump(exclude=left_out) == load_dataset(like).model_dump(exclude=left_out)
+
+
 @pytest.mark.parametrize(
     "key, value",
     [("split", "period"), ("test_share", 0.3), ("valid_share", 0.2), ("rank_seen", True), ("min_length", 4), ("min_rating", 3.0), ("log", "other")],

@@ -25,9 +25,9 @@ def test_defect_2_every_row_has_its_own_mask(split):
     data = split.train
     sampler = ClickSampler(data, batch_size=64, negatives=4, history=50, seed=0)
     batch = next(sampler.epoch(0))
-    order = np.random.default_rng([0, 0]).permutation(len(sampler.click))[:64]
-    lengths = np.minimum(data.history.lengths[sampler.row[order]], 50)
-    assert batch.history_mask.shape == batch.history.shape and batch.history_mask[batch.reader].sum(1).tolist() == lengths.tolist()
+    order = np.random.default_rng([0, 0]).permutation(len(sampler.clicks))[:64]
+    lengths = np.minimum(data.history.lengths[sampler.rows[order]], 50)
+    assert batch.history_mask.shape == batch.history.shape and batch.history_mask[batch.history_id].sum(1).tolist() == lengths.tolist()
     assert len(set(lengths)) > 5, "the rows do differ"
 
 

@@ -166,7 +166,7 @@ def visible(folder):
 def test_what_was_downloaded_is_prepared(server, home, capsys):
     """Both zips arrive byte for byte under data/downloads, nothing is left beside them, and `prepare --from` takes that folder."""
     folder = run(server, "good")
-    assert folder == home / "data" / "downloads" / "mind-small" and sorted(p.name for p in folder.iterdir()) == [".lock", *sorted(BODIES)]
+    assert folder == home / "data" / "downloads" / "mind-small" and sorted(p.name for p in folder.iterdir()) == sorted(BODIES)
     assert all((folder / name).read_bytes() == body for name, body in BODIES.items())
     parts = prepare("mind-small", dataset(server), folder)["parts"]
     assert {part: facts["impressions"] for part, facts in parts.items()} == ROWS
@@ -187,7 +187,7 @@ def test_what_is_there_is_not_fetched_again(server, home):
 @pytest.mark.parametrize("bad", ["missing", "stall", "longer", "shorter", "wrong", "page", "down", "file", "loop", "endless"])
 def test_a_bad_source_gives_way_to_the_next(bad, server, home):
     """Whatever is wrong with the first source, the second one's file is what arrives."""
-    folder = run(server, bad, "good", options=SHORT | {"most": 1 << 20, "attempts": 2})
+    folder = run(server, bad, "good", options=SHORT | {"max_bytes": 1 << 20, "attempts": 2})
     assert all((folder / name).read_bytes() == body for name, body in BODIES.items())
 
 
@@ -209,7 +209,7 @@ def test_a_bad_source_gives_way_to_the_next(bad, server, home):
 def test_a_source_that_fails_is_said(bad, says, requests, server, home):
     """The reason stands in the instructions; nothing has the file's name; only what may pass is tried again."""
     with pytest.raises(NrmsError) as error:
-        run(server, bad, options=SHORT | {"most": 1 << 20})
+        run(server, bad, options=SHORT | {"max_bytes": 1 << 20})
     tried = re.findall(rf"- http\S+/{bad}/\S+: (.*)", str(error.value))
     assert len(tried) == 2 and all(says in line for line in tried)
     assert visible(home / "data" / "downloads" / "mind-small") == []
@@ -221,7 +221,7 @@ def test_a_file_that_is_declared_too_large_is_not_fetched(server, tmp_path):
     """A length above the limit is refused before the first byte is written."""
     part = tmp_path / "part"
     with pytest.raises(Failed, match="more than the 10 that are allowed"):
-        fetch(server.url("good") + "MIND_train.zip", part, plain={server.host}, most=10)
+        fetch(server.url("good") + "MIND_train.zip", part, plain={server.host}, max_bytes=10)
     assert not part.exists()
 
 
@@ -254,7 +254,7 @@ def test_each_source_goes_on_with_its_own_half(server, home):
         run(server, "half", "longer", options=SHORT | {"attempts": 1})
     folder = run(server, "half", options=SHORT | {"attempts": 1})
     assert [wants for how, wants, _ in server.asked if how == "half"] == [None, None, "bytes=200-", "bytes=200-"]
-    assert sorted(p.name for p in folder.iterdir()) == [".lock", *sorted(BODIES)]
+    assert sorted(p.name for p in folder.iterdir()) == sorted(BODIES)
 
 
 def test_a_file_that_changed_meanwhile_is_fetched_anew(server, home):
@@ -338,7 +338,7 @@ def test_a_known_hash_is_enough(server, home, tmp_path):
     hashes = []
     for name, body in BODIES.items():
         (tmp_path / name).write_bytes(body)
-        hashes.append(images.fingerprint(tmp_path / name))
+        hashes.append(images.file_digest(tmp_path / name))
     assert visible(run(server, "wrong", "good", rows=False, sha256=hashes)) == sorted(BODIES)
     shutil.rmtree(home / "data")
     with pytest.raises(NrmsError, match="it has another hash"):
@@ -379,7 +379,7 @@ def test_two_at_once_are_one(server, home):
     """A folder that another process fills is left to it."""
     folder = home / "data" / "downloads" / "mind-small"
     folder.mkdir(parents=True)
-    with (folder / ".lock").open("w") as lock:
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(NrmsError, match="another process"):
             run(server, "good")

@@ -64,7 +64,7 @@ def test_the_example_of_a_log(board, monkeypatch):
     example = tables.manifest["example"]
     items, log = example["lines"]
     _, item = examples.carried(example, tables.items.id, split_log(tables.log, "leave_one_out", 0.1, 0.1).test)
-    assert tables.pictured[item] and items["text"].split("\t")[:2] == [tables.items.id[item], tables.items.title[item]]
+    assert tables.has_image[item] and items["text"].split("\t")[:2] == [tables.items.id[item], tables.items.title[item]]
     assert log["text"].split("\t")[:2] == [example["user"], example["item"]]
 
 

@@ -706,7 +706,7 @@ def opens(data):
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            return image.format in ("JPEG", "PNG", "WEBP", "MPO") and image.width * image.height <= images.PIXELS
+            return image.format in ("JPEG", "PNG", "WEBP", "MPO") and image.width * image.height <= images.MAX_PIXELS
     except Exception:  # whatever Pillow raises
         return False
 

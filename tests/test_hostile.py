@@ -169,9 +169,9 @@ def test_any_damage_to_a_zip_is_a_sentence_or_harmless(tmp_path):
 
 
 def test_a_line_without_end_is_not_a_table(tmp_path, monkeypatch):
-    """A file that is one line is left after LONGEST bytes, not gathered in memory."""
+    """A file that is one line is left after MAX_LINE_BYTES bytes, not gathered in memory."""
     monkeypatch.setattr(rows, "BLOCK", 10)
-    monkeypatch.setattr(rows, "LONGEST", 100)
+    monkeypatch.setattr(rows, "MAX_LINE_BYTES", 100)
     stream = io.BytesIO(bytes(10_000))
     with pytest.raises(NrmsError, match="a line of more than 100 bytes"):
         list(rows.read_blocks(rows.Member("x", lambda: stream)))
@@ -206,7 +206,11 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
 def test_names_in_zips_are_bounded(tmp_path):
     """The largest files of MIND pass; nothing five times as large, or denser than text, does."""
     info = zipfile.ZipInfo("news.tsv")
-    for size, packed, fine in ((1_373_844_151, 400_000_000, True), (zips.LARGEST + 1, zips.LARGEST, False), (100 << 20, 1 << 20, False)):
+    for size, packed, fine in (
+        (1_373_844_151, 400_000_000, True),
+        (zips.MAX_BYTES + 1, zips.MAX_BYTES, False),
+        (100 << 20, 1 << 20, False),
+    ):
         info.file_size, info.compress_size = size, packed
         assert (zips.fault_of(info, 9 << 30) is None) == fine
 
@@ -229,7 +233,7 @@ def test_tables_of_ids_that_are_none(data, tmp_path):
     (tmp_path / "t.csv").write_bytes(data)
     columns = (np.array(["", x], object) for x in ("N2", "c", "s", "t", "a", "u"))
     with pytest.raises(NrmsError):
-        im_mind.names_of_pictures(Items(*columns), tmp_path / "t.csv")
+        im_mind.names_of_images(Items(*columns), tmp_path / "t.csv")
 
 
 class Evil:

@@ -145,7 +145,7 @@ def test_empty_history_is_finite_and_learns(users):
 def test_rows_of_one_reader_share_a_history(model):
     """A batch that holds a history once for two rows scores as one that holds it twice."""
     batch = batch_of([[5, 5, 7], [3], [5, 5, 7]], [[7, 9], [5, 9], [1, 2]])
-    shared = replace(batch, history=batch.history[:2], history_mask=batch.history_mask[:2], reader=torch.tensor([0, 1, 0]))
+    shared = replace(batch, history=batch.history[:2], history_mask=batch.history_mask[:2], history_id=torch.tensor([0, 1, 0]))
     assert torch.allclose(model(batch)[0], model(shared)[0], atol=1e-6)
 
 

@@ -83,15 +83,15 @@ def test_rows_of_readers_are_a_batch():
     batch = Batch(
         history=torch.tensor([[1, 2], [3, 0]]),
         history_mask=torch.tensor([[True, True], [True, False]]),
-        reader=torch.tensor([1, 0, 1]),
+        history_id=torch.tensor([1, 0, 1]),
         candidates=torch.tensor([4, 5]),
         candidate_mask=torch.ones(3, 2, dtype=torch.bool),
         clicked=torch.tensor([[True, False], [False, True], [False, True]]),
-        place=torch.tensor([0, 1, 1]),
+        position=torch.tensor([0, 1, 1]),
     )
-    part, rows = batch.of_readers(1, 2)
-    assert rows.tolist() == [0, 2] and part.history.tolist() == [[3, 0]] and part.reader.tolist() == [0, 0]
-    assert part.candidates.tolist() == [4, 5] and part.target.tolist() == [4, 5] and part.place.tolist() == [0, 1] and part.hidden is None
+    part, rows = batch.of_histories(1, 2)
+    assert rows.tolist() == [0, 2] and part.history.tolist() == [[3, 0]] and part.history_id.tolist() == [0, 0]
+    assert part.candidates.tolist() == [4, 5] and part.target.tolist() == [4, 5] and part.position.tolist() == [0, 1] and part.hidden is None
 
 
 def run_of(home: Path) -> Path:

@@ -99,13 +99,13 @@ def test_no_test_interaction_is_seen_in_training(real_data, home, how):
 
 @settings(max_examples=40, deadline=None)
 @given(logs, st.integers(2, 6), st.integers(0, 3), st.booleans())
-def test_every_interaction_is_a_row_once_an_epoch(rows, history, epoch, by_place):
+def test_every_interaction_is_a_row_once_an_epoch(rows, history, epoch, per_position):
     """Each item of each sequence is a target once; its history is what stands before it, at most L, at least half of L where there is as much."""
-    batches = sampler(rows, history=history, by_place=by_place, batch_size=3).epoch(epoch)
+    batches = sampler(rows, history=history, per_position=per_position, batch_size=3).epoch(epoch)
     found = []
     for batch in batches:
-        places = batch.history_mask.sum(1)[batch.reader] if not by_place else batch.place
-        for reader, place, target in zip(batch.reader.tolist(), places.tolist(), batch.target.tolist(), strict=True):
+        places = batch.history_mask.sum(1)[batch.history_id] if not per_position else batch.position
+        for reader, place, target in zip(batch.history_id.tolist(), places.tolist(), batch.target.tolist(), strict=True):
             found.append((tuple(batch.history[reader][:place].tolist()), target))
             assert batch.history_mask[reader][:place].all() and place <= history
     expected = [(tuple(row[:i]), item) for row in rows for i, item in enumerate(row)]
@@ -125,7 +125,7 @@ def test_an_epoch_is_entered_in_the_middle():
     whole, rest, other = list(make.epoch(1)), list(make.epoch(1, 2)), list(make.epoch(2))
     assert len(whole) == len(make) and len(rest) == len(whole) - 2
     for a, b in zip(whole[2:], rest, strict=True):
-        assert all(torch.equal(getattr(a, k), getattr(b, k)) for k in ("history", "candidates", "reader", "place"))
+        assert all(torch.equal(getattr(a, k), getattr(b, k)) for k in ("history", "candidates", "history_id", "position"))
     assert any(a.history.shape != b.history.shape or not torch.equal(a.history, b.history) for a, b in zip(whole, other, strict=True))
 
 
@@ -158,7 +158,7 @@ def test_in_batch_softmax_is_that_of_a_slow_loop(popularity, same, own):
     found = loss_of(config, batch, score[:, batch.candidates])
     count = np.bincount([i for row in rows for i in row], minlength=10)
     losses = []
-    target, reader = batch.target.tolist(), batch.reader.tolist()
+    target, reader = batch.target.tolist(), batch.history_id.tolist()
     for b, item in enumerate(target):
         owned = {*batch.history[reader[b]].tolist(), *(t for t, r in zip(target, reader, strict=True) if r == reader[b])} - {0}
 
@@ -225,8 +225,8 @@ def test_bert4rec_sees_both_sides_but_not_what_is_hidden(movies):
     batch = next(sampler_of(config, tables.split(config.data), len(tables.items)).epoch(0))
     scores = model(batch).scores
     assert batch.hidden.any() and (batch.hidden <= batch.history_mask).all()
-    behind = batch.history_mask.sum(1)[batch.reader] == batch.place
-    assert (batch.hidden[batch.reader[~behind], batch.place[~behind]]).all() and behind.sum() == len(batch.history)
+    behind = batch.history_mask.sum(1)[batch.history_id] == batch.position
+    assert (batch.hidden[batch.history_id[~behind], batch.position[~behind]]).all() and behind.sum() == len(batch.history)
     other = torch.where(batch.hidden, 1 + batch.history % 3, batch.history)
     assert torch.allclose(model(type(batch)(**{**vars(batch), "history": other}))[0], scores, atol=1e-5)
     beside = torch.where(batch.hidden | ~batch.history_mask, batch.history, 1 + batch.history % 3)
@@ -379,8 +379,8 @@ def test_repeats_are_learned_of_what_stands_before(exp, candidates, movies):
         model.repeats.fill_(-3.0)
     torch.set_rng_state(states)
     added = (model(batch).scores - plain).detach()
-    for row, reader in enumerate(batch.reader.tolist()):
-        before = set(batch.history[reader, : int(batch.place[row])].tolist())
+    for row, reader in enumerate(batch.history_id.tolist()):
+        before = set(batch.history[reader, : int(batch.position[row])].tolist())
         expected = torch.tensor([-3.0 if int(item) in before else 0.0 for item in batch.candidates])
         assert torch.allclose(added[row], expected, atol=1e-5)
     loss_of(config, batch, model(batch).scores).backward()
@@ -439,7 +439,7 @@ def test_values_that_do_not_go_with_a_log():
 def test_history_and_targets_meet_the_papers_example():
     """A window of three: place p has seen p clicks, and the item at p is what it is to find."""
     batch = next(sampler([[7, 8, 9]], history=5, batch_size=1).epoch(0))
-    assert batch.history.tolist() == [[7, 8]] and batch.place.tolist() == [0, 1, 2] and batch.target.tolist() == [7, 8, 9]
+    assert batch.history.tolist() == [[7, 8]] and batch.position.tolist() == [0, 1, 2] and batch.target.tolist() == [7, 8, 9]
     assert [c for c in itertools.chain(batch.candidates.tolist())] == [7, 8, 9]
 
 

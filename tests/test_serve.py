@@ -120,7 +120,7 @@ def test_a_picture_does_what_coming_without_undoes(pictures, reader):
     ranking = pictures.rank(reader, 8)
     assert list(ranking.parts) == ["text", "picture"]
     np.testing.assert_allclose(ranking.parts["text"] + ranking.parts["picture"], ranking.leads, atol=1e-5)
-    has = pictures.tables.pictured[ranking.items]
+    has = pictures.tables.has_image[ranking.items]
     assert has.any() and (ranking.parts["picture"][~has] == 0).all() and (ranking.parts["picture"][has] != 0).all()
     place = int(np.flatnonzero(has)[0])
     item = ranking.items[place : place + 1]
@@ -328,7 +328,7 @@ def test_late_parts_are_the_blend(catalogue):
     served = catalogue("missrec_mean_blend")
     reader = served.reader(user=next(iter(served.users)))
     ranking = served.rank(reader, 24)
-    has = served.tables.pictured[ranking.items]
+    has = served.tables.has_image[ranking.items]
     user = served.model.users(
         served.vectors[reader.history][None], torch.ones(1, len(reader.history), dtype=torch.bool), torch.from_numpy(reader.history)[None]
     )

@@ -32,7 +32,7 @@ def small():
     valid = questions([86400 * 10**4 + 20], [[1]], [[1, 2]], [1, 0])
     test = questions([86400 * 10**4 + 30, 86400 * 10**4 + 40], [[1], []], [[1, 2], [1, 3]], [1, 0, 0, 1])
     file = {"file": "train/news.tsv", "rows_in": 10, "rows_out": 7, "set_aside": {"time": 2, "id": 1}, "repaired": {}, "noted": {}, "examples": []}
-    tables = SimpleNamespace(items=news, manifest={"files": [file]}, pictured=np.array([False, True, False, False]))
+    tables = SimpleNamespace(items=news, manifest={"files": [file]}, has_image=np.array([False, True, False, False]))
     return tables, Split(train, valid, test)
 
 

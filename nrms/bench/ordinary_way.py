@@ -29,7 +29,7 @@ def autocast() -> torch.autocast:
 def plain_scores(model: Recommender, batch: Batch) -> torch.Tensor:
     """Scores (B, C) as of `model(batch)`, with every place of every row encoded, padding too, and every title padded to the longest allowed."""
     encoder = model.items.encoders["text"]
-    history, mask = batch.history[batch.reader], batch.history_mask[batch.reader]
+    history, mask = batch.history[batch.history_id], batch.history_mask[batch.history_id]
     places = torch.cat([history, batch.candidates], 1)  # (B, L + C)
     given, seen = encoder.content(places.flatten())
     missing = encoder.title_tokens - seen.shape[1]

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 from pandas.io.formats.style import Styler
 
+from nrms.data.sources.rows import counts_of
 from nrms.runtime.notebook_output import code, readable
 
 SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Thai to Chinese: no spaces
@@ -18,8 +19,8 @@ def data_report(manifest: Mapping) -> Styler:
     """Rows in and out of every file of the source, with a count for every reason found."""
     lines = []
     for file in manifest["files"]:
-        found = [f"{n:,} {reason} ({kind.replace('_', ' ')})" for kind in ("set_aside", "repaired", "noted") for reason, n in file[kind].items()]
-        lines.append({"file": file["file"], "rows in": file["rows_in"], "rows out": file["rows_out"], "found": "; ".join(found) or "nothing odd"})
+        counts = "; ".join(f"{count:,} {reason} ({kind})" for kind, reason, count in counts_of(file))
+        lines.append({"file": file["file"], "rows in": file["rows_in"], "rows out": file["rows_out"], "found": counts or "nothing odd"})
     return readable(pd.DataFrame(lines).set_index("file"))
 
 
@@ -32,13 +33,8 @@ def splits(split) -> pd.DataFrame:
         if hasattr(part, "items"):  # a log
             lines[name] = {"users": len(part), "interactions": len(part.items.values)}
         else:
-            clicks, share = int(part.clicked.sum()), f"{part.clicked.mean():.1%}"
-            lines[name] = {
-                "impressions": len(part),
-                "users": len(set(part.user)),
-                "clicks": clicks,
-                "clicked share": share,
-            }
+            clicks = {"clicks": int(part.clicked.sum()), "clicked share": f"{part.clicked.mean():.1%}"}
+            lines[name] = {"impressions": len(part), "users": len(set(part.user)), **clicks}
         lines[name] |= {"from": begin, "to": end} if end.year > 1971 else {"time": "the order of each user alone"}
     return pd.DataFrame(lines).T.fillna("")
 
@@ -49,11 +45,8 @@ def lengths(train) -> dict[str, np.ndarray]:
         by_item = np.bincount(train.items.values)
         return {"interactions per user": train.items.lengths, "interactions per item": by_item[by_item > 0]}
     clicks = np.bincount(train.candidates.rows[train.clicked], minlength=len(train))
-    return {
-        "history length": train.history.lengths,
-        "candidates per impression": train.candidates.lengths,
-        "clicks per impression": clicks,
-    }
+    slates = {"candidates per impression": train.candidates.lengths, "clicks per impression": clicks}
+    return {"history length": train.history.lengths, **slates}
 
 
 def history(news, impressions, row: int, last: int = 8) -> Styler:
@@ -64,32 +57,29 @@ def history(news, impressions, row: int, last: int = 8) -> Styler:
 
 def slate(news, impressions, row: int, scores: np.ndarray | None = None) -> Styler:
     """The candidates of one impression and which were clicked; with flat `scores` in the order of the ranking, best first."""
-    items = impressions.candidates[row]
-    begin = impressions.candidates.offsets[row]
+    items, at = impressions.candidates[row], slice(*impressions.candidates.offsets[row : row + 2])
     table = pd.DataFrame({"news": news.id[items], "category": news.category[items], "candidate": news.title[items]})
-    table["clicked"] = np.where(impressions.clicked[begin : begin + len(items)], "yes", "")
+    table["clicked"] = np.where(impressions.clicked[at], "yes", "")
     if scores is not None:
-        own = scores[begin : begin + len(items)]
-        order = np.argsort(-own, kind="stable")  # by all digits, of which few are shown
-        table = table.assign(score=own.round(3)).iloc[order].set_index(pd.RangeIndex(1, len(items) + 1, name="rank"))
+        order = np.argsort(-scores[at], kind="stable")  # by all digits, of which few are shown
+        table = table.assign(score=scores[at].round(3)).iloc[order].set_index(pd.RangeIndex(1, len(items) + 1, name="rank"))
     return readable(table)
 
 
 def ranked(news, impressions, row: int, rows: pa.Table) -> Styler:
-    """What a model put first for one impression: its slate in order, or the first items of the catalogue and where the right ones stand.
+    """What a model put first for one impression: its slate in order, or the first items of the catalogue and where the relevant ones stand.
 
     rows: rows.parquet of the run.
     """
     if "scores" in rows.column_names:
         return slate(news, impressions, row, rows["scores"].combine_chunks().flatten().to_numpy(zero_copy_only=False))
-    items, right, ranks = (rows[name][row].as_py() for name in ("first", "items", "ranks"))
-    lines = [{"rank": i, "item": item} for i, item in enumerate(items, 1)]
-    lines += sorted(({"rank": r, "item": i} for r, i in zip(ranks, right, strict=True) if i not in items), key=lambda line: line["rank"])
-    table = pd.DataFrame(lines).set_index("rank")
-    at = table["item"].to_numpy()
-    table = pd.DataFrame({"item": news.id[at], "category": news.category[at], "title": news.title[at]}, index=table.index)
-    table["taken"] = np.where(np.isin(at, right), "yes", "")
-    return readable(table.set_index(table.index.map(lambda r: f"{r:g}").rename("rank")))
+    first, relevant, ranks = (rows[name][row].as_py() for name in ("first", "items", "ranks"))
+    behind = sorted((pair for pair in zip(ranks, relevant, strict=True) if pair[1] not in first), key=lambda pair: pair[0])
+    ranked_items = [*enumerate(first, 1), *behind]
+    items = np.array([item for _, item in ranked_items])
+    columns = {"item": news.id[items], "category": news.category[items], "title": news.title[items]}
+    columns["taken"] = np.where(np.isin(items, relevant), "yes", "")
+    return readable(pd.DataFrame(columns, index=pd.Index([f"{rank:g}" for rank, _ in ranked_items], name="rank")))
 
 
 def raw(manifest: Mapping) -> Styler | str:
@@ -111,34 +101,32 @@ def words(news, item: int) -> str:
 
     In scripts without spaces, where only a dictionary finds the words, each character counts as one.
     """
-    cut = [re.findall(rf"[{SPACELESS}]|[^\W{SPACELESS}]+|[^\w\s]", str(title).lower()) for title in news.title[1:]]
-    if not any(cut):
+    titles = [re.findall(rf"[{SPACELESS}]|[^\W{SPACELESS}]+|[^\w\s]", str(title).lower()) for title in news.title[1:]]
+    if not any(titles):
         return "No item has a title."
-    size, own = np.array([len(title) for title in cut]), cut[item - 1]
+    size, title = np.array([len(title) for title in titles]), titles[item - 1]
     unit = "characters, words and marks" if any(re.search(f"[{SPACELESS}]", str(title)) for title in news.title) else "words and marks"
-    this = f"The title {code(' · '.join(own))} has {len(own)} {unit}" if own else f"This item has no title, so no {unit}"
+    this = f"The title {code(' · '.join(title))} has {len(title)} {unit}" if title else f"This item has no title, so no {unit}"
     return (
         f"{this}; titles have {size.mean():.1f} on average, {size.max()} at most; "
-        f"{len({word for title in cut for word in title}):,} different ones make up {len(cut):,} titles."
+        f"{len(set().union(*titles)):,} different ones make up {len(titles):,} titles."
     )
 
 
 def pictures(news, pixels, item: int, most: int = 6) -> dict[str, np.ndarray]:
-    """Pictures as they are stored, (S, S, 3) uint8 by title: that of `item` first, if it has one, then the first ones of the data set."""
+    """Images as they are stored, (S, S, 3) uint8 by title: that of `item` first, if it has one, then the first `most` of the data set."""
     if pixels is None:
         return {}
-    rows = [*[item] * bool(pixels.present[item]), *np.flatnonzero(pixels.present)[:most]]
+    rows = np.flatnonzero(pixels.present)[:most].tolist()
+    if pixels.present[item]:
+        rows.insert(0, item)
     return {news.name(i): np.asarray(pixels.values[i]) for i in dict.fromkeys(rows)}
 
 
-def moments(part) -> np.ndarray:
-    """When something happens in a part of a split: every impression, or every interaction; of a log without time places in the order of each user."""
-    return np.asarray(part.time)
-
-
 def timeline(split, width: int = 60) -> str:
-    """How much of each part of a split happens when, drawn in characters: each line by its own largest share."""
-    parts = {name: moments(getattr(split, name)) for name in ("train", "valid", "test")}
+    """How much of each part of a split happens when, drawn in characters: each line by its own largest share. Of a log without time: at which
+    position in the order of each user."""
+    parts = {name: getattr(split, name).time for name in ("train", "valid", "test")}
     low, high = min(t.min() for t in parts.values()), max(t.max() for t in parts.values())
     dated = pd.Timestamp(int(high), unit="s").year > 1971
     ends = [f"{pd.Timestamp(int(t), unit='s'):%Y-%m-%d %H:%M}" if dated else f"place {t:,}" for t in (low, high)]
@@ -151,31 +139,34 @@ def timeline(split, width: int = 60) -> str:
 
 
 def never_trained(split, size: int) -> float:
-    """Share of what is right in the test part that training has nowhere: neither shown nor read, or never taken."""
+    """Share of what is relevant in the test part that training has nowhere: neither shown nor read, or never taken."""
     known = np.zeros(size, bool)
     if hasattr(split.train, "items"):
         known[split.train.items.values] = True
     else:
         for part in (split.train, split.valid):
             known[part.history.values] = known[part.candidates.values] = True
-    right = split.test.candidates.values[split.test.clicked]
-    return float((~known[right]).mean()) if len(right) else float("nan")
+    relevant = split.test.candidates.values[split.test.clicked]
+    return float((~known[relevant]).mean()) if len(relevant) else float("nan")
 
 
 def checks(tables, split) -> pd.DataFrame:
-    """What a data set should be like, what was found, and whether that asks for a closer look; without what there is nothing to be asked of."""
+    """What a data set should be like, what it is like, and whether that asks for a closer look; no line for what it does not have at all."""
     files, test, titles = tables.manifest["files"], split.test, pd.Series(tables.items.title[1:])
     rows, lost = sum(f["rows_in"] for f in files), sum(f["rows_in"] - f["rows_out"] for f in files)
     dated, shared = tables.manifest.get("has_time", True), titles[titles != ""].duplicated(keep=False).mean()
-    late, new = float((test.time <= moments(split.train).max()).mean()), never_trained(split, len(tables.items))
+    late, new = float((test.time <= split.train.time.max()).mean()), never_trained(split, len(tables.items))
+    newcomers, untitled = (test.history.lengths == 0).mean(), (titles == "").mean()
     lines = [
         ("rows are kept", f"{rows - lost:,} of {rows:,}", lost > 0.01 * rows),
         ("what is asked for comes after all training", f"{late:.1%} of it does not" if dated else "no time is known", late > 0 or not dated),
-        ("test users have a past", f"{(test.history.lengths == 0).mean():.1%} have none", (test.history.lengths == 0).mean() > 0.5),
-        *[("what is right was in training", f"{new:.1%} never was: ids cannot rank it, content can", new > 0.5)] * (not np.isnan(new)),
-        ("items have a title", f"{(titles == '').mean():.1%} have none", (titles == "").mean() > 0.1),
-        *[("titles tell items apart", f"{shared:.1%} are shared", shared > 0.1)] * (not np.isnan(shared)),
+        ("test users have a past", f"{newcomers:.1%} have none", newcomers > 0.5),
     ]
+    if not np.isnan(new):
+        lines.append(("what is right was in training", f"{new:.1%} never was: ids cannot rank it, content can", new > 0.5))
+    lines.append(("items have a title", f"{untitled:.1%} have none", untitled > 0.1))
+    if not np.isnan(shared):
+        lines.append(("titles tell items apart", f"{shared:.1%} are shared", shared > 0.1))
     if not hasattr(split.train, "items"):
         share = np.bincount(test.candidates.rows, test.clicked, len(test)) / test.candidates.lengths
         useless = float(((share == 0) | (share == 1)).mean())
@@ -187,22 +178,20 @@ def checks(tables, split) -> pd.DataFrame:
 
 def data_answer(name: str, tables, split) -> str:
     """One computed sentence, in Markdown: what was read, what was set aside, what has a picture, and what looks suspicious."""
-    files, has = tables.manifest["files"], tables.pictured
+    files = tables.manifest["files"]
     rows, lost = sum(f["rows_in"] for f in files), sum(f["rows_in"] - f["rows_out"] for f in files)
     reasons = Counter()
-    for f in files:
-        reasons.update(f["set_aside"])
+    for file in files:
+        reasons.update(file["set_aside"])
     why = f", most of them for `{reasons.most_common(1)[0][0]}`" if reasons else ""
-    is_log = hasattr(split.train, "items")
-    trained, unit, asked = (
-        (len(split.train.items.values), "interactions", "questions") if is_log else (len(split.train), "impressions", "impressions")
-    )
-    pictures = "no pictures" if has is None else f"{has[1:].mean():.0%} of them with a picture"
-    found = checks(tables, split)
-    odd = found.index[found["verdict"] == "look closer"]
-    closer = f"Look closer at {len(odd)} of {len(found)} checks, where it does not hold that {'; that '.join(odd)}" if len(odd) else ""
+    train = f"{len(split.train.items.values):,} interactions" if hasattr(split.train, "items") else f"{len(split.train):,} impressions"
+    unit = "questions" if hasattr(split.train, "items") else "impressions"
+    images = "no pictures" if tables.has_image is None else f"{tables.has_image[1:].mean():.0%} of them with a picture"
+    verdicts = checks(tables, split)["verdict"]
+    odd = verdicts.index[verdicts == "look closer"]
+    closer = f"Look closer at {len(odd)} of {len(verdicts)} checks, where it does not hold that {'; that '.join(odd)}" if len(odd) else ""
     return (
-        f"**{name}: {rows:,} rows in, {rows - lost:,} out, {lost:,} set aside**{why}. {len(tables.items) - 1:,} items, {pictures}; {trained:,} "
-        f"{unit} to train on, {len(split.valid):,} {asked} to choose by, {len(split.test):,} to judge by. "
-        f"{closer or f'Nothing looks suspicious: all {len(found)} checks below come out well'}."
+        f"**{name}: {rows:,} rows in, {rows - lost:,} out, {lost:,} set aside**{why}. {len(tables.items) - 1:,} items, {images}; "
+        f"{train} to train on, {len(split.valid):,} {unit} to choose by, {len(split.test):,} to judge by. "
+        f"{closer or f'Nothing looks suspicious: all {len(verdicts)} checks below come out well'}."
     )

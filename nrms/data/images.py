@@ -1,7 +1,7 @@
-"""Which news has a picture, and what are its pixels? A folder of <name>.jpg|png|webp -> one memory-mapped array.
+"""Which item has an image, and what are its pixels? A folder of <name>.jpg|png|webp -> one memory-mapped array.
 
-Files come from the internet: formats are limited, the size is checked before anything is decoded, and every picture is decoded whole once. A file
-that cannot be used is counted by reason and treated as no picture.
+Files come from the internet: formats are limited, the size is checked before anything is decoded, and every image is decoded whole once. A file
+that cannot be used is counted by reason and treated as no image.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-PIXELS = 30_000_000  # a larger picture is not decoded
+MAX_PIXELS = 30_000_000  # of an image that is decoded
 REASONS = {
     "format": "not a JPEG, PNG or WebP, whatever its name says",
-    "size": f"more than {PIXELS:,} pixels, or none",
+    "size": f"more than {MAX_PIXELS:,} pixels, or none",
     "broken": "cut off or damaged",
     "card": "no IM-MIND card of 610 x 195 pixels",
     "blank": "a card whose cover is white: it had none",
@@ -37,14 +37,14 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Pixels:
-    """Pictures of all items. Row i belongs to item i; rows without a picture are zero and absent."""
+    """Images of all items. Row i belongs to item i; rows without an image are zero and absent."""
 
     values: "np.ndarray | Stacked"  # (N + 1, S, S, 3) uint8, memory-mapped
     present: np.ndarray  # (N + 1,) bool
 
 
 class Stacked:
-    """Two tables of pictures, one behind the other, of which rows are read by number; neither is copied."""
+    """Two tables of images, one behind the other, of which rows are read by number; neither is copied."""
 
     def __init__(self, first: np.ndarray, second: np.ndarray):
         self.first, self.second = first, second
@@ -54,13 +54,13 @@ class Stacked:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         behind = rows >= len(self.first)
-        found = np.empty((len(rows), *self.first.shape[1:]), self.first.dtype)
-        found[~behind], found[behind] = self.first[rows[~behind]], self.second[rows[behind] - len(self.first)]
-        return found
+        pixels = np.empty((len(rows), *self.first.shape[1:]), self.first.dtype)
+        pixels[~behind], pixels[behind] = self.first[rows[~behind]], self.second[rows[behind] - len(self.first)]
+        return pixels
 
 
 def decode(path: Path, size: int, cut: "Callable[[Image.Image], Image.Image | str] | None" = None) -> np.ndarray | str:
-    """A picture as (size, size, 3) uint8, upright, stretched to a square; or the reason (a key of REASONS) why it cannot be used.
+    """An image as (size, size, 3) uint8, upright, stretched to a square; or the reason (a key of REASONS) why it cannot be used.
 
     cut: takes the part that matters out of the whole, or says why there is none.
     """
@@ -70,11 +70,11 @@ def decode(path: Path, size: int, cut: "Callable[[Image.Image], Image.Image | st
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd EXIF data, and about sizes: our own limit is lower
             with Image.open(path, formats=FORMATS) as image:
-                if not 0 < image.width * image.height <= PIXELS:
+                if not 0 < image.width * image.height <= MAX_PIXELS:
                     return "size"
                 image.load()
                 upright = image
-                with contextlib.suppress(Exception):  # torn EXIF, for which Pillow raises whatever comes, does not spoil a picture
+                with contextlib.suppress(Exception):  # torn EXIF, for which Pillow raises whatever comes, does not spoil an image
                     upright = ImageOps.exif_transpose(image)
                 if upright.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip to white
                     upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
@@ -102,10 +102,10 @@ def write_store(
     names: Mapping[str, str] | None = None,
     cut: "Callable[[Image.Image], Image.Image | str] | None" = None,
 ) -> dict:
-    """Decodes the picture of every news (row 0, padding, has none) from the folder `source` into target (a .npy of (N + 1, size, size, 3) uint8).
+    """Decodes the image of every item (row 0, padding, has none) from the folder `source` into target (a .npy of (N + 1, size, size, 3) uint8).
 
-    names: what the pictures of news are called; by default by the news ids. cut: as in `decode`.
-    Returns {found, missing, bad: {reason: count}, unknown}; found counts usable pictures. Raises NrmsError if there is no such folder.
+    names: what the images of items are called; by default by the item ids. cut: as in `decode`.
+    Returns {found, missing, bad: {reason: count}, unknown}; found counts usable images. Raises NrmsError if there is no such folder.
     """
     names = {name: name for name in ids} if names is None else names
     if not source.is_dir():
@@ -125,8 +125,9 @@ def write_store(
         del store
     with atomic(target.with_suffix(".present.npy")) as part, part.open("wb") as file:
         np.save(file, present)
-    found = int(present.sum())
-    return {"found": found, "missing": len(ids) - 1 - found - sum(bad.values()), "bad": dict(bad), "unknown": len(set(files) - set(names.values()))}
+    usable = int(present.sum())
+    missing, unknown = len(ids) - 1 - usable - bad.total(), len(files.keys() - names.values())
+    return {"found": usable, "missing": missing, "bad": dict(bad), "unknown": unknown}
 
 
 def read_store(path: Path) -> Pixels | None:
@@ -137,7 +138,7 @@ def read_store(path: Path) -> Pixels | None:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a store, read once in pieces."""
+    """SHA-256 of a file, read once in pieces."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 24):

@@ -32,7 +32,7 @@ class Tables:
     pixels: images.Pixels | None  # None for a data set prepared without pictures
     log: tables.Interactions | None = None
     vectors: dict[str, np.ndarray] = field(default_factory=dict)  # (N + 1, W) by modality, where they came with the data
-    base: "Tables | None" = None  # the data set by itself, where more news stand behind its own, see `with_items`
+    base: "Tables | None" = None  # the data set by itself, where more items stand behind its own, see `with_items`
 
     @property
     def news(self) -> tables.Items:
@@ -40,7 +40,7 @@ class Tables:
         return self.items
 
     @property
-    def own(self) -> "Tables":
+    def without_added(self) -> "Tables":
         """The data set by itself: what models were made and statistics taken of."""
         return self.base or self
 
@@ -51,34 +51,34 @@ class Tables:
         return splits.split_log(self.log, data.split, data.valid_share, data.test_share)
 
     @property
-    def pictured(self) -> np.ndarray | None:
-        """(N + 1,) True for items with a picture, or with a vector of one that came with the data; None where there are no pictures at all."""
+    def has_image(self) -> np.ndarray | None:
+        """(N + 1,) True for items with an image, or with a vector of one that came with the data; None where there are no images at all."""
         if self.pixels is not None:
             return self.pixels.present
         return np.any(self.vectors["image"], axis=1) if "image" in self.vectors else None
 
     def with_items(self, more: tables.Items, pixels: images.Pixels | None = None, folder: Path | None = None) -> "Tables":
-        """The same with news behind its own that are only to be ranked: nothing that a model knows of the data set changes.
+        """The same with items behind its own that are only to be ranked: nothing that a model knows of the data set changes.
 
-        pixels: their pictures, (len(more), S, S, 3); without, they have none. folder: where features of these items are kept; else where the data
+        pixels: their images, (len(more), S, S, 3); without, they have none. folder: where features of these items are kept; else where the data
         set keeps its own.
         """
-        news = tables.Items(*(np.concatenate(both) for both in zip(vars(self.items).values(), vars(more).values(), strict=True)))
-        shown = pixels and (hashlib.sha256(pixels.values).digest(), pixels.present.tobytes())
-        said = repr([self.content_digest, *(column.tolist() for column in vars(more).values()), shown])
-        digests = self.manifest["tables"] | {"news.parquet": hashlib.sha256(said.encode()).hexdigest()}
+        items = tables.Items(*(np.concatenate(both) for both in zip(vars(self.items).values(), vars(more).values(), strict=True)))
+        image_digest = pixels and (hashlib.sha256(pixels.values).digest(), pixels.present.tobytes())
+        content = repr([self.content_digest, *(column.tolist() for column in vars(more).values()), image_digest])
+        digests = self.manifest["tables"] | {"news.parquet": hashlib.sha256(content.encode()).hexdigest()}
         if self.pixels is not None:
-            none = np.broadcast_to(np.uint8(0), (len(more), *self.pixels.values.shape[1:])), np.zeros(len(more), bool)
-            values, present = (pixels.values, pixels.present) if pixels else none
+            blank = np.broadcast_to(np.uint8(0), (len(more), *self.pixels.values.shape[1:]))
+            values, present = (pixels.values, pixels.present) if pixels else (blank, np.zeros(len(more), bool))
             pixels = images.Pixels(images.Stacked(self.pixels.values, values), np.concatenate([self.pixels.present, present]))
         manifest = self.manifest | {"tables": digests}
-        return replace(self, folder=folder or self.folder, items=news, pixels=pixels, manifest=manifest, base=self)
+        return replace(self, folder=folder or self.folder, items=items, pixels=pixels, manifest=manifest, base=self)
 
     @property
     def content_digest(self) -> str:
-        """Changes when the texts, the pictures or vectors that came with the data do."""
-        given = [self.manifest["tables"][f"{modality}.npy"] for modality in sorted(self.vectors)]
-        return self.manifest["tables"]["news.parquet"] + str(self.manifest.get("images")) + "".join(given)
+        """Changes when the texts, the images or vectors that came with the data do."""
+        digests = self.manifest["tables"]
+        return digests["news.parquet"] + str(self.manifest.get("images")) + "".join(digests[f"{modality}.npy"] for modality in sorted(self.vectors))
 
     @property
     def log_digest(self) -> str | None:
@@ -89,15 +89,17 @@ class Tables:
 def preparation_digest(data: Dataset) -> str:
     """Changes when the tables would come out different: by values of the data set's file or, of a generated world, by the code that draws it."""
     code = f"world {WORLD}".encode() if data.source == "newsroom" else b""
-    chosen = (data.min_rating, data.min_length, *([data.log] if data.log else [])) if data.source == "interactions" else data.world
-    return hashlib.sha256(repr((FORMAT, chosen, data.image_size)).encode() + code).hexdigest()[:12]
+    values = data.world
+    if data.source == "interactions":
+        values = (data.min_rating, data.min_length, data.log) if data.log else (data.min_rating, data.min_length)
+    return hashlib.sha256(repr((FORMAT, values, data.image_size)).encode() + code).hexdigest()[:12]
 
 
 def prepare(
     name: str,
     data: Dataset,
     source: Path | None = None,
-    pictures: Path | None = None,
+    image_folder: Path | None = None,
     *,
     are_cards: bool = False,
     ids: Path | None = None,
@@ -105,9 +107,8 @@ def prepare(
 ) -> dict:
     """Makes data/<name> from a MIND folder or zip or a folder with a log, or generates it; returns its manifest. An existing one is replaced last.
 
-    pictures: a folder of <news id>.jpg, .png or .webp files. are_cards: they are IM-MIND cards. ids: where they are named by other ids, a table
-    of both, or a folder or zip with the news.tsv files that have those ids. anew=False: one of the same values that another process has made
-    since will do.
+    image_folder: of <news id>.jpg, .png or .webp files. are_cards: they are IM-MIND cards. ids: where they are named by other ids, a table of both,
+    or a folder or zip with the news.tsv files that have those ids. anew=False: one of the same values that another process has made since will do.
     Raises NrmsError if a source is missing, not wanted, or too bad.
     """
     if data.source != "newsroom" and source is None:
@@ -115,13 +116,13 @@ def prepare(
         raise NrmsError(f"The data set {name} comes from a {what}: `python -m nrms prepare {name} --from FOLDER`.")
     if data.source == "newsroom" and (source is not None or data.world is None):
         raise NrmsError(f"The data set {name} is generated: leave out `--from`, and let params/data/{name}.yaml say `world:`.")
-    if pictures is None and (are_cards or ids):
+    if image_folder is None and (are_cards or ids):
         raise NrmsError("`--cards` and `--ids` say what the pictures are: give their folder too, `--images FOLDER`.")
     with locked(data_folder(name)):
-        there = read_manifest(name)
-        if not anew and there.get("key") == preparation_digest(data):
-            return there
-        return make(name, data, source, pictures, are_cards=are_cards, ids=ids)
+        manifest = read_manifest(name)
+        if anew or manifest.get("key") != preparation_digest(data):
+            manifest = make(name, data, source, image_folder, are_cards=are_cards, ids=ids)
+        return manifest
 
 
 def read_manifest(name: str) -> dict:
@@ -132,38 +133,39 @@ def read_manifest(name: str) -> dict:
     return read_json(path) if path.exists() else {}
 
 
-def make(name: str, data: Dataset, source: Path | None, pictures: Path | None, *, are_cards: bool, ids: Path | None) -> dict:
+def make(name: str, data: Dataset, source: Path | None, image_folder: Path | None, *, are_cards: bool, ids: Path | None) -> dict:
     """The work of `prepare`, when nobody else is at it."""
     with atomic_folder(data_folder(name)) as folder:
         if data.source == "newsroom":
             source = folder / "raw"
             newsroom.generate(data.world, source)
-            pictures = source / "images" if data.world.image_share else None
+            image_folder = source / "images" if data.world.image_share else None
         if data.source == "interactions":
             options = {"min_rating": data.min_rating, "min_length": data.min_length, "name": data.log}
             facts = interactions.convert(source, folder, data.max_bad, **options)
-            pictures = pictures or (source / "images" if (source / "images").is_dir() else None)
-            check_given(name, data, facts["vectors"])
+            check_vectors(name, data, facts["vectors"])
+            if image_folder is None and (source / "images").is_dir():
+                image_folder = source / "images"
         else:
             facts = mind.convert(source, folder, data.max_bad)
         manifest = {"dataset": name, "format": FORMAT, "key": preparation_digest(data), "made": now(), "source": data.source, **facts}
-        if pictures is not None:
-            news = tables.read_items(folder / "news.parquet")
-            names, matched = im_mind.names_of_pictures(news, ids) if ids else (None, {})
-            options = {"names": names, "cut": im_mind.cover if are_cards else None}
-            manifest["images"] = images.write_store(pictures, news.id, data.image_size, folder / "images.npy", **options) | {"matched": matched}
-            manifest["images"]["sha256"] = images.file_digest(folder / "images.npy")
+        if image_folder is not None:
+            items, store = tables.read_items(folder / "news.parquet"), folder / "images.npy"
+            names, matched = im_mind.names_of_images(items, ids) if ids else (None, {})
+            cut = im_mind.cover if are_cards else None
+            counts = images.write_store(image_folder, items.id, data.image_size, store, names=names, cut=cut)
+            manifest["images"] = counts | {"matched": matched, "sha256": images.file_digest(store)}
         manifest["example"] = examples.find(source, folder, data.log)
-        kept = [*folder.glob("*.parquet"), *(folder / f"{modality}.npy" for modality in facts.get("vectors", ()))]
-        manifest["tables"] = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(kept)}
+        paths = [*folder.glob("*.parquet"), *(folder / f"{modality}.npy" for modality in facts.get("vectors", ()))]
+        manifest["tables"] = {path.name: images.file_digest(path) for path in sorted(paths)}
         write_json(folder / "manifest.json", manifest)
     return manifest
 
 
-def check_given(name: str, data: Dataset, found: dict) -> None:
+def check_vectors(name: str, data: Dataset, widths: dict[str, int]) -> None:
     """Raises NrmsError when vectors that the data set's file counts on did not come."""
     for modality in data.given:
-        if modality not in found:
+        if modality not in widths:
             raise NrmsError(f"params/data/{name}.yaml says `given: {data.given}`, but there is no {modality}.npy beside the log.")
 
 

@@ -58,19 +58,19 @@ def split_by_time(parts: dict[str, Impressions], valid_share: float) -> Split:
     return Split(train, valid, parts["dev"])
 
 
-def next_items(log: Interactions, at: np.ndarray) -> Impressions:
-    """For each user the question for the item at place `at` (R,) of the sequence, given all before it; no question where `at` is the length."""
-    users = np.flatnonzero(at < log.items.lengths)
-    place = log.items.offsets[users] + at[users]
-    before = cut(log, at).items.take(users)
-    one = Ragged(log.items.values[place], np.arange(len(users) + 1))
-    return Impressions(log.user[users], log.user[users], log.time[place], before, one, np.ones(len(users), bool), users)
+def next_items(log: Interactions, position: np.ndarray) -> Impressions:
+    """For each user the query for the item at `position` (R,) of the sequence, given all before it; no query where that is the length."""
+    users = np.flatnonzero(position < log.items.lengths)
+    ragged_index = log.items.offsets[users] + position[users]
+    history = cut(log, position).items.take(users)
+    target = Ragged(log.items.values[ragged_index], np.arange(len(users) + 1))
+    return Impressions(log.user[users], log.user[users], log.time[ragged_index], history, target, np.ones(len(users), bool), users)
 
 
-def cut(log: Interactions, at: np.ndarray) -> Interactions:
-    """The first `at` (R,) interactions of every user; users may be left without any."""
-    kept = np.arange(len(log.items.values)) - log.items.offsets[log.items.rows] < at[log.items.rows]
-    return Interactions(log.user, Ragged(log.items.values[kept], np.concatenate([[0], np.cumsum(at)])), log.time[kept])
+def cut(log: Interactions, count: np.ndarray) -> Interactions:
+    """The first `count` (R,) interactions of every user; users may be left without any."""
+    first = log.items.positions < count[log.items.rows]
+    return Interactions(log.user, Ragged(log.items.values[first], np.concatenate([[0], np.cumsum(count)])), log.time[first])
 
 
 def leave_one_out(log: Interactions) -> Split:
@@ -91,40 +91,40 @@ def split_log_by_time(log: Interactions, valid_share: float, test_share: float) 
     before, until = (np.bincount(log.items.rows[log.time < t], minlength=len(log)) for t in (first, second))
     if not before.any() or first == second:
         raise NrmsError("The log cannot be split by time: too few interactions, or all at the same time.")
-    past = np.where(before == until, log.items.lengths, before)  # nothing between the moments: no question
+    past = np.where(before == until, log.items.lengths, before)  # nothing between the moments: no query
     return Split(cut(log, before), next_items(log, past), next_items(log, until))
 
 
 def by_part(log: Interactions, part: np.ndarray) -> Split:
-    """Interactions with `part` 0 train; a user's with 1 are asked for in the validation, those with 2 in the test, both given those with 0.
+    """Interactions of part 0 train; a user's of part 1 are asked for in the validation, those of part 2 in the test, both given those of part 0.
 
     Raises NrmsError when a part has none.
     """
     if (counts := np.bincount(part, minlength=3)).min() == 0:
         raise NrmsError(f"The log cannot be split so: {counts[0]:,} interactions would train, {counts[1]:,} validate, {counts[2]:,} test.")
 
-    def those(number: int) -> Ragged:
-        kept = part == number
-        return Ragged(log.items.values[kept], np.concatenate([[0], np.cumsum(np.bincount(log.items.rows[kept], minlength=len(log)))]))
+    def items_of(number: int) -> Ragged:
+        member = part == number
+        return Ragged(log.items.values[member], np.concatenate([[0], np.cumsum(np.bincount(log.items.rows[member], minlength=len(log)))]))
 
-    def asked(number: int) -> Impressions:
-        wanted = those(number)
-        users = np.flatnonzero(wanted.lengths)
-        first = np.flatnonzero(part == number)[wanted.offsets[users]]
-        right = wanted.take(users)
-        return Impressions(log.user[users], log.user[users], log.time[first], those(0).take(users), right, np.ones(len(right.values), bool), users)
+    def queries(number: int) -> Impressions:
+        items = items_of(number)
+        users = np.flatnonzero(items.lengths)
+        time = log.time[part == number][items.offsets[users]]
+        history, targets = items_of(0).take(users), items.take(users)
+        return Impressions(log.user[users], log.user[users], time, history, targets, np.ones(len(targets.values), bool), users)
 
-    return Split(Interactions(log.user, those(0), log.time[part == 0]), asked(1), asked(2))
+    return Split(Interactions(log.user, items_of(0), log.time[part == 0]), queries(1), queries(2))
 
 
 def random_parts(log: Interactions, valid_share: float, test_share: float) -> np.ndarray:
     """For every interaction 0, 1 or 2, drawn user by user, always the same: who has three or more validates and tests with at least one each."""
     length, rows = log.items.lengths, log.items.rows
     order = np.lexsort((np.random.default_rng(0).random(len(rows)), rows))  # users in their order, each one's interactions in a drawn one
-    place = np.empty(len(rows), np.int64)
-    place[order] = np.arange(len(rows)) - log.items.offsets[rows]
+    position = np.empty(len(rows), np.int64)
+    position[order] = log.items.positions
     valid, test = (np.where(length >= 3, np.maximum(np.round(share * length), 1), 0).astype(np.int64)[rows] for share in (valid_share, test_share))
-    return np.where(place < test, 2, np.where(place < test + valid, 1, 0))
+    return np.where(position < test, 2, np.where(position < test + valid, 1, 0))
 
 
 def split_log(log: Interactions, how: str, valid_share: float, test_share: float) -> Split:

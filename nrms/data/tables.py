@@ -4,7 +4,7 @@ Items are numbered 0..N; 0 is padding and no news. Every column is a numpy array
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -36,8 +36,13 @@ class Ragged:
         """The row of every value."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
+    @property
+    def positions(self) -> np.ndarray:
+        """Where in its row every value stands, from 0 on."""
+        return np.arange(len(self.values)) - self.offsets[self.rows]
+
     def index(self, rows: np.ndarray) -> np.ndarray:
-        """Where the values of these rows stand, in order."""
+        """The ragged indices of the values of these rows, in order."""
         size = self.lengths[rows]
         begin = np.cumsum(size) - size
         return np.arange(size.sum()) + np.repeat(self.offsets[rows] - begin, size)
@@ -92,33 +97,33 @@ class Impressions:
         return len(self.id)
 
     @cached_property
-    def reader(self) -> np.ndarray:
+    def history_id(self) -> np.ndarray:
         """(n,) equal numbers for impressions of the same user with the same history, 0, 1, ...: such a history is encoded once.
 
         In MIND that is every impression of a user within a part; where a user's histories differ, each has a number of its own.
         """
         user = pd.factorize(self.user)[0]
         weight = np.random.default_rng(0).integers(1 << 62, size=int(self.history.values.max(initial=0)) + 1, dtype=np.uint64)
-        place = np.arange(len(self.history.values), dtype=np.uint64) - np.repeat(self.history.offsets[:-1], self.history.lengths).astype(np.uint64)
-        mixed = np.concatenate([[np.uint64(0)], np.cumsum(weight[self.history.values] * (2 * place + 1), dtype=np.uint64)])
-        content = np.diff(mixed[self.history.offsets])  # a random linear hash of 64 bits of what stands where
-        return pd.factorize(pd.MultiIndex.from_arrays([user, self.history.lengths, content]))[0]
+        position = self.history.positions.astype(np.uint64)
+        mixed = np.concatenate([[np.uint64(0)], np.cumsum(weight[self.history.values] * (2 * position + 1), dtype=np.uint64)])
+        history_digest = np.diff(mixed[self.history.offsets])  # a random linear hash of 64 bits of what stands where
+        return pd.factorize(pd.MultiIndex.from_arrays([user, self.history.lengths, history_digest]))[0]
 
     def take(self, rows: np.ndarray) -> "Impressions":
         """These impressions, in this order."""
         clicked = None if self.clicked is None else self.clicked[self.candidates.index(rows)]
-        taken = {k: getattr(self, k)[rows] for k in ("id", "user", "time")}
         owner = None if self.owner is None else self.owner[rows]
-        return replace(self, **taken, history=self.history.take(rows), candidates=self.candidates.take(rows), clicked=clicked, owner=owner)
+        history, candidates = self.history.take(rows), self.candidates.take(rows)
+        return Impressions(self.id[rows], self.user[rows], self.time[rows], history, candidates, clicked, owner)
 
 
 @dataclass(frozen=True)
 class Interactions:
-    """What each of R users took, oldest first; ties in time keep the order of the source."""
+    """A log: what each of R users took, oldest first; ties in time keep the order of the source."""
 
     user: np.ndarray  # (R,) str
     items: Ragged  # item numbers
-    time: np.ndarray  # int64 for every value of `items`: seconds since 1970, or the place in the user's order where the source has no time
+    time: np.ndarray  # int64 for every value of `items`: seconds since 1970, or the position in the user's order where the source has no time
     part: np.ndarray | None = None  # int8 for every value, where the source says it: 0 trains, 1 validates, 2 tests
 
     def __len__(self) -> int:
@@ -129,7 +134,7 @@ class Interactions:
 class Split:
     """Three sets in the order of time; `test` is looked at once, when a model is finished.
 
-    Of impressions all three are such. Of a log of interactions `train` is a log, and an impression of `valid` or `test` is a question to the whole
+    Of impressions all three are such. Of a log of interactions `train` is a log, and an impression of `valid` or `test` is a query to the whole
     catalogue: its history what the user had before, its candidates, all clicked, the one item or the several that are to be found.
     """
 
@@ -139,25 +144,25 @@ class Split:
 
 
 ITEMS_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "category", "subcategory", "title", "abstract", "url")])
+NO_ITEM = pa.table([[""]] * len(ITEMS_SCHEMA), schema=ITEMS_SCHEMA)  # row 0, padding
+NUMBERS = pa.list_(pa.int32())  # of items
 IMPRESSIONS_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("user", pa.string()),
-        ("time", pa.timestamp("s")),
-        ("history", pa.list_(pa.int32())),
-        ("candidates", pa.list_(pa.int32())),
-        ("clicked", pa.list_(pa.bool_())),
-    ]
+    {
+        "id": pa.string(),
+        "user": pa.string(),
+        "time": pa.timestamp("s"),
+        "history": NUMBERS,
+        "candidates": NUMBERS,
+        "clicked": pa.list_(pa.bool_()),
+    }
 )
-
-INTERACTIONS_SCHEMA = pa.schema([("user", pa.string()), ("items", pa.list_(pa.int32())), ("time", pa.list_(pa.int64()))])
+INTERACTIONS_SCHEMA = pa.schema([("user", pa.string()), ("items", NUMBERS), ("time", pa.list_(pa.int64()))])
 PART = pa.field("part", pa.list_(pa.int8()))  # one more column, where the source says which part an interaction belongs to
 
 
 def ragged(column: pa.ChunkedArray) -> Ragged:
     """A list column as one ragged array."""
     array = column.combine_chunks()
-    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
     offsets = array.offsets.to_numpy().astype(np.int64)
     return Ragged(array.flatten().to_numpy(zero_copy_only=False), offsets - offsets[0])
 
@@ -189,6 +194,5 @@ def unseen(train: Sequence[Impressions], size: int) -> np.ndarray:
     """(size,) True for items that stand neither in a history nor among the candidates of `train`."""
     flags = np.ones(size, bool)
     for part in train:
-        flags[part.history.values] = False
-        flags[part.candidates.values] = False
+        flags[part.history.values] = flags[part.candidates.values] = False
     return flags

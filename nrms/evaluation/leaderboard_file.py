@@ -134,7 +134,7 @@ def rebound(model: Recommender, config: Config, tables: Tables) -> Recommender:
 
 def read_impressions(member: Member, tables: Tables, counts: Counter) -> Iterator[Impressions]:
     """All impressions of a behaviors.tsv, block by block, an unknown candidate as number 0. Raises NrmsError for the first line that is not sound."""
-    ledger = Ledger(member.name, whole=True)
+    ledger = Ledger(member.name, strict=True)
     with progress(what=f"ranking {member.name}", unit=" impressions") as bar:
         for table in mind.read_behaviors(member, mind.has_labels(member), pa.array(tables.items.id), ledger):
             spaced = table["id"].filter(pc.match_substring_regex(table["id"], r"\s"))

@@ -52,9 +52,9 @@ def rank_impressions(model: Recommender, vectors: torch.Tensor, impressions: Imp
     """`score_impressions`, given the vectors of all items (N + 1, D)."""
     model.eval()
     flat = np.empty(len(impressions.candidates.values), np.float32)
-    rows = np.argsort(impressions.reader, kind="stable")
+    rows = np.argsort(impressions.history_id, kind="stable")
     for block in progress(np.array_split(rows, -(-len(rows) // batch)), "scoring users"):
-        _, first, user_of_row = np.unique(impressions.reader[block], return_index=True, return_inverse=True)
+        _, first, user_of_row = np.unique(impressions.history_id[block], return_index=True, return_inverse=True)
         users = states_of(model, vectors, impressions, block[first], history)  # (R, ...): each history once
         index = impressions.candidates.index(block)
         user = np.repeat(user_of_row, impressions.candidates.lengths[block])

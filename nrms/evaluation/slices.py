@@ -38,7 +38,7 @@ def item_slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
     item = split.test.candidates.values
     count = item_counts(split.train, len(tables.items))[item]
     rarity = {f"item {name}": (count >= low) & (count <= high) for name, (low, high) in RARITY.items()}
-    has_image = tables.pictured
+    has_image = tables.has_image
     return rarity | ({} if has_image is None else {"item with a picture": has_image[item], "item without": ~has_image[item]})
 
 

@@ -17,7 +17,7 @@ def items_by_user(train: Impressions | Interactions) -> Ragged:
     if isinstance(train, Interactions):
         return train.items
     user = pd.factorize(train.user)[0]
-    once = np.unique(train.reader, return_index=True)[1]  # equal histories of a user
+    once = np.unique(train.history_id, return_index=True)[1]  # equal histories of a user
     history = train.history.take(once)
     owner = np.concatenate([user[once][history.rows], user[train.candidates.rows[train.clicked]]])
     order = np.argsort(owner, kind="stable")

@@ -62,7 +62,7 @@ def build_encoder(modality: str, config: Config, tables: Tables) -> Encoder:
     if role in ROLES:
         name = getattr(config.data, role)
     if name == "local":
-        name = str(local_model(role, tables.own))
+        name = str(local_model(role, tables.without_added))
     options = {"dim": config.dim, "pooling": config.pooling, "query_dim": config.query_dim, "dropout": config.dropout}
     options["role"] = role if role in ROLES else modality
     titles = tables.items.title if config.reads == "title" else full_texts(tables)
@@ -76,7 +76,7 @@ def build_encoder(modality: str, config: Config, tables: Tables) -> Encoder:
 
 def without_later_items(items: torch.Tensor, tables: Tables) -> torch.Tensor:
     """The flags `items` (N + 1,), False for items behind the data set's own: vectors are standardised as they were in training."""
-    return items.cpu() & (torch.arange(len(items)) < len(tables.own.items))
+    return items.cpu() & (torch.arange(len(items)) < len(tables.without_added.items))
 
 
 def reference_items(present: torch.Tensor, config: Config, tables: Tables) -> torch.Tensor:

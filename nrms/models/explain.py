@@ -27,7 +27,7 @@ def batch_rows(news, batch, rows: int = 2) -> Styler:
         for i, (other, exists) in enumerate(zip(slate[~clicked][:4], mask[~clicked][:4], strict=True), 1):
             line[f"not clicked {i}"] = news.name(other) if exists else "(masked: there are no more)"
         line["candidates in all"] = int(mask.sum())
-        line["history"] = int(batch.history_mask[batch.reader[r]].sum() if batch.place is None else batch.place[r])
+        line["history"] = int(batch.history_mask[batch.history_id[r]].sum() if batch.position is None else batch.position[r])
         lines.append(line)
     return readable(pd.DataFrame(lines).T)
 
@@ -36,7 +36,7 @@ def economy(model, batch, encoded: int) -> str:
     """How many items one step encodes, beside what the ordinary way would encode: every history of every row, every candidate."""
     if model.users.is_graph:
         return f"This step reads the vectors of all {encoded:,} items and of all users, for its graph; the batch has {len(batch):,} rows."
-    history = batch.history_mask[batch.reader] if batch.place is None else batch.history_mask  # one pass serves all rows of a window
+    history = batch.history_mask[batch.history_id] if batch.position is None else batch.history_mask  # one pass serves all rows of a window
     count = int(history.sum()) + int(batch.candidate_mask.sum() if batch.candidates.dim() == 2 else len(batch.candidates))
     return (
         f"This batch has {count:,} places in {len(batch):,} rows, filled by {encoded:,} different items: taking each once saves a factor of "

@@ -46,7 +46,7 @@ class Recommender(nn.Module):
             items = self.table(encode)
             views = self.users.views(items)
             states = self.users(F.embedding(batch.history, views["final"]), batch.history_mask)
-            scores = self.users.score(states[batch.reader], F.embedding(batch.candidates, views["final"]))
+            scores = self.users.score(states[batch.history_id], F.embedding(batch.candidates, views["final"]))
             return Scored(scores, len(items) - 1, views)
         ids, index = distinct(batch)
         states, scores = self.states_and_scores((encode or self.items)(ids), index, batch)
@@ -74,10 +74,10 @@ class Recommender(nn.Module):
         past, candidates = index[:cut].view(batch.history.shape), index[cut:].view(batch.candidates.shape)
         states = self.users.states(vectors, past, batch.history_mask, batch.history, batch.hidden)
         # unlike vectors[candidates], F.embedding has the same gradient in every run
-        scores = self.users.score(self.users.at(states, batch.reader, batch.place), F.embedding(candidates, vectors))
+        scores = self.users.score(self.users.at(states, batch.history_id, batch.position), F.embedding(candidates, vectors))
         if self.repeats is not None:
-            before = torch.arange(batch.history.shape[1], device=scores.device) < batch.place[:, None]
-            scores = self.with_repeats(scores, torch.where(before, batch.history[batch.reader], 0), batch.candidates)
+            before = torch.arange(batch.history.shape[1], device=scores.device) < batch.position[:, None]
+            scores = self.with_repeats(scores, torch.where(before, batch.history[batch.history_id], 0), batch.candidates)
         return states, scores
 
     def with_repeats(self, scores: torch.Tensor, past: torch.Tensor, items: torch.Tensor) -> torch.Tensor:

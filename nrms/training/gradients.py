@@ -28,7 +28,7 @@ def auxiliary_losses(config: Config, batch: Batch, views: dict[str, torch.Tensor
         others, mask = batch.candidates[:, 1:], mask[:, 1:]
     else:
         others = batch.candidates.expand(mask.shape)
-    user = batch.history[batch.reader, 0] if is_graph else batch.reader
+    user = batch.history[batch.history_id, 0] if is_graph else batch.history_id
     rows = Rows(user, batch.target, others, mask)
     return {name: weight * TERMS[name](views, rows) for name, weight in config.terms.items()}
 
@@ -43,11 +43,11 @@ class Share:
 
     def __init__(self, batch: Batch):
         process, histories = distributed.process_index(), [distributed.share(len(batch.history), i) for i in range(distributed.process_count())]
-        parts = [batch.of_readers(h.start, h.stop) for h in histories] if len(histories) > 1 else [(batch, torch.arange(len(batch)))]
+        parts = [batch.of_histories(h.start, h.stop) for h in histories] if len(histories) > 1 else [(batch, torch.arange(len(batch)))]
         self.histories, self.rows = [len(h) for h in histories], [len(rows) for _, rows in parts]
         self.order = torch.cat([rows for _, rows in parts]).argsort()
         # who has no history reads the first one, and then says nothing of it
-        self.batch = parts[process][0] if self.histories[process] else batch.of_readers(0, 1)[0]
+        self.batch = parts[process][0] if self.histories[process] else batch.of_histories(0, 1)[0]
 
     def gathered(self, part: torch.Tensor, lengths: list[int]) -> torch.Tensor:
         """The parts (lengths[i], ...) of all processes one after the other."""

@@ -94,35 +94,31 @@ PATTERNS = (
 )
 
 SUBCATEGORIES = [(category, sub) for category, subs in TOPICS.items() for sub in subs]
+NOUNS = [nouns.split() for subs in TOPICS.values() for nouns in subs.values()]  # by sub-category
+VERBS, ADJECTIVES = ([words[i].split() for words in TONES.values()] for i in (0, 1))  # by tone
 
 
 def invent_people(count: int, rng: np.random.Generator) -> list[str]:
     """`count` different two-word names of people who do not exist."""
-    starts, middles, ends = (
-        "Ba Cor Del El Fin Gra Hol Jor Kel Mar Nor Or Pel Ros Sel Tor".split(),
-        "a e i o u".split(),
-        "dan las mir nek ros tan vik win".split(),
-    )
-    words = [s + m + e for s in starts for m in middles for e in ends]
+    starts, ends = "Ba Cor Del El Fin Gra Hol Jor Kel Mar Nor Or Pel Ros Sel Tor".split(), "dan las mir nek ros tan vik win".split()
+    words = [start + middle + end for start in starts for middle in "aeiou" for end in ends]
     first, last = rng.permutation(words), rng.permutation(words)
     return [f"{first[i]} {last[(i * 7 + i // len(words)) % len(words)]}" for i in range(count)]
 
 
 def write_titles(sub: np.ndarray, tone: np.ndarray, people: list[str], person: np.ndarray, rng: np.random.Generator) -> list[str]:
     """One headline per story, from its sub-category, tone and person (each an integer array of the same length)."""
-    nouns = [subs.split() for category in TOPICS.values() for subs in category.values()]
-    verbs, adjectives = ([words[i].split() for words in TONES.values()] for i in (0, 1))
     draws = rng.integers(0, 1 << 30, (len(sub), 6)).tolist()
     titles = []
     for s, m, p, (a, b, c, d, e, f) in zip(sub.tolist(), tone.tolist(), person.tolist(), draws, strict=True):
-        words = nouns[s]
-        first = a % len(words)
+        nouns, verbs, adjectives = NOUNS[s], VERBS[m], ADJECTIVES[m]
+        first = a % len(nouns)
         title = PATTERNS[b % len(PATTERNS)].format(
             name=people[p],
-            noun=words[first],
-            other=words[(first + 1 + c % (len(words) - 1)) % len(words)],
-            verb=verbs[m][d % len(verbs[m])],
-            adj=adjectives[m][e % len(adjectives[m])],
+            noun=nouns[first],
+            other=nouns[(first + 1 + c % (len(nouns) - 1)) % len(nouns)],
+            verb=verbs[d % len(verbs)],
+            adj=adjectives[e % len(adjectives)],
             place=PLACES[f % len(PLACES)],
             number=3 + f % 17,
         )
@@ -132,10 +128,8 @@ def write_titles(sub: np.ndarray, tone: np.ndarray, people: list[str], person: n
 
 def write_abstracts(sub: np.ndarray, tone: np.ndarray, rng: np.random.Generator) -> list[str]:
     """One short sentence per story with more words of its sub-category and tone; one story in twenty has none, as in MIND."""
-    nouns = [subs.split() for category in TOPICS.values() for subs in category.values()]
-    verbs, adjectives = ([words[i].split() for words in TONES.values()] for i in (0, 1))
     draws = rng.integers(0, 1 << 30, (len(sub), 5)).tolist()
     return [
-        "" if e % 20 == 0 else f"What {verbs[m][c % 5]} here is {adjectives[m][d % 5]}: more about {nouns[s][a % 8]} and {nouns[s][b % 8]}."
+        "" if e % 20 == 0 else f"What {VERBS[m][c % 5]} here is {ADJECTIVES[m][d % 5]}: more about {NOUNS[s][a % 8]} and {NOUNS[s][b % 8]}."
         for s, m, (a, b, c, d, e) in zip(sub.tolist(), tone.tolist(), draws, strict=True)
     ]

@@ -52,7 +52,7 @@ class Stories:
     tone: np.ndarray
     person: np.ndarray
     factors: np.ndarray  # (n, FACTS + APPEAL), scaled by the weights of the utility
-    shown: np.ndarray  # the same, but 0 for the appeal of stories without a picture
+    visible: np.ndarray  # the same, but 0 for the appeal of stories without a picture
     appeal: np.ndarray  # (n, APPEAL) what a picture would show
     has_image: np.ndarray  # (n,) bool
 
@@ -87,29 +87,29 @@ def draw_stories(world: World, rng: np.random.Generator) -> Stories:
     appeal = rng.uniform(-1, 1, (n, APPEAL)) * np.sqrt(3)  # variance 1
     has_image = rng.random(n) < world.image_share
     factors = np.hstack([world.text_weight * facts, world.image_weight * appeal / np.sqrt(APPEAL)]).astype(np.float32)
-    shown = np.hstack([factors[:, :FACTS], factors[:, FACTS:] * has_image[:, None]])
-    return Stories(published, exposure / exposure.sum(), sub, tone, person, factors, shown, appeal, has_image)
+    visible = np.hstack([factors[:, :FACTS], factors[:, FACTS:] * has_image[:, None]])
+    return Stories(published, exposure / exposure.sum(), sub, tone, person, factors, visible, appeal, has_image)
 
 
 def draw_readers(world: World, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Tastes (users, FACTS + APPEAL) and their common mean; every entry of a taste has variance 1."""
     mean = np.concatenate([x / np.linalg.norm(x) * np.sqrt(MEAN_TASTE * len(x)) for x in (rng.normal(size=FACTS), rng.normal(size=APPEAL))])
-    own = rng.normal(size=(world.users, FACTS + APPEAL)) * np.sqrt(1 - MEAN_TASTE)
-    return (mean + own).astype(np.float32), mean.astype(np.float32)
+    deviation = rng.normal(size=(world.users, FACTS + APPEAL)) * np.sqrt(1 - MEAN_TASTE)
+    return (mean + deviation).astype(np.float32), mean.astype(np.float32)
 
 
 def freshness(world: World, stories: Stories, story: np.ndarray, time: np.ndarray) -> np.ndarray:
     return -world.freshness_weight * np.log1p((time - stories.published[story]) / (12 * 3600)).astype(np.float32)
 
 
-def draw_shown(stories: Stories, time: np.ndarray, count: np.ndarray, rng) -> np.ndarray:
+def draw_exposed(stories: Stories, time: np.ndarray, count: np.ndarray, rng) -> np.ndarray:
     """For each of the times, `count` stories of the two days before it, with repeats, by exposure; flat. The latest, where two days hold none."""
     upto = np.concatenate([[0.0], np.cumsum(stories.exposure)])
     begin, end = (np.searchsorted(stories.published, t) for t in (time - WINDOW, time))
     begin = np.minimum(begin, end - 1)
     low, high = upto[begin], upto[end]
-    place = np.repeat(low, count) + rng.random(count.sum()) * np.repeat(high - low, count)
-    return np.clip(np.searchsorted(upto, place, side="right") - 1, np.repeat(begin, count), np.repeat(end - 1, count))
+    point = np.repeat(low, count) + rng.random(count.sum()) * np.repeat(high - low, count)
+    return np.clip(np.searchsorted(upto, point, side="right") - 1, np.repeat(begin, count), np.repeat(end - 1, count))
 
 
 def draw_utility(world: World, stories: Stories, tastes: np.ndarray, user: np.ndarray, time: np.ndarray, story: np.ndarray, rng) -> np.ndarray:
@@ -126,13 +126,13 @@ def draw_slates(
     for start in progress(range(0, len(user), CHUNK), "slates"):
         at = slice(start, start + CHUNK)
         row = np.repeat(np.arange(len(user[at])), 2 * size[at])  # twice too many, for repeats fall away
-        row, story = np.divmod(np.unique(row * n + draw_shown(stories, time[at], 2 * size[at], rng)), n)
+        row, story = np.divmod(np.unique(row * n + draw_exposed(stories, time[at], 2 * size[at], rng)), n)
         story = story[np.argsort(row + rng.random(len(row)))]  # MIND shuffles the candidates of an impression
-        kept = rank_within(row) < size[at][row]
-        row, story = row[kept], story[kept]
+        fits = rank_within(row) < size[at][row]
+        row, story = row[fits], story[fits]
         utility = draw_utility(world, stories, tastes, user[at][row], time[at][row], story, rng)
         length = np.bincount(row, minlength=len(user[at]))
-        best = np.argsort(row * 1e4 - utility)
+        best = np.lexsort((-utility, row))
         clicked = np.zeros(len(row), bool)
         clicked[best] = rank_within(row) < np.minimum(clicks[at], np.maximum(length - 1, 1))[row]
         parts.append((story.astype(np.int32), clicked))
@@ -167,7 +167,7 @@ def draw_histories(world: World, stories: Stories, tastes: np.ndarray, rng) -> t
     for start in progress(range(0, len(user), 10 * CHUNK), "histories"):
         at = slice(start, start + 10 * CHUNK)
         twenty = np.full(len(user[at]), 20)
-        story = draw_shown(stories, time[at], twenty, rng)
+        story = draw_exposed(stories, time[at], twenty, rng)
         utility = draw_utility(world, stories, tastes, np.repeat(user[at], 20), np.repeat(time[at], 20), story, rng)
         clicked[at] = story.reshape(-1, 20)[np.arange(len(twenty)), utility.reshape(-1, 20).argmax(1)]
     return user, time, clicked
@@ -179,11 +179,11 @@ def read_tastes(stories: Stories, mean: np.ndarray, users: int, user: np.ndarray
     Gaussian prior; a click on i has likelihood softmax(taste . factors_i) over everything shown, and the log of its normaliser is
     taken to second order (mean and covariance of the shown factors), which makes the posterior Gaussian too.
     """
-    x, w = stories.shown.astype(np.float64), stories.exposure
-    shown = w @ x
-    covariance = ((x - shown) * w[:, None]).T @ (x - shown)
+    x, w = stories.visible.astype(np.float64), stories.exposure
+    centre = w @ x
+    covariance = ((x - centre) * w[:, None]).T @ (x - centre)
     count = np.bincount(user, minlength=users)
-    pull = np.stack([np.bincount(user, (x[story] - shown)[:, d], minlength=users) for d in range(x.shape[1])], 1)  # (users, D)
+    pull = np.stack([np.bincount(user, (x[story] - centre)[:, d], minlength=users) for d in range(x.shape[1])], 1)  # (users, D)
     precision = np.eye(x.shape[1]) / (1 - MEAN_TASTE) + count[:, None, None] * covariance
     return np.linalg.solve(precision, (pull + mean / (1 - MEAN_TASTE))[..., None])[..., 0].astype(np.float32)
 
@@ -194,16 +194,15 @@ def write_truth(path: Path, world: World, stories: Stories, dev: Slates, tastes:
     columns = {name: np.empty(len(row), np.float32) for name in ("text", "image", "freshness", "history")}
     for a in range(0, len(row), 1 << 20):
         part = slice(a, a + (1 << 20))
-        x, user = stories.shown[dev.story[part]], dev.user[row[part]]
+        x, user = stories.visible[dev.story[part]], dev.user[row[part]]
         columns["text"][part] = np.einsum("ij,ij->i", tastes[user, :FACTS], x[:, :FACTS])
         columns["image"][part] = np.einsum("ij,ij->i", tastes[user, FACTS:], x[:, FACTS:])
         columns["freshness"][part] = freshness(world, stories, dev.story[part], dev.time[row[part]])
         columns["history"][part] = np.einsum("ij,ij->i", read[user], x) + columns["freshness"][part]
     offsets = pa.array(dev.offsets, pa.int32())
-    table = {"impression": pa.array(np.arange(1, len(dev.user) + 1).astype(str))} | {
-        k: pa.ListArray.from_arrays(offsets, pa.array(v)) for k, v in columns.items()
-    }
-    pq.write_table(pa.table(table), path, compression="zstd")
+    impression = pa.array(np.arange(1, len(dev.user) + 1).astype(str))
+    lists = {name: pa.ListArray.from_arrays(offsets, pa.array(values)) for name, values in columns.items()}
+    pq.write_table(pa.table({"impression": impression, **lists}), path, compression="zstd")
 
 
 def join(values: np.ndarray, names: pa.Array, offsets: np.ndarray) -> pa.Array:
@@ -217,9 +216,8 @@ def write_behaviors(path: Path, names: pa.Array, slates: Slates, history: tuple[
     length = np.diff(upto)[slates.user]
     offsets = np.concatenate([[0], np.cumsum(length)])
     index = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - upto[slates.user], length)
-    labelled = pc.binary_join_element_wise(
-        names.take(pa.array(slates.story)), pa.array(["0", "1"]).take(pa.array(slates.clicked.astype(np.int8))), "-"
-    )
+    labels = pa.array(["0", "1"]).take(pa.array(slates.clicked.astype(np.int8)))
+    labelled = pc.binary_join_element_wise(names.take(pa.array(slates.story)), labels, "-")
     rows = pa.array(np.arange(1, len(slates.user) + 1).astype(str))
     users = pc.binary_join_element_wise(pa.scalar("U"), pa.array((slates.user + 1).astype(str)), "")
     times = pc.strftime(pa.array(slates.time, pa.timestamp("s")), format="%m/%d/%Y %I:%M:%S %p")

@@ -5,7 +5,6 @@ by its hash or, as whoever hosts a zip anew changes its bytes, by the rows and c
 """
 
 import contextlib
-import fcntl
 import glob
 import hashlib
 import http.client
@@ -24,13 +23,14 @@ from nrms.data.images import file_digest
 from nrms.data.sources.mind import FILES
 from nrms.data.sources.rows import Member, read_blocks
 from nrms.data.sources.zips import entries
+from nrms.runtime.locks import locked
 from nrms.runtime.progress import progress
 from nrms.runtime.run_record import data_folder
 
-LARGEST = 2 << 30  # bytes of one file; the largest zip of MIND-large has 0.5 GB
-SLOWEST = 1000  # bytes a second; who sends less might as well be silent
+MAX_BYTES = 2 << 30  # of one file; the largest zip of MIND-large has 0.5 GB
+MIN_BYTES_A_SECOND = 1000  # who sends less might as well be silent
 PIECE = 1 << 20  # bytes read at once
-AGAIN = (408, 425, 429)  # and all from 500: the same request may succeed later
+TRANSIENT = (408, 425, 429)  # and all from 500: the same request may succeed later
 
 
 class Failed(Exception):
@@ -68,7 +68,7 @@ def failures() -> Iterator[None]:
         yield
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code in AGAIN or error.code >= 500:
+        if error.code in TRANSIENT or error.code >= 500:
             raise BrokenOff(f"the server says {error.code}") from None
         raise Failed(f"the server says {error.code} {' '.join(str(error.reason).split())}") from None
     except (OSError, http.client.HTTPException) as error:  # URLError and time-outs among them
@@ -77,18 +77,19 @@ def failures() -> Iterator[None]:
 
 def begin_of(response: http.client.HTTPResponse) -> tuple[int, int | None]:
     """Where in the file an answer begins, and how long the whole is, if the server says so."""
-    if response.status == 206 and (found := re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))):
-        return int(found[1]), None if found[2] == "*" else int(found[2])
+    if response.status == 206 and (match := re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))):
+        return int(match[1]), None if match[2] == "*" else int(match[2])
     if response.status != 200:
         raise Failed(f"the server answers {response.status} in a way that makes no sense")
     length = response.headers.get("Content-Length", "")
     return 0, int(length) if length.isdecimal() else None
 
 
-def fetch(url: str, part: Path, *, plain: Collection[str] = (), timeout: float = 30, most: int = LARGEST) -> None:
+def fetch(url: str, part: Path, *, plain: Collection[str] = (), timeout: float = 30, max_bytes: int = MAX_BYTES) -> None:
     """Adds to `part` what is missing of the file behind `url`, or starts over where the server cannot go on or has another file now.
 
-    timeout: seconds to wait for a connection, and for each piece. Raises BrokenOff when it ends early, Failed when there is no use in trying again.
+    plain: hosts (host:port) that may be spoken to without encryption. timeout: seconds to wait for a connection, and for each piece.
+    Raises BrokenOff when it ends early, Failed when there is no use in trying again.
     """
     note = part.with_suffix(".tag")  # what the server calls this state of the file
     tag, have = (note.read_text(), part.stat().st_size) if part.exists() and note.exists() else ("", 0)
@@ -110,8 +111,8 @@ def fetch(url: str, part: Path, *, plain: Collection[str] = (), timeout: float =
         begin, total = begin_of(response)
         if begin not in (0, have):
             raise Failed(f"asked to go on at byte {have:,}, the server begins at {begin:,}")
-        if (total or 0) > most:
-            raise Failed(f"the file has {total:,} bytes, more than the {most:,} that are allowed")
+        if (total or 0) > max_bytes:
+            raise Failed(f"the file has {total:,} bytes, more than the {max_bytes:,} that are allowed")
         if (total or 0) - begin > shutil.disk_usage(part.parent).free:
             raise NrmsError(f"{part.parent} is on a disk without room for the {total - begin:,} bytes of {url}; make some, and call again.")
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
@@ -119,34 +120,34 @@ def fetch(url: str, part: Path, *, plain: Collection[str] = (), timeout: float =
         file = stack.enter_context(part.open("ab"))
         file.truncate(begin)
         bar = stack.enter_context(progress(what=urlsplit(url).netloc, unit="B", unit_scale=True, total=total, initial=begin))
-        have, mark, then = begin, begin, time.monotonic()
-        while have <= most:
+        have, mark, since = begin, begin, time.monotonic()
+        while have <= max_bytes:
             with failures():
                 piece = response.read1(PIECE)
             if not piece:
                 break
             have += file.write(piece)
             bar.update(len(piece))
-            if (passed := time.monotonic() - then) > timeout:
-                if have - mark < SLOWEST * passed:
-                    raise BrokenOff(f"fewer than {SLOWEST:,} bytes a second came")
-                mark, then = have, time.monotonic()
-        if have > most:
+            if (passed := time.monotonic() - since) > timeout:
+                if have - mark < MIN_BYTES_A_SECOND * passed:
+                    raise BrokenOff(f"fewer than {MIN_BYTES_A_SECOND:,} bytes a second came")
+                mark, since = have, time.monotonic()
+        if have > max_bytes:
             part.unlink()
-            raise Failed(f"the file has more than the {most:,} bytes that are allowed")
+            raise Failed(f"the file has more than the {max_bytes:,} bytes that are allowed")
         if total is not None and have < total:
             raise BrokenOff(f"it broke off at {have:,} of {total:,} bytes")
 
 
 def wrong_rows(member: Member, rows: int) -> str | None:
     """How a table of MIND differs from one with so many rows; None where it does not."""
-    base, found, odd = member.name.rsplit("/", 1)[-1], 0, 0
+    columns, count, odd = FILES[member.base], 0, 0
     for lines, _ in read_blocks(member):
-        found += len(lines)
-        odd += sum(line.count(b"\t") != FILES[base] - 1 for line in lines)
+        count += len(lines)
+        odd += sum(line.count(b"\t") != columns - 1 for line in lines)
     if odd:
-        return f"{odd:,} of the {found:,} rows of {member.name} do not have {FILES[base]} columns"
-    return None if found == rows else f"{member.name} has {found:,} rows, not {rows:,}"
+        return f"{odd:,} of the {count:,} rows of {member.name} do not have {columns} columns"
+    return None if count == rows else f"{member.name} has {count:,} rows, not {rows:,}"
 
 
 def fault_of(path: Path, archive: Archive) -> str | None:
@@ -158,18 +159,18 @@ def fault_of(path: Path, archive: Archive) -> str | None:
     try:
         members = entries(path, tuple(archive.rows))
         for base, rows in archive.rows.items():
-            own = [m for m in members if m.name.rsplit("/", 1)[-1] == base]
-            if len(own) != 1:
-                return f"it has {base} {len(own)} times, not once"
-            if fault := wrong_rows(own[0], rows):
+            tables = [member for member in members if member.base == base]
+            if len(tables) != 1:
+                return f"it has {base} {len(tables)} times, not once"
+            if fault := wrong_rows(tables[0], rows):
                 return fault
     except NrmsError as error:
         return str(error)
     return None
 
 
-def get(url: str, target: Path, archive: Archive, *, attempts: int, wait: float, **options) -> None:
-    """Fetches one file from one source: again after 1, 2, 4, ... times `wait` seconds where it broke off. Raises Failed."""
+def get(url: str, target: Path, archive: Archive, *, attempts: int = 5, wait: float = 1, **options) -> None:
+    """Fetches one file from one source, again after 1, 2, 4, ... times `wait` seconds where it broke off. options: of `fetch`. Raises Failed."""
     part = target.with_name(f".{target.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")  # each source has its own
     resumed = part.exists()
     for attempt in range(attempts):
@@ -184,8 +185,8 @@ def get(url: str, target: Path, archive: Archive, *, attempts: int, wait: float,
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(part, target)
-            for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
-                left.unlink()
+            for leftover in target.parent.glob(f".{glob.escape(target.name)}.*"):
+                leftover.unlink()
             return
         part.unlink()
         reason = f"it is not the file: {fault}"
@@ -202,50 +203,30 @@ def short(path: Path) -> Path:
 
 def instructions(name: str, download: Download, folder: Path, tried: Sequence[str]) -> str:
     """What to do when no source has the files."""
-    missing = [file for file in download.files if not (folder / file).exists()]
-    shown = short(folder)
-    return "\n".join(
-        [
-            f"{' and '.join(missing)} could not be downloaded. What was tried:",
-            *(f"  - {line}" for line in tried or ["nothing: there are no sources"]),
-            "What you can do:",
-            "  - Call again: what has arrived is kept, and the download goes on where it was.",
-            *(f"  - {line}" for line in download.by_hand.strip().splitlines()),
-            f"  - Put the zips, as they are, into {shown} (or anywhere), then: python -m nrms prepare {name} --from {shown}",
-            f"  - Another address: --mirror https://.../, or a line under `sources` in params/data/{name}.yaml.",
-            f"Licence: {download.licence}",
-        ]
-    )
+    missing = " and ".join(file for file in download.files if not (folder / file).exists())
+    steps = [
+        "Call again: what has arrived is kept, and the download goes on where it was.",
+        *download.by_hand.strip().splitlines(),
+        f"Put the zips, as they are, into {short(folder)} (or anywhere), then: python -m nrms prepare {name} --from {short(folder)}",
+        f"Another address: --mirror https://.../, or a line under `sources` in params/data/{name}.yaml.",
+    ]
+    lines = [f"{missing} could not be downloaded. What was tried:", *(f"  - {line}" for line in tried or ["nothing: there are no sources"])]
+    return "\n".join([*lines, "What you can do:", *(f"  - {step}" for step in steps), f"Licence: {download.licence}"])
 
 
-def download(
-    name: str,
-    data: Dataset,
-    *,
-    mirrors: Sequence[str] = (),
-    plain: Collection[str] = (),
-    timeout: float = 30,
-    attempts: int = 5,
-    wait: float = 1,
-    most: int = LARGEST,
-    say: Callable[[str], object] = print,
-) -> Path:
+def download(name: str, data: Dataset, *, mirrors: Sequence[str] = (), say: Callable[[str], object] = print, **options) -> Path:
     """Fetches and verifies all files of the data set into data/downloads/<name>, and returns that folder. What is there already is only verified.
 
-    mirrors: addresses that are tried before those of the data set's file. plain: hosts (host:port) that may be spoken to without encryption.
+    mirrors: addresses that are tried before those of the data set's file. options: of `get` and `fetch`.
     Raises NrmsError, with instructions, when a file is to be had nowhere.
     """
     if data.download is None:
         how = "is generated" if data.source == "newsroom" else "comes from a folder of yours: give it to `prepare --from`"
         raise NrmsError(f"The data set {name} {how}; params/data/{name}.yaml names nothing to download (`download:`).")
-    sources = [address if address.endswith("/") else f"{address}/" for address in (*mirrors, *data.download.sources)]
+    sources = [f"{address.removesuffix('/')}/" for address in (*mirrors, *data.download.sources)]
     folder, tried = data_folder("downloads") / name, []
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise NrmsError(f"{folder} is being filled by another process: wait for it.") from None
+    with locked(folder, wait=False):
         for file, archive in data.download.files.items():
             target = folder / file
             if target.exists():
@@ -256,7 +237,7 @@ def download(
             for source in sources:
                 say(f"{file}: from {source}")
                 try:
-                    get(source + file, target, archive, plain=plain, timeout=timeout, attempts=attempts, wait=wait, most=most)
+                    get(source + file, target, archive, **options)
                     break
                 except Failed as failure:
                     tried.append(f"{source}{file}: {failure}")

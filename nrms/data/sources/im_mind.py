@@ -1,4 +1,4 @@
-"""Which picture belongs to which news when pictures come from IM-MIND? Its cards show cover and title, and are named by the ids of MIND-large.
+"""Which image belongs to which item when images come from IM-MIND? Its cards show cover and title, and are named by the ids of MIND-large.
 
 Xun et al., "Why Do We Click: Visual Impression-aware Items Recommendation", ACM MM 2021. MIND-small has other ids for the same news: a table says
 which is which, or the news.tsv files of MIND-large do, by equal url, else by equal title and abstract.
@@ -27,49 +27,50 @@ def cover(card: "Image.Image") -> "Image.Image | str":
     """The cover of a card, or the reason (a key of images.REASONS) why there is none."""
     if card.size != SIZE:
         return "card"
-    cut = card.crop(COVER)
-    return "blank" if (np.asarray(cut.convert("L")) < WHITE).mean() <= DARK else cut
+    image = card.crop(COVER)
+    return "blank" if (np.asarray(image.convert("L")) < WHITE).mean() <= DARK else image
 
 
 def read_table(path: Path) -> dict[str, str]:
-    """{news id: name of its picture} from a CSV or TSV of two columns, or with columns `nid` and `IM-MIND-INDEX`. Raises NrmsError for any other."""
+    """{item id: name of its image} from a CSV or TSV of two columns, or with columns `nid` and `IM-MIND-INDEX`. Raises NrmsError for any other."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file, delimiter="\t" if path.suffix.lower() in (".tsv", ".txt") else ","))
     except (UnicodeDecodeError, csv.Error) as error:
         raise NrmsError(f"{path} is not a table in UTF-8 ({error}); expected two columns, news id and name of its picture.") from None
-    if not rows or any(len(row) < 2 for row in rows):
-        line = next((i for i, row in enumerate(rows, 1) if len(row) < 2), 1)
-        raise NrmsError(f"{path}, line {line}: expected two columns, news id and name of its picture, separated by commas (.csv) or tabs.")
+    for line, row in enumerate(rows or [[]], 1):
+        if len(row) < 2:
+            raise NrmsError(f"{path}, line {line}: expected two columns, news id and name of its picture, separated by commas (.csv) or tabs.")
     head = rows[0]
-    named = "nid" in head and "IM-MIND-INDEX" in head
-    ours, theirs = (head.index("nid"), head.index("IM-MIND-INDEX")) if named else (0, 1)
-    return {row[ours]: row[theirs] for row in rows[named:]}
+    if "nid" in head and "IM-MIND-INDEX" in head:
+        ours, theirs = head.index("nid"), head.index("IM-MIND-INDEX")
+        return {row[ours]: row[theirs] for row in rows[1:]}
+    return {row[0]: row[1] for row in rows}
 
 
-def match(news: Items, others: Iterable[tuple[str, str, str, str]]) -> tuple[dict[str, str], dict[str, int]]:
-    """{id in `news`: id in `others`} of the news that are the same, and how many were matched by url, by title and abstract, or not.
+def match(items: Items, others: Iterable[tuple[str, str, str, str]]) -> tuple[dict[str, str], dict[str, int]]:
+    """{id in `items`: id in `others`} of the items that are the same, and how many were matched by url, by title and abstract, or not.
 
     others: (id, title, abstract, url). What several of them share tells nothing and is not used.
     """
-    by_url: dict[str, str | None] = {}
+    by_url: dict[str, str | None] = {"": None}
     by_text: dict[tuple[str, str], str | None] = {}
-    for name, title, abstract, url in others:
-        for known, key in ((by_url, url), (by_text, (title, abstract))):
-            known[key] = None if key in known else name
-    found, counts = {}, {"url": 0, "title and abstract": 0, "nothing": 0}
-    for name, title, abstract, url in zip(news.id[1:], news.title[1:], news.abstract[1:], news.url[1:], strict=True):
-        same, how = (by_url.get(url) if url else None), "url"
-        if same is None:
-            same, how = (by_text.get((title, abstract)) if title else None), "title and abstract"
-        if same is not None:
-            found[name] = same
-        counts[how if same is not None else "nothing"] += 1
-    return found, counts
+    for other, title, abstract, url in others:
+        by_url[url] = None if url in by_url else other
+        by_text[title, abstract] = None if not title or (title, abstract) in by_text else other
+    names, counts = {}, {"url": 0, "title and abstract": 0, "nothing": 0}
+    for name, title, abstract, url in zip(items.id[1:], items.title[1:], items.abstract[1:], items.url[1:], strict=True):
+        other, how = by_url.get(url), "url"
+        if other is None:
+            other, how = by_text.get((title, abstract)), "title and abstract"
+        if other is not None:
+            names[name] = other
+        counts[how if other is not None else "nothing"] += 1
+    return names, counts
 
 
-def names_of_pictures(news: Items, ids: Path) -> tuple[dict[str, str], dict[str, int]]:
-    """{id in `news`: name of its picture}, and how they were matched. ids: a table, or a folder or zip with the news.tsv files of MIND-large.
+def names_of_images(items: Items, ids: Path) -> tuple[dict[str, str], dict[str, int]]:
+    """{id in `items`: name of its image}, and how they were matched. ids: a table, or a folder or zip with the news.tsv files of MIND-large.
 
     Raises NrmsError if there is no such file, or if it matches nothing.
     """
@@ -77,11 +78,11 @@ def names_of_pictures(news: Items, ids: Path) -> tuple[dict[str, str], dict[str,
         raise NrmsError(f"There is no file or folder {ids}; `--ids` takes a table of two columns, or a folder or zip with MIND-large's news.tsv.")
     if ids.is_dir() or ids.suffix.lower() == ".zip":
         table = mind.read_news_of(ids)
-        found, counts = match(news, zip(*(table[name].to_pylist()[1:] for name in ("id", "title", "abstract", "url")), strict=True))
+        names, counts = match(items, zip(*(table[name].to_pylist()[1:] for name in ("id", "title", "abstract", "url")), strict=True))
     else:
-        known = set(map(str, news.id[1:]))
-        found = {ours: theirs for ours, theirs in read_table(ids).items() if ours in known}
-        counts = {"table": len(found), "nothing": len(known) - len(found)}
-    if not found:
-        raise NrmsError(f"{ids} matches none of the {len(news) - 1:,} news: is it the right file?")
-    return found, counts
+        known = set(map(str, items.id[1:]))
+        names = {ours: theirs for ours, theirs in read_table(ids).items() if ours in known}
+        counts = {"table": len(names), "nothing": len(known) - len(names)}
+    if not names:
+        raise NrmsError(f"{ids} matches none of the {len(items) - 1:,} news: is it the right file?")
+    return names, counts

@@ -4,7 +4,7 @@
                                  a column x_label (split, part) may say 0, 1, 2 or train, valid, test
     train.inter valid.inter test.inter   instead: user, the items before, the item; the lines of valid and test that belong together are one user
     items.tsv|csv|item           a header, then item, title (or text) and whatever else; without it items are what the log names
-    images/<item>.jpg|png|webp   pictures
+    images/<item>.jpg|png|webp   images
     text.npy, image.npy          vectors, one row for each line of the table of items
 
 A MIND folder or zip will do too: a user's log is then their history and what they clicked in the order of time, each news once.
@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from nrms import NrmsError
 from nrms.data.sources import mind
-from nrms.data.sources.rows import REASONS, Ledger, Member, flags, read_rows, repeats, split_quoted
-from nrms.data.tables import INTERACTIONS_SCHEMA, ITEMS_SCHEMA, PART, read_impressions
+from nrms.data.sources.rows import REASONS, Ledger, Member, flags, is_blank, read_rows, repeats, split_quoted
+from nrms.data.tables import INTERACTIONS_SCHEMA, ITEMS_SCHEMA, NO_ITEM, PART, read_impressions
 
 SUFFIXES = (".tsv", ".csv", ".inter", ".txt", ".item")
 NAMES = {  # what a column is called
@@ -45,10 +45,15 @@ PARTS = {"0": 0, "1": 1, "2": 2, "0.0": 0, "1.0": 1, "2.0": 2, "train": 0, "vali
 
 def find_table(source: Path, stem: str) -> Path | None:
     """The table called `stem` in a folder, whatever its suffix. Raises NrmsError where there are two."""
-    found = [source / f"{stem}{suffix}" for suffix in SUFFIXES if (source / f"{stem}{suffix}").is_file()]
-    if len(found) > 1:
-        raise NrmsError(f"{source} has {found[0].name} and {found[1].name}: leave one.")
-    return found[0] if found else None
+    paths = [source / f"{stem}{suffix}" for suffix in SUFFIXES if (source / f"{stem}{suffix}").is_file()]
+    if len(paths) > 1:
+        raise NrmsError(f"{source} has {paths[0].name} and {paths[1].name}: leave one.")
+    return paths[0] if paths else None
+
+
+def find_items(source: Path) -> Path | None:
+    """The table of items of a folder, as ours or as RecBole's."""
+    return find_table(source, "items") or min(source.glob("*.item"), default=None)
 
 
 def find_log(source: Path, name: str | None = None) -> list[Path]:
@@ -80,13 +85,15 @@ def read_header(path: Path) -> tuple[list[str], str]:
 
 
 def column_of(names: Sequence[str], kind: str, path: Path, *, needed: bool = True) -> int | None:
-    """The place of the column that is what `kind` says. Raises NrmsError where a needed one is missing."""
+    """The number of the column that is what `kind` says. Raises NrmsError where a needed one is missing."""
     lower = [name.lower() for name in names]
-    found = next((lower.index(name) for name in NAMES[kind] if name in lower), None)
-    if found is None and needed:
-        named = ", ".join(names)[:400] or "nothing"
-        raise NrmsError(f"{path} has no column for the {kind}: its first line names {named}; expected one of {', '.join(NAMES[kind])}.")
-    return found
+    for name in NAMES[kind]:
+        if name in lower:
+            return lower.index(name)
+    if needed:
+        header = ", ".join(names)[:400] or "nothing"
+        raise NrmsError(f"{path} has no column for the {kind}: its first line names {header}; expected one of {', '.join(NAMES[kind])}.")
+    return None
 
 
 def read_table(path: Path, ledger: Ledger, names: Sequence[str], separator: str):
@@ -95,29 +102,26 @@ def read_table(path: Path, ledger: Ledger, names: Sequence[str], separator: str)
     yield from read_rows(member, ledger, len(names), separator=separator, skip=1)
 
 
-def is_blank(column: pa.Array) -> np.ndarray:
-    return flags(pc.equal(pc.utf8_trim_whitespace(column), ""))
-
-
-def read_item_table(path: Path, most: float) -> tuple[pa.Table, Ledger]:
+def read_item_table(path: Path, max_bad: float) -> tuple[pa.Table, Ledger]:
     """The table of items, row 0 padding. `title`: the column of that name, else text or name; all other text, categories too, goes to `abstract`."""
     names, separator = read_header(path)
     ledger = Ledger(path.name)
-    at = {kind: column_of(names, kind, path, needed=kind == "item") for kind in ("item", "title", "category", "subcategory", "url")}
-    rest = [i for i, name in enumerate(names) if i != at["title"] and name.lower() not in (*NAMES["item"], *NAMES["url"])]  # a second id is no text
-    blocks, seen = [pa.table([[""]] * 6, schema=ITEMS_SCHEMA)], set()
+    number = {kind: column_of(names, kind, path, needed=kind == "item") for kind in ("item", "title", "category", "subcategory", "url")}
+    if number["subcategory"] is None:
+        number["subcategory"] = number["category"]
+    rest = [i for i, name in enumerate(names) if i != number["title"] and name.lower() not in (*NAMES["item"], *NAMES["url"])]  # no second id
+    blocks, seen = [NO_ITEM], set()
     for rows in read_table(path, ledger, names, separator):
-        rows.drop("id", is_blank(rows.columns[at["item"]]))
-        rows.drop("duplicate", repeats(rows.columns[at["item"]], seen))
+        rows.drop("id", is_blank(rows.columns[number["item"]]))
+        rows.drop("duplicate", repeats(rows.columns[number["item"]], seen))
         empty = pa.array([""] * len(rows.numbers), pa.string())
-        columns = {kind: empty if i is None else rows.columns[i] for kind, i in at.items()}
+        columns = {kind: empty if i is None else rows.columns[i] for kind, i in number.items()}
         rows.count("empty_title", is_blank(columns["title"]))
-        other = pc.binary_join_element_wise(*(rows.columns[i] for i in rest), " ") if rest else empty
-        subcategory = columns["category"] if at["subcategory"] is None else columns["subcategory"]
-        ordered = [columns["item"], columns["category"], subcategory, columns["title"], pc.utf8_trim_whitespace(other), columns["url"]]
+        columns["abstract"] = pc.utf8_trim_whitespace(pc.binary_join_element_wise(*(rows.columns[i] for i in rest), " ")) if rest else empty
+        ordered = [columns[kind] for kind in ("item", "category", "subcategory", "title", "abstract", "url")]
         blocks.append(pa.table(ordered, schema=ITEMS_SCHEMA))
         ledger.rows_out += len(rows.numbers)
-    ledger.check(most)
+    ledger.check(max_bad)
     return pa.concat_tables(blocks), ledger
 
 
@@ -126,25 +130,25 @@ def seconds(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     values = pd.to_numeric(pd.Series(column.to_pylist()), errors="coerce").to_numpy(np.float64, copy=True)
     values[np.abs(values) > 10**14] = np.inf
     values = np.where(np.abs(values) > MILLISECONDS, np.floor(values / 1000), values)
-    words = np.isnan(values)
-    if words.any():
-        text = pd.Series(column.filter(pa.array(words)).to_pylist())
+    no_number = np.isnan(values)
+    if no_number.any():
+        text = pd.Series(column.filter(pa.array(no_number)).to_pylist())
         text = text.where(text.str.match(r"\s*\d{4}\D"))  # pandas would also take `now` and `today`
         text = text.str.replace(r"(:\d+)\.\d+", r"\1", regex=True)  # nanoseconds in one row would narrow the years of all others
         dates = pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601")
-        values[words] = [np.nan if pd.isna(d) else d.timestamp() for d in dates]
+        values[no_number] = [np.nan if pd.isna(d) else d.timestamp() for d in dates]
     bad = ~np.isfinite(values)
     values[bad] = 0
     return values.astype(np.int64), bad
 
 
-def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, most: float) -> tuple[pd.DataFrame, Ledger]:
+def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, max_bad: float) -> tuple[pd.DataFrame, Ledger]:
     """(user, item, time, part) of every sound interaction, in the order of the file; no part where no column says it.
 
     ids: known items; None: whatever the log names.
     """
     names, separator = read_header(path)
-    ledger, parts = Ledger(path.name), []
+    ledger, blocks = Ledger(path.name), [pd.DataFrame({"user": [], "item": [], "time": []})]
     user, item, time = (column_of(names, kind, path) for kind in ("user", "item", "time"))
     rating = column_of(names, "rating", path, needed=min_rating is not None)
     label = column_of(names, "part", path, needed=False)
@@ -160,57 +164,59 @@ def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, most:
         if label is not None:
             rows.drop("part", ~flags(pc.is_in(rows.columns[label], value_set=pa.array(list(PARTS)))))
         frame = {"user": rows.columns[user].to_pylist(), "item": rows.columns[item].to_pylist(), "time": seconds(rows.columns[time])[0]}
-        frame |= {} if label is None else {"part": [PARTS[word] for word in rows.columns[label].to_pylist()]}
-        parts.append(pd.DataFrame(frame))
-    log = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"user": [], "item": [], "time": []})
-    again = log.duplicated(["user", "item", "time"]).to_numpy(bool)
-    if again.any():
-        ledger.counts["repeated"] += int(again.sum())
-        for row in log[again][: 3 - len(ledger.examples)].itertuples(index=False):
+        if label is not None:
+            frame["part"] = [PARTS[word] for word in rows.columns[label].to_pylist()]
+        blocks.append(pd.DataFrame(frame))
+    log = pd.concat(blocks[1:] or blocks, ignore_index=True)
+    repeated = log.duplicated(["user", "item", "time"]).to_numpy(bool)
+    if repeated.any():
+        ledger.counts["repeated"] += int(repeated.sum())
+        for row in log[repeated][: 3 - len(ledger.examples)].itertuples(index=False):
             ledger.examples.append(f"{ledger.file}, {REASONS['repeated']}: {str(tuple(row))[:160]}")
-        log = log[~again]
+        log = log[~repeated]
     ledger.rows_out = len(log)
-    ledger.check(most)
+    ledger.check(max_bad)
     return log, ledger
 
 
-def read_sequences(paths: Sequence[Path], ids: pa.Array | None, most: float) -> tuple[pd.DataFrame, list[Ledger]]:
-    """(user, item, time) of users whose last two items stand in valid and test; time is the place in the user's order.
+def read_sequences(paths: Sequence[Path], ids: pa.Array | None, max_bad: float) -> tuple[pd.DataFrame, list[Ledger]]:
+    """(user, item, time) of users whose last two items stand in valid and test; time is the position in the user's order.
 
     The training file repeats what stands before, so it is only checked: no user may have more there than before their valid item.
     """
-    sequences, ledgers, known = [], [], None if ids is None else set(ids.to_pylist())
+    parts, ledgers, known = [], [], None if ids is None else set(ids.to_pylist())
     for path in paths:
         names, separator = read_header(path)
-        ledger, found, seen = Ledger(path.name), {}, set()
+        ledger, items_by_user, seen = Ledger(path.name), {}, set()
         user, past, item = (column_of(names, kind, path) for kind in ("user", "list", "item"))
         for rows in read_table(path, ledger, names, separator):
             rows.drop("id", is_blank(rows.columns[user]) | is_blank(rows.columns[item]))
             if path is not paths[0]:
                 rows.drop("duplicate", repeats(rows.columns[user], seen))
-            taken = [[*before.split(), last.strip()] for before, last in zip(*(rows.columns[i].to_pylist() for i in (past, item)), strict=True)]
-            lost = np.array([known is not None and not known.issuperset(items) for items in taken], bool)
-            rows.drop("unknown_item", lost)
-            for name, items in zip(rows.columns[user].to_pylist(), compress(taken, ~lost), strict=True):
-                if len(items) > len(found.get(name, ())):
-                    found[name] = items
+            histories, targets = (rows.columns[i].to_pylist() for i in (past, item))
+            sequences = [[*history.split(), target.strip()] for history, target in zip(histories, targets, strict=True)]
+            unknown = np.array([known is not None and not known.issuperset(items) for items in sequences], bool)
+            rows.drop("unknown_item", unknown)
+            for name, items in zip(rows.columns[user].to_pylist(), compress(sequences, ~unknown), strict=True):
+                if len(items) > len(items_by_user.get(name, ())):
+                    items_by_user[name] = items
             ledger.rows_out += len(rows.numbers)
-        ledger.check(most)
-        sequences.append(found)
+        ledger.check(max_bad)
+        parts.append(items_by_user)
         ledgers.append(ledger)
-    train, valid, test = sequences
+    train, valid, test = parts
     for name in train | valid | test:
-        first, before, whole = (part.get(name, []) for part in sequences)
-        if not before or whole[:-1] != before or first != before[: len(first)]:
+        first, before, last = (part.get(name, []) for part in parts)
+        if not before or last[:-1] != before or first != before[: len(first)]:
             raise NrmsError(
                 f"{paths[2].name}: the items before the last one of user {name[:80]!r} are not those of {paths[1].name}, or {paths[0].name} "
                 "has others: these files do not leave out the last two items of each user, so give the log itself as interactions.tsv."
             )
-    rows = [(name, item, place) for name, items in test.items() for place, item in enumerate(items)]
+    rows = [(name, item, position) for name, items in test.items() for position, item in enumerate(items)]
     return pd.DataFrame(rows, columns=["user", "item", "time"]), ledgers
 
 
-def vectors(source: Path, folder: Path, items: pa.Table, ledger: Ledger | None) -> dict[str, int]:
+def copy_vectors(source: Path, folder: Path, items: pa.Table, ledger: Ledger | None) -> dict[str, int]:
     """Copies text.npy and image.npy as (N + 1, W), row 0 zero; returns the widths. Raises NrmsError where rows are not those of the items."""
     widths = {}
     for name in ("text", "image"):
@@ -218,9 +224,8 @@ def vectors(source: Path, folder: Path, items: pa.Table, ledger: Ledger | None) 
         if not path.is_file():
             continue
         if ledger is None or ledger.rows_in != len(items) - 1:
-            raise NrmsError(
-                f"{path} goes by the lines of the table of items, of which {'there is none' if ledger is None else 'some are set aside'}."
-            )
+            fault = "there is none" if ledger is None else "some are set aside"
+            raise NrmsError(f"{path} goes by the lines of the table of items, of which {fault}.")
         table = read_vectors(path, len(items) - 1)
         np.save(folder / f"{name}.npy", table)
         widths[name] = table.shape[1]
@@ -230,13 +235,13 @@ def vectors(source: Path, folder: Path, items: pa.Table, ledger: Ledger | None) 
 def read_vectors(path: Path, items: int) -> np.ndarray:
     """A file of `items` rows, one for each item in its order, as (N + 1, W) float32, row 0 zero. Raises NrmsError for anything else."""
     try:
-        given = np.lib.format.open_memmap(path, mode="r")  # never unpickles, nor opens a zip of arrays
+        vectors = np.lib.format.open_memmap(path, mode="r")  # never unpickles, nor opens a zip of arrays
     except Exception as error:  # of a torn header numpy raises whatever comes
         raise NrmsError(f"{path} is not an array of numbers ({' '.join(str(error).split())[:400]}).") from None
-    if given.ndim != 2 or len(given) != items or not given.size or given.dtype.kind not in "fiu":
-        raise NrmsError(f"{path} has shape {given.shape} of {given.dtype}; expected numbers, one row for each of {items:,} items.")
+    if vectors.ndim != 2 or len(vectors) != items or not vectors.size or vectors.dtype.kind not in "fiu":
+        raise NrmsError(f"{path} has shape {vectors.shape} of {vectors.dtype}; expected numbers, one row for each of {items:,} items.")
     with np.errstate(over="ignore"):  # what is too large for float32 is said below
-        table = np.concatenate([np.zeros((1, given.shape[1]), np.float32), np.asarray(given, np.float32)])
+        table = np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), np.asarray(vectors, np.float32)])
     if not np.isfinite(table).all():
         raise NrmsError(f"{path} holds values that are no finite numbers, first in row {int((~np.isfinite(table)).any(1).argmax()) - 1}.")
     return table
@@ -247,60 +252,54 @@ def is_mind(source: Path) -> bool:
     return source.exists() and any(member.name.endswith("behaviors.tsv") for member in mind.list_members(source))
 
 
-def read_clicks(source: Path, folder: Path, most: float) -> tuple[pd.DataFrame, pa.Table, list[dict]]:
-    """(user, item, time) from a MIND folder or zip, its news, and what was found in its files.
+def read_clicks(source: Path, folder: Path, max_bad: float) -> tuple[pd.DataFrame, pa.Table, list[dict]]:
+    """(user, item, time) from a MIND folder or zip, its items, and what was odd in its files.
 
     The clicks of a history have no time of their own: they stand before the user's first impression in their order, a second each.
     """
-    facts, parts = mind.convert(source, folder, most), []
-    for part in ("train", "dev"):
-        path = folder / f"{part}.parquet"
-        if path.exists():
-            shown = read_impressions(path)
-            parts.append(shown)
-            path.unlink()
-    rows = []
-    for shown in parts:
-        order = np.lexsort((shown.time, shown.user))
-        first = order[np.r_[True, shown.user[order][1:] != shown.user[order][:-1]][: len(order)]]  # each user's first impression
-        size = shown.history.lengths[first]
-        back = np.arange(size.sum()) - np.repeat(np.cumsum(size), size)  # ..., -2, -1 in each history
-        rows.append((np.repeat(shown.user[first], size), shown.history.take(first).values, np.repeat(shown.time[first], size) + back))
-        row = shown.candidates.rows[shown.clicked]
-        rows.append((shown.user[row], shown.candidates.values[shown.clicked], shown.time[row]))
+    facts, frames = mind.convert(source, folder, max_bad), []
+    for path in (folder / "train.parquet", folder / "dev.parquet"):
+        if not path.exists():
+            continue
+        impressions = read_impressions(path)
+        path.unlink()
+        user, time = impressions.user, impressions.time
+        order = np.lexsort((time, user))
+        first = order[~pd.Series(user[order]).duplicated().to_numpy()]  # each user's first impression
+        history = impressions.history.take(first)
+        back = history.positions - history.lengths[history.rows]  # ..., -2, -1 in each history
+        frames.append(pd.DataFrame({"user": user[first][history.rows], "item": history.values, "time": time[first][history.rows] + back}))
+        row, items = impressions.candidates.rows[impressions.clicked], impressions.candidates.values[impressions.clicked]
+        frames.append(pd.DataFrame({"user": user[row], "item": items, "time": time[row]}))
     items = pq.read_table(folder / "news.parquet", schema=ITEMS_SCHEMA)
     ids = items["id"].to_numpy(zero_copy_only=False)
-    log = pd.DataFrame({k: np.concatenate(c) for k, c in zip(("user", "item", "time"), zip(*rows, strict=True), strict=True)})
+    log = pd.concat(frames, ignore_index=True)
     log = log.sort_values("time", kind="stable").drop_duplicates(["user", "item"])
     return log.assign(item=ids[log["item"]]), items, facts["files"]
 
 
-def convert(source: Path, folder: Path, most: float, *, min_rating: float | None, min_length: int, name: str | None = None) -> dict:
+def convert(source: Path, folder: Path, max_bad: float, *, min_rating: float | None, min_length: int, name: str | None = None) -> dict:
     """Reads `source` and writes news.parquet (its items) and interactions.parquet into `folder`. Returns the facts for its manifest.
 
-    Raises NrmsError when files or columns are missing, or when more than the share `most` of the rows of one file is bad.
+    Raises NrmsError when files or columns are missing, or when more than the share `max_bad` of the rows of one file is bad.
     """
     if name is None and is_mind(source):
-        log, items, files = read_clicks(source, folder, most)
+        log, items, files = read_clicks(source, folder, max_bad)
         return {**write_log(log, items, folder, min_length), "has_time": True, "vectors": {}, "files": files}
-    paths, table = find_log(source, name), find_table(source, "items")
-    table = table or next(iter(sorted(source.glob("*.item"))), None)
-    items, ledgers = None, []
-    if table is not None:
-        items, ledger = read_item_table(table, most)
-        ledgers.append(ledger)
+    paths, table = find_log(source, name), find_items(source)
+    items, item_ledger = (None, None) if table is None else read_item_table(table, max_bad)
     ids = None if items is None else items["id"].combine_chunks()[1:]
     if len(paths) == 1:
-        log, found = read_pairs(paths[0], ids, min_rating, most)
-        ledgers.append(found)
+        log, ledger = read_pairs(paths[0], ids, min_rating, max_bad)
+        ledgers = [ledger]
     else:
-        log, found = read_sequences(paths, ids, most)
-        ledgers += found
+        log, ledgers = read_sequences(paths, ids, max_bad)
     if items is None:
         names = pd.unique(log["item"]).tolist()
-        empty = [""] * (len(names) + 1)
-        items = pa.table([["", *names], empty, empty, empty, empty, empty], schema=ITEMS_SCHEMA)
-    widths = vectors(source, folder, items, ledgers[0] if table is not None else None)
+        items = pa.table([["", *names], *[[""] * (len(names) + 1)] * 5], schema=ITEMS_SCHEMA)
+    else:
+        ledgers.insert(0, item_ledger)
+    widths = copy_vectors(source, folder, items, item_ledger)
     facts = write_log(log, items, folder, min_length)
     return {**facts, "has_time": len(paths) == 1 and log["time"].nunique() > 1, "vectors": widths, "files": [ledger.summary() for ledger in ledgers]}
 

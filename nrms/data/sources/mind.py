@@ -1,6 +1,6 @@
 """How does a MIND folder become tables?
 
-news.tsv and behaviors.tsv, in folders or zips, at any depth, are read in blocks as columns; what is odd is counted by `ledger.py`. Entities
+news.tsv and behaviors.tsv, in folders or zips, at any depth, are read in blocks as columns; what is odd is counted by `rows.py`. Entities
 (columns 7 and 8 of news.tsv) are not read. Format: https://github.com/msnews/msnews.github.io (assets/doc/introduction.md).
 """
 
@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nrms import NrmsError
-from nrms.data.sources.rows import Ledger, Member, flags, read_blocks, read_rows, repeats
+from nrms.data.sources.rows import Ledger, Member, flags, is_blank, read_blocks, read_rows, repeats
 from nrms.data.sources.zips import entries
-from nrms.data.tables import IMPRESSIONS_SCHEMA, ITEMS_SCHEMA
+from nrms.data.tables import IMPRESSIONS_SCHEMA, ITEMS_SCHEMA, NO_ITEM
 from nrms.runtime.progress import progress
 
 TIME = "%m/%d/%Y %I:%M:%S %p"
@@ -36,11 +36,11 @@ def list_members(source: Path) -> list[Member]:
     members: list[Member] = []
     paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
     for path in paths:
-        shown = path.name if source.is_file() else str(path.relative_to(source))
+        name = path.name if source.is_file() else str(path.relative_to(source))
         if path.name in FILES:
-            members.append(Member(shown, lambda path=path: path.open("rb")))
+            members.append(Member(name, lambda path=path: path.open("rb")))
         elif path.suffix.lower() == ".zip":
-            members += entries(path, tuple(FILES), shown)
+            members += entries(path, tuple(FILES), name)
     return members
 
 
@@ -49,55 +49,57 @@ def by_part(source: Path, above: tuple[str, ...] = ()) -> dict[str, dict[str, Me
 
     above: names of the folders that stand before those in `source`.
     """
-    found: dict[str, dict[str, Member]] = {}
+    files: dict[str, dict[str, Member]] = {}
     for member in list_members(source):
         *folders, base = [*above, *member.name.split("/")]
         parts = [part for folder in reversed(folders) for part, pattern in PARTS.items() if re.search(pattern, folder.lower())]
         if not parts:
             raise NrmsError(f"{member.name} in {source} belongs to no part: put it into a folder whose name contains train, dev or test.")
-        if base in found.setdefault(parts[0], {}):
-            raise NrmsError(f"{source} has {base} of the part {parts[0]} twice: {found[parts[0]][base].name} and {member.name}; leave one.")
-        found[parts[0]][base] = member
-    for part, files in found.items():
-        if "behaviors.tsv" in files and "news.tsv" not in files:
+        of_part = files.setdefault(parts[0], {})
+        if base in of_part:
+            raise NrmsError(f"{source} has {base} of the part {parts[0]} twice: {of_part[base].name} and {member.name}; leave one.")
+        of_part[base] = member
+    for part, of_part in files.items():
+        if "behaviors.tsv" in of_part and "news.tsv" not in of_part:
             raise NrmsError(f"{source}: the part {part} has behaviors.tsv but no news.tsv beside it.")
-    return found
+    return files
 
 
 def find_part(source: Path, part: str) -> dict[str, Member]:
     """{"news.tsv": member, "behaviors.tsv": member} of one part: `source` is its folder or zip, or that of a whole MIND."""
-    found = by_part(source, above=(source.absolute().name,))
-    if "behaviors.tsv" not in found.get(part, {}):
-        there = ", ".join(name for name in PARTS if "behaviors.tsv" in found.get(name, {})) or "none"
-        raise NrmsError(f"{source} holds no part `{part}`: expected news.tsv and behaviors.tsv in a folder or zip so called. Parts there: {there}.")
-    return found[part]
+    files = by_part(source, above=(source.absolute().name,))
+    parts = [name for name in PARTS if "behaviors.tsv" in files.get(name, {})]
+    if part not in parts:
+        names = ", ".join(parts) or "none"
+        raise NrmsError(f"{source} holds no part `{part}`: expected news.tsv and behaviors.tsv in a folder or zip so called. Parts there: {names}.")
+    return files[part]
 
 
 def find_members(source: Path) -> dict[str, dict[str, Member]]:
     """As `by_part`, in the order of PARTS; a train part must be there."""
-    found = by_part(source)
-    if not any("behaviors.tsv" in files for part, files in found.items() if part == "train"):
+    files = by_part(source)
+    if "behaviors.tsv" not in files.get("train", {}):
         raise NrmsError(f"{source} holds no train part: expected news.tsv and behaviors.tsv in a folder or zip whose name contains `train`.")
-    return {part: found[part] for part in PARTS if part in found}
+    return {part: files[part] for part in PARTS if part in files}
 
 
-def any_of(found: np.ndarray, owner: np.ndarray, rows: int) -> np.ndarray:
-    """(rows,) True where any value that belongs to the row is True."""
-    return np.bincount(owner[found], minlength=rows) > 0
+def any_of(marks: np.ndarray, owner: np.ndarray, rows: int) -> np.ndarray:
+    """(rows,) True where any value that belongs to the row is marked."""
+    return np.bincount(owner[marks], minlength=rows) > 0
 
 
-def read_all_news(members: dict[str, Member], most: float) -> tuple[pa.Table, list[Ledger]]:
-    """All news of all parts, row 0 padding; a news that several parts have is kept once."""
-    blocks, ledgers = [pa.table([[""]] * 6, schema=ITEMS_SCHEMA)], []
+def read_all_news(members: dict[str, Member], max_bad: float) -> tuple[pa.Table, list[Ledger]]:
+    """All items of all parts, row 0 padding; an item that several parts have is kept once."""
+    blocks, ledgers = [NO_ITEM], []
     known: dict[str, tuple] = {}
     for member in members.values():
         ledger = Ledger(member.name)
         ledgers.append(ledger)
         seen: set[str] = set()
         for rows in read_rows(member, ledger, FILES["news.tsv"]):
-            rows.drop("id", flags(pc.equal(pc.utf8_trim_whitespace(rows.columns[0]), "")))
+            rows.drop("id", is_blank(rows.columns[0]))
             rows.drop("duplicate", repeats(rows.columns[0], seen))
-            rows.count("empty_title", flags(pc.equal(pc.utf8_trim_whitespace(rows.columns[3]), "")))
+            rows.count("empty_title", is_blank(rows.columns[3]))
             ledger.rows_out += len(rows.numbers)
             ids = rows.columns[0].to_pylist()
             texts = list(zip(*(c.to_pylist() for c in rows.columns[1:5]), strict=True))
@@ -105,16 +107,16 @@ def read_all_news(members: dict[str, Member], most: float) -> tuple[pa.Table, li
             new = pa.array([i not in known for i in ids], pa.bool_())
             known |= {i: t for i, t in zip(ids, texts, strict=True) if i not in known}
             blocks.append(pa.table([c.filter(new) for c in rows.columns[:6]], schema=ITEMS_SCHEMA))
-        ledger.check(most)
+        ledger.check(max_bad)
     return pa.concat_tables(blocks), ledgers
 
 
 def read_news_of(source: Path) -> pa.Table:
-    """The news of every news.tsv in a folder or zip, row 0 padding, whatever parts they belong to; bad rows are left out."""
-    members = {m.name: m for m in list_members(source) if m.name.rsplit("/", 1)[-1] == "news.tsv"}
+    """The items of every news.tsv in a folder or zip, row 0 padding, whatever parts they belong to; bad rows are left out."""
+    members = {m.name: m for m in list_members(source) if m.base == "news.tsv"}
     if not members:
         raise NrmsError(f"{source} holds no news.tsv.")
-    return read_all_news(members, most=1.0)[0]
+    return read_all_news(members, max_bad=1.0)[0]
 
 
 def has_labels(member: Member) -> bool:
@@ -124,37 +126,35 @@ def has_labels(member: Member) -> bool:
 
 
 def read_behaviors(member: Member, labelled: bool, news: pa.Array, ledger: Ledger) -> Iterator[pa.Table]:
-    """The sound impressions of a behaviors.tsv, block by block, with news as row numbers of the table of news.
+    """The sound impressions of a behaviors.tsv, block by block, with items as row numbers of the table of items.
 
     Where the ledger wants all of them an unknown candidate is kept, as number 0.
     """
     seen: set[str] = set()
     for rows in read_rows(member, ledger, FILES["behaviors.tsv"]):
-        rows.drop("id", flags(pc.equal(pc.utf8_trim_whitespace(rows.columns[0]), "")))
+        rows.drop("id", is_blank(rows.columns[0]))
         rows.drop("duplicate", repeats(rows.columns[0], seen))
         rows.drop("time", wrong_times(rows.columns[2]))
-        rows.drop("candidates", flags(pc.equal(pc.utf8_trim_whitespace(rows.columns[4]), "")))
+        rows.drop("candidates", is_blank(rows.columns[4]))
 
-        shown, owner = words_of(rows.columns[4])
+        candidates, owner = words_of(rows.columns[4])
         if labelled:
-            marks = pc.utf8_slice_codeunits(shown, -2)
-            bad = any_of(~flags(pc.is_in(marks, pa.array(["-0", "-1"]))), owner, len(rows.numbers))
-            rows.drop("label", bad)
-            shown, owner = words_of(rows.columns[4])
-            clicked = flags(pc.equal(pc.utf8_slice_codeunits(shown, -1), "1"))
-            shown = pc.utf8_slice_codeunits(shown, 0, -2)
-        number = pc.index_in(shown, value_set=news)
-        number = pc.fill_null(number, 0)  # row 0, padding, is what `-1` alone would name
-        lost = any_of(flags(pc.equal(number, 0)) & (not ledger.whole), owner, len(rows.numbers))
-        rows.drop("unknown_candidate", lost)
-        number, clicked = number.filter(pa.array(~lost[owner])), clicked[~lost[owner]] if labelled else None
-        size = np.bincount(owner, minlength=len(lost))[~lost]
+            wrong = ~flags(pc.is_in(pc.utf8_slice_codeunits(candidates, -2), pa.array(["-0", "-1"])))
+            rows.drop("label", any_of(wrong, owner, len(rows.numbers)))
+            candidates, owner = words_of(rows.columns[4])
+            clicked = flags(pc.equal(pc.utf8_slice_codeunits(candidates, -1), "1"))
+            candidates = pc.utf8_slice_codeunits(candidates, 0, -2)
+        number = pc.fill_null(pc.index_in(candidates, value_set=news), 0)  # row 0, padding, is what `-1` alone would name
+        unknown = any_of(flags(pc.equal(number, 0)) & (not ledger.strict), owner, len(rows.numbers))
+        rows.drop("unknown_candidate", unknown)
+        number, clicked = number.filter(pa.array(~unknown[owner])), clicked[~unknown[owner]] if labelled else None
+        size = np.bincount(owner, minlength=len(unknown))[~unknown]
 
-        read, reader = words_of(rows.columns[3])
-        past = pc.index_in(read, value_set=news)
-        unknown = flags(pc.is_null(past))
-        rows.count("unknown_history", any_of(unknown, reader, len(rows.numbers)))
-        length = np.bincount(reader[~unknown], minlength=len(rows.numbers))
+        history, owner = words_of(rows.columns[3])
+        past = pc.index_in(history, value_set=news)
+        missing = flags(pc.is_null(past))
+        rows.count("unknown_history", any_of(missing, owner, len(rows.numbers)))
+        length = np.bincount(owner[~missing], minlength=len(rows.numbers))
         rows.count("empty_history", length == 0)
         if labelled:
             clicks = np.bincount(np.repeat(np.arange(len(size)), size)[clicked], minlength=len(size))
@@ -186,13 +186,13 @@ def lists(values: pa.Array, size: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(size)]), pa.int32()), values)
 
 
-def convert(source: Path, folder: Path, most: float) -> dict:
+def convert(source: Path, folder: Path, max_bad: float) -> dict:
     """Reads the MIND folder or zip `source` and writes news.parquet and <part>.parquet into `folder`. Returns the facts for its manifest.
 
-    Raises NrmsError when files are missing, or when more than the share `most` of the rows of one file is bad.
+    Raises NrmsError when files are missing, or when more than the share `max_bad` of the rows of one file is bad.
     """
     members = find_members(source)
-    news, ledgers = read_all_news({part: files["news.tsv"] for part, files in members.items() if "news.tsv" in files}, most)
+    news, ledgers = read_all_news({part: files["news.tsv"] for part, files in members.items() if "news.tsv" in files}, max_bad)
     pq.write_table(news, folder / "news.parquet", compression="zstd")
     ids, parts = news["id"].combine_chunks(), {}
     for part, files in members.items():
@@ -208,6 +208,6 @@ def convert(source: Path, folder: Path, most: float) -> dict:
             for table in read_behaviors(member, labelled, ids, ledger):
                 writer.write_table(table)
                 bar.update(len(table))
-        ledger.check(most)
+        ledger.check(max_bad)
         parts[part] = {"impressions": ledger.rows_out, "labelled": labelled}
     return {"news": len(news) - 1, "parts": parts, "files": [ledger.summary() for ledger in ledgers]}

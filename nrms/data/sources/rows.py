@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from nrms import NrmsError
 
 BLOCK = 32 << 20  # bytes read at once; bounds memory
-LONGEST = 16 << 20  # bytes of a line; one of MIND has some tens of thousands at most
-csv.field_size_limit(LONGEST)  # texts may be longer than the 128 kB that csv takes by default
+MAX_LINE_BYTES = 16 << 20  # one of MIND has some tens of thousands at most
+csv.field_size_limit(MAX_LINE_BYTES)  # texts may be longer than the 128 kB that csv takes by default
 REASONS = {
     # set aside: the row is left out
     "columns": "not as many columns as the format has, or a quote that is not closed",
@@ -54,11 +54,11 @@ CHOSEN = {"low_rating"}
 class Ledger:
     """What was found in one file. rows_in = rows_out + the sum of what was set aside.
 
-    whole: no row may be left out, as of a part to be predicted; the first that would be is an error.
+    strict: no row may be left out, as of a part to be predicted; the first that would be is an error.
     """
 
     file: str
-    whole: bool = False
+    strict: bool = False
     rows_in: int = 0
     rows_out: int = 0
     counts: Counter = field(default_factory=Counter)
@@ -68,29 +68,40 @@ class Ledger:
     def bad(self) -> int:
         return sum(n for reason, n in self.counts.items() if reason not in NOTED | CHOSEN)
 
-    def check(self, most: float) -> None:
-        """Raises NrmsError when more than the share `most` of all rows is bad."""
-        if self.bad > most * self.rows_in:
+    def check(self, max_bad: float) -> None:
+        """Raises NrmsError when more than the share `max_bad` of all rows is bad."""
+        if self.bad > max_bad * self.rows_in:
             share, first = self.bad / self.rows_in, "\n  ".join(self.examples)
             enough = f"max_bad: {max(0.01, round(1.5 * share, 2)):g}"
             raise NrmsError(
-                f"{self.file}: {self.bad} of {self.rows_in} rows ({share:.2%}) are bad, more than the {most:.2%} that `max_bad` allows. "
+                f"{self.file}: {self.bad} of {self.rows_in} rows ({share:.2%}) are bad, more than the {max_bad:.2%} that `max_bad` allows. "
                 f"Mend the file, or write `{enough}`, a share, into the data set's file in params/data. The first ones:\n  {first}"
             )
 
     def summary(self) -> dict:
-        kinds = {"set_aside": {}, "repaired": {}, "noted": {}}
-        for reason, n in sorted(self.counts.items()):
-            kinds["repaired" if reason in REPAIRED else "noted" if reason in NOTED else "set_aside"][reason] = n
-        return {"file": self.file, "rows_in": self.rows_in, "rows_out": self.rows_out, **kinds, "examples": self.examples}
+        counts = {"set_aside": {}, "repaired": {}, "noted": {}}
+        for reason, count in sorted(self.counts.items()):
+            counts["repaired" if reason in REPAIRED else "noted" if reason in NOTED else "set_aside"][reason] = count
+        return {"file": self.file, "rows_in": self.rows_in, "rows_out": self.rows_out, **counts, "examples": self.examples}
+
+
+def counts_of(summary: dict) -> Iterator[tuple[str, str, int]]:
+    """(set aside, repaired or noted; reason; count) of everything odd that the summary of a file names."""
+    for kind in ("set_aside", "repaired", "noted"):
+        for reason, count in summary[kind].items():
+            yield kind.replace("_", " "), reason, count
 
 
 @dataclass(frozen=True)
 class Member:
     """One file of the source, on disk or inside a zip (which is read in place and never unpacked)."""
 
-    name: str
+    name: str  # with the folders in which it stands
     open: Callable[[], IO[bytes]]
+
+    @property
+    def base(self) -> str:
+        return self.name.rsplit("/", 1)[-1]
 
 
 def read_blocks(member: Member) -> Iterator[tuple[list[bytes], bool]]:
@@ -102,8 +113,8 @@ def read_blocks(member: Member) -> Iterator[tuple[list[bytes], bool]]:
                 bom = block.startswith(b"\xef\xbb\xbf")
                 block = block[3:] if bom else block
             *lines, rest = (rest + block).split(b"\n")
-            if len(rest) > LONGEST:
-                raise NrmsError(f"{member.name} has a line of more than {LONGEST:,} bytes: it is no table of text.")
+            if len(rest) > MAX_LINE_BYTES:
+                raise NrmsError(f"{member.name} has a line of more than {MAX_LINE_BYTES:,} bytes: it is no table of text.")
             yield lines, bool(bom)
             bom = False
     if rest:
@@ -119,27 +130,27 @@ class Rows:
     numbers: np.ndarray
     columns: list[pa.Array] = field(default_factory=list)
 
-    def count(self, reason: str, found: np.ndarray) -> None:
-        """Counts the rows where `found` (n,) is True."""
-        if not found.any():
+    def count(self, reason: str, odd: np.ndarray) -> None:
+        """Counts the rows where `odd` (n,) is True."""
+        if not odd.any():
             return
-        self.ledger.counts[reason] += int(found.sum())
+        self.ledger.counts[reason] += int(odd.sum())
         if reason not in NOTED | CHOSEN:
-            self.ledger.examples += [self.show(reason, i) for i in np.flatnonzero(found)[: max(3 - len(self.ledger.examples), 0)]]
+            self.ledger.examples += [self.show(reason, i) for i in np.flatnonzero(odd)[: max(3 - len(self.ledger.examples), 0)]]
 
     def show(self, reason: str, row: int) -> str:
         """Where a row stands, what is odd about it, and how it begins."""
         text = self.lines[int(row)].as_py().decode("utf-8", "replace")
         return f"{self.ledger.file}, line {self.numbers[row]}, {REASONS[reason]}: {text[:160]!r}"
 
-    def drop(self, reason: str, found: np.ndarray) -> None:
-        """Counts these rows and leaves them out from here on; raises NrmsError where the ledger does not let it."""
-        if self.ledger.whole and reason not in NOTED and found.any():
-            raise NrmsError(f"{self.show(reason, np.flatnonzero(found)[0])}. Every line must be ranked, so none is left out: get the file again.")
-        self.count(reason, found)
-        if found.any():
-            keep = pa.array(~found)
-            self.lines, self.numbers, self.columns = self.lines.filter(keep), self.numbers[~found], [c.filter(keep) for c in self.columns]
+    def drop(self, reason: str, odd: np.ndarray) -> None:
+        """Counts these rows and leaves them out from here on; raises NrmsError where the ledger is strict."""
+        if self.ledger.strict and reason not in NOTED and odd.any():
+            raise NrmsError(f"{self.show(reason, odd.argmax())}. Every line must be ranked, so none is left out: get the file again.")
+        self.count(reason, odd)
+        if odd.any():
+            sound = pa.array(~odd)
+            self.lines, self.numbers, self.columns = self.lines.filter(sound), self.numbers[~odd], [c.filter(sound) for c in self.columns]
 
 
 def split_quoted(line: str, separator: str = ",") -> list[str]:
@@ -192,10 +203,14 @@ def flags(array: pa.Array) -> np.ndarray:
     return array.to_numpy(zero_copy_only=False).astype(bool)
 
 
+def is_blank(column: pa.Array) -> np.ndarray:
+    return flags(pc.equal(pc.utf8_trim_whitespace(column), ""))
+
+
 def repeats(ids: pa.Array, seen: set[str]) -> np.ndarray:
     """True where an id stands in `seen` or earlier in `ids`; adds all of them to `seen`."""
-    found = []
+    repeated = []
     for name in ids.to_pylist():
-        found.append(name in seen)
+        repeated.append(name in seen)
         seen.add(name)
-    return np.array(found, bool)
+    return np.array(repeated, bool)

@@ -7,15 +7,18 @@ honest size, or it is refused in a sentence before memory is spent on it.
 import stat
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from nrms import NrmsError
 from nrms.data.sources.rows import Member
 
+T = TypeVar("T")
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others can make gigabytes of one small piece
-LARGEST = 8 << 30  # bytes of one file; the largest of MIND-large has 1.4 GB
-RATIO = 50  # times smaller; files of MIND are 3 to 4 times smaller packed, made-up ones of the same few words about 20 times
-HARMLESS = 64 << 20  # bytes that may be packed as densely as they like
+MAX_BYTES = 8 << 30  # of one file; the largest of MIND-large has 1.4 GB
+MAX_RATIO = 50  # times smaller when packed; files of MIND are 3 to 4 times smaller, made-up ones of the same few words about 20 times
+HARMLESS_BYTES = 64 << 20  # may be packed as densely as they like
 
 
 def fault_of(info: zipfile.ZipInfo, size: int) -> str | None:
@@ -29,7 +32,7 @@ def fault_of(info: zipfile.ZipInfo, size: int) -> str | None:
     if info.compress_type not in METHODS:
         return "is packed with another method than deflate"
     packed = max(min(info.compress_size, size), 1)  # a header may say more than there is
-    if info.file_size > LARGEST or info.file_size > max(RATIO * packed, HARMLESS):
+    if info.file_size > MAX_BYTES or info.file_size > max(MAX_RATIO * packed, HARMLESS_BYTES):
         return f"would unpack from {packed:,} to {info.file_size:,} bytes, which no file of a data set does"
     return None
 
@@ -41,7 +44,7 @@ class Entry:
         self.where = f"{info.filename} in {path}"
         self.file = self.guarded(lambda: zipfile.ZipFile(path).open(info))
 
-    def guarded(self, work):
+    def guarded(self, work: Callable[[], T]) -> T:
         try:
             return work()
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
@@ -57,8 +60,8 @@ class Entry:
         self.file.close()
 
 
-def entries(path: Path, names: tuple[str, ...], shown: str = "") -> list[Member]:
-    """The files of a zip that are called one of `names`, in whatever folder; `shown` is put before theirs.
+def entries(path: Path, names: tuple[str, ...], prefix: str = "") -> list[Member]:
+    """The files of a zip that are called one of `names`, in whatever folder; their names begin with `prefix`, or that of the zip.
 
     Raises NrmsError for a broken zip, and for such an entry that is no plain file.
     """
@@ -70,4 +73,4 @@ def entries(path: Path, names: tuple[str, ...], shown: str = "") -> list[Member]
     for info in infos:
         if fault := fault_of(info, path.stat().st_size):
             raise NrmsError(f"{info.filename} in {path} {fault}: it is not read. Is this the zip that its makers made?")
-    return [Member(f"{shown or path.name}/{info.filename}", lambda info=info: Entry(path, info)) for info in infos]
+    return [Member(f"{prefix or path.name}/{info.filename}", lambda info=info: Entry(path, info)) for info in infos]
