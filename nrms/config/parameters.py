@@ -130,6 +130,9 @@ LEARNING = """
 """.split()
 
 
+Tuning = Literal["frozen", "top", "full", "lora", "adapter", "side"]
+
+
 class Experiment(Strict):
     """Everything one run does. A file in params states only what makes its experiment different."""
 
@@ -145,12 +148,8 @@ class Experiment(Strict):
         "single", description="vectors of modalities -> one vector; late: none, scores are blended or the user encoder takes them one by one"
     )
     modality_dropout: float = Field(0.1, ge=0, lt=1, description="share of pictures hidden from the gate in training")
-    tuning: Literal["frozen", "top", "full", "lora", "adapter", "side"] = Field(
-        "full", description="what of the pre-trained weights learns; nrms/models/items/fine_tuning.py has the list"
-    )
-    image_tuning: Literal["frozen", "top", "full", "lora", "adapter", "side"] | None = Field(
-        None, description="the same for the image encoder, where it differs"
-    )
+    tuning: Tuning = Field("full", description="what of the pre-trained weights learns; nrms/models/items/fine_tuning.py has the list")
+    image_tuning: Tuning | None = Field(None, description="the same for the image encoder, where it differs")
     tuned_layers: int | None = Field(None, ge=1, description="layers, counted from the top, that top, lora and adapter touch; null: all")
     tuned_modules: str | None = Field(None, description="ends of the names of linear modules that lora or adapter touch, a regular expression")
     rank: int = Field(8, ge=1, description="rank of LoRA, width of the bottlenecks of adapter and side")

@@ -49,36 +49,36 @@ def lengths(train) -> dict[str, np.ndarray]:
     return {"history length": train.history.lengths, **slates}
 
 
-def history(news, impressions, row: int, last: int = 8) -> Styler:
+def history(items, impressions, row: int, last: int = 8) -> Styler:
     """The `last` most recent clicks that the user of one impression had made before, oldest first."""
-    items = impressions.history[row][-last:]
-    return readable(pd.DataFrame({"news": news.id[items], "category": news.category[items], "clicked before": news.title[items]}))
+    numbers = impressions.history[row][-last:]
+    return readable(pd.DataFrame({"news": items.id[numbers], "category": items.category[numbers], "clicked before": items.title[numbers]}))
 
 
-def slate(news, impressions, row: int, scores: np.ndarray | None = None) -> Styler:
+def slate(items, impressions, row: int, scores: np.ndarray | None = None) -> Styler:
     """The candidates of one impression and which were clicked; with flat `scores` in the order of the ranking, best first."""
-    items, at = impressions.candidates[row], slice(*impressions.candidates.offsets[row : row + 2])
-    table = pd.DataFrame({"news": news.id[items], "category": news.category[items], "candidate": news.title[items]})
+    numbers, at = impressions.candidates[row], slice(*impressions.candidates.offsets[row : row + 2])
+    table = pd.DataFrame({"news": items.id[numbers], "category": items.category[numbers], "candidate": items.title[numbers]})
     table["clicked"] = np.where(impressions.clicked[at], "yes", "")
     if scores is not None:
         order = np.argsort(-scores[at], kind="stable")  # by all digits, of which few are shown
-        table = table.assign(score=scores[at].round(3)).iloc[order].set_index(pd.RangeIndex(1, len(items) + 1, name="rank"))
+        table = table.assign(score=scores[at].round(3)).iloc[order].set_index(pd.RangeIndex(1, len(numbers) + 1, name="rank"))
     return readable(table)
 
 
-def ranked(news, impressions, row: int, rows: pa.Table) -> Styler:
+def ranked(items, impressions, row: int, rows: pa.Table) -> Styler:
     """What a model put first for one impression: its slate in order, or the first items of the catalogue and where the relevant ones stand.
 
     rows: rows.parquet of the run.
     """
     if "scores" in rows.column_names:
-        return slate(news, impressions, row, rows["scores"].combine_chunks().flatten().to_numpy(zero_copy_only=False))
+        return slate(items, impressions, row, rows["scores"].combine_chunks().flatten().to_numpy(zero_copy_only=False))
     first, relevant, ranks = (rows[name][row].as_py() for name in ("first", "items", "ranks"))
     behind = sorted((pair for pair in zip(ranks, relevant, strict=True) if pair[1] not in first), key=lambda pair: pair[0])
     ranked_items = [*enumerate(first, 1), *behind]
-    items = np.array([item for _, item in ranked_items])
-    columns = {"item": news.id[items], "category": news.category[items], "title": news.title[items]}
-    columns["taken"] = np.where(np.isin(items, relevant), "yes", "")
+    numbers = np.array([item for _, item in ranked_items])
+    columns = {"item": items.id[numbers], "category": items.category[numbers], "title": items.title[numbers]}
+    columns["taken"] = np.where(np.isin(numbers, relevant), "yes", "")
     return readable(pd.DataFrame(columns, index=pd.Index([f"{rank:g}" for rank, _ in ranked_items], name="rank")))
 
 
@@ -90,37 +90,37 @@ def raw(manifest: Mapping) -> Styler | str:
     return readable(pd.DataFrame({"as it stands there": table}))
 
 
-def record(news, item: int) -> Styler:
+def record(items, item: int) -> Styler:
     """The row that an item became."""
-    fields = {name: getattr(news, name)[item] for name in ("id", "category", "subcategory", "title", "abstract")}
+    fields = {name: getattr(items, name)[item] for name in ("id", "category", "subcategory", "title", "abstract")}
     return readable(pd.DataFrame({f"item {item}": {name: text or "(empty)" for name, text in fields.items()}}))
 
 
-def words(news, item: int) -> str:
+def words(items, item: int) -> str:
     """A title in words and marks, and how many of them titles have. What a text encoder makes of words it has never seen is its own affair.
 
     In scripts without spaces, where only a dictionary finds the words, each character counts as one.
     """
-    titles = [re.findall(rf"[{SPACELESS}]|[^\W{SPACELESS}]+|[^\w\s]", str(title).lower()) for title in news.title[1:]]
+    titles = [re.findall(rf"[{SPACELESS}]|[^\W{SPACELESS}]+|[^\w\s]", str(title).lower()) for title in items.title[1:]]
     if not any(titles):
         return "No item has a title."
     size, title = np.array([len(title) for title in titles]), titles[item - 1]
-    unit = "characters, words and marks" if any(re.search(f"[{SPACELESS}]", str(title)) for title in news.title) else "words and marks"
-    this = f"The title {code(' · '.join(title))} has {len(title)} {unit}" if title else f"This item has no title, so no {unit}"
+    unit = "characters, words and marks" if any(re.search(f"[{SPACELESS}]", str(title)) for title in items.title) else "words and marks"
+    of_title = f"The title {code(' · '.join(title))} has {len(title)} {unit}" if title else f"This item has no title, so no {unit}"
     return (
-        f"{this}; titles have {size.mean():.1f} on average, {size.max()} at most; "
+        f"{of_title}; titles have {size.mean():.1f} on average, {size.max()} at most; "
         f"{len(set().union(*titles)):,} different ones make up {len(titles):,} titles."
     )
 
 
-def pictures(news, pixels, item: int, most: int = 6) -> dict[str, np.ndarray]:
+def pictures(items, pixels, item: int, most: int = 6) -> dict[str, np.ndarray]:
     """Images as they are stored, (S, S, 3) uint8 by title: that of `item` first, if it has one, then the first `most` of the data set."""
     if pixels is None:
         return {}
     rows = np.flatnonzero(pixels.present)[:most].tolist()
     if pixels.present[item]:
         rows.insert(0, item)
-    return {news.name(i): np.asarray(pixels.values[i]) for i in dict.fromkeys(rows)}
+    return {items.name(i): np.asarray(pixels.values[i]) for i in dict.fromkeys(rows)}
 
 
 def timeline(split, width: int = 60) -> str:

@@ -9,14 +9,14 @@ from nrms.data.prepare import Tables
 def tfidf(titles: np.ndarray) -> sparse.csr_matrix:
     """(N + 1, words) rows of unit length: words of lower-cased titles, weighed by log(N / news that have it)."""
     number: dict[str, int] = {}
-    owner, word = [], []
+    row, word = [], []
     for i, title in enumerate(titles):
         for token in title.lower().split():
-            owner.append(i)
+            row.append(i)
             word.append(number.setdefault(token.strip(".,:;!?'\"()"), len(number)))
-    counts = sparse.csr_matrix((np.ones(len(word)), (owner, word)), shape=(len(titles), max(len(number), 1)))
-    seen = np.asarray((counts > 0).sum(0)).ravel()
-    weighed = counts @ sparse.diags(np.log(len(titles) / np.maximum(seen, 1)))
+    counts = sparse.csr_matrix((np.ones(len(word)), (row, word)), shape=(len(titles), max(len(number), 1)))
+    titles_with = np.asarray((counts > 0).sum(0)).ravel()
+    weighed = counts @ sparse.diags(np.log(len(titles) / np.maximum(titles_with, 1)))
     norm = np.sqrt(np.asarray(weighed.multiply(weighed).sum(1)).ravel())
     return sparse.diags(1 / np.where(norm > 0, norm, 1)) @ weighed
 

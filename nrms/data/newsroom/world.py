@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from nrms.config.parameters import World
 from nrms.data.newsroom import headlines, rendered_images
+from nrms.data.tables import Ragged
 from nrms.runtime.progress import progress
 
 DAY = 86_400
@@ -59,12 +60,11 @@ class Stories:
 
 @dataclass
 class Slates:
-    """Impressions with their candidates, flat: candidate c of impression r stands in offsets[r] : offsets[r + 1]."""
+    """Impressions: whom a slate was shown, when, its stories, and for each of them whether it was clicked."""
 
     user: np.ndarray
     time: np.ndarray
-    offsets: np.ndarray
-    story: np.ndarray
+    stories: Ragged
     clicked: np.ndarray
 
 
@@ -137,7 +137,8 @@ def draw_slates(
         clicked[best] = rank_within(row) < np.minimum(clicks[at], np.maximum(length - 1, 1))[row]
         parts.append((story.astype(np.int32), clicked))
         lengths.append(length)
-    return Slates(user, time, np.concatenate([[0], np.cumsum(np.concatenate(lengths))]), *(np.concatenate(x) for x in zip(*parts, strict=True)))
+    story, clicked = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Slates(user, time, Ragged(story, np.concatenate([[0], np.cumsum(np.concatenate(lengths))])), clicked)
 
 
 def rank_within(row: np.ndarray) -> np.ndarray:
@@ -166,10 +167,9 @@ def draw_histories(world: World, stories: Stories, tastes: np.ndarray, rng) -> t
     clicked = np.empty(len(user), np.int64)
     for start in progress(range(0, len(user), 10 * CHUNK), "histories"):
         at = slice(start, start + 10 * CHUNK)
-        twenty = np.full(len(user[at]), 20)
-        story = draw_exposed(stories, time[at], twenty, rng)
+        story = draw_exposed(stories, time[at], np.full(len(user[at]), 20), rng)
         utility = draw_utility(world, stories, tastes, np.repeat(user[at], 20), np.repeat(time[at], 20), story, rng)
-        clicked[at] = story.reshape(-1, 20)[np.arange(len(twenty)), utility.reshape(-1, 20).argmax(1)]
+        clicked[at] = story.reshape(-1, 20)[np.arange(len(user[at])), utility.reshape(-1, 20).argmax(1)]
     return user, time, clicked
 
 
@@ -188,41 +188,39 @@ def read_tastes(stories: Stories, mean: np.ndarray, users: int, user: np.ndarray
     return np.linalg.solve(precision, (pull + mean / (1 - MEAN_TASTE))[..., None])[..., 0].astype(np.float32)
 
 
-def write_truth(path: Path, world: World, stories: Stories, dev: Slates, tastes: np.ndarray, read: np.ndarray) -> None:
+def write_truth(path: Path, world: World, stories: Stories, dev: Slates, tastes: np.ndarray, estimates: np.ndarray) -> None:
     """truth.parquet: for every dev impression the terms of the utility of its candidates, and the history reader's estimate of their sum."""
-    row = np.repeat(np.arange(len(dev.user)), np.diff(dev.offsets))
+    row = dev.stories.rows
     columns = {name: np.empty(len(row), np.float32) for name in ("text", "image", "freshness", "history")}
     for a in range(0, len(row), 1 << 20):
         part = slice(a, a + (1 << 20))
-        x, user = stories.visible[dev.story[part]], dev.user[row[part]]
+        story, user = dev.stories.values[part], dev.user[row[part]]
+        x = stories.visible[story]
         columns["text"][part] = np.einsum("ij,ij->i", tastes[user, :FACTS], x[:, :FACTS])
         columns["image"][part] = np.einsum("ij,ij->i", tastes[user, FACTS:], x[:, FACTS:])
-        columns["freshness"][part] = freshness(world, stories, dev.story[part], dev.time[row[part]])
-        columns["history"][part] = np.einsum("ij,ij->i", read[user], x) + columns["freshness"][part]
-    offsets = pa.array(dev.offsets, pa.int32())
+        columns["freshness"][part] = freshness(world, stories, story, dev.time[row[part]])
+        columns["history"][part] = np.einsum("ij,ij->i", estimates[user], x) + columns["freshness"][part]
+    offsets = pa.array(dev.stories.offsets, pa.int32())
     impression = pa.array(np.arange(1, len(dev.user) + 1).astype(str))
     lists = {name: pa.ListArray.from_arrays(offsets, pa.array(values)) for name, values in columns.items()}
     pq.write_table(pa.table({"impression": impression, **lists}), path, compression="zstd")
 
 
-def join(values: np.ndarray, names: pa.Array, offsets: np.ndarray) -> pa.Array:
-    """Space-separated names of ragged values: one string per row."""
-    return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), names.take(pa.array(values))), " ")
+def joined(words: pa.Array, offsets: np.ndarray) -> pa.Array:
+    """The words of each row in one string, with spaces between them."""
+    return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), words), " ")
 
 
-def write_behaviors(path: Path, names: pa.Array, slates: Slates, history: tuple[np.ndarray, np.ndarray]) -> None:
-    """behaviors.tsv; `history` is (story, offsets by user), oldest first."""
-    story, upto = history
-    length = np.diff(upto)[slates.user]
-    offsets = np.concatenate([[0], np.cumsum(length)])
-    index = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - upto[slates.user], length)
+def write_behaviors(path: Path, names: pa.Array, slates: Slates, clicks: Ragged) -> None:
+    """behaviors.tsv; `clicks` are the stories that each user clicked before, oldest first."""
+    history = clicks.take(slates.user)
     labels = pa.array(["0", "1"]).take(pa.array(slates.clicked.astype(np.int8)))
-    labelled = pc.binary_join_element_wise(names.take(pa.array(slates.story)), labels, "-")
+    labelled = pc.binary_join_element_wise(names.take(pa.array(slates.stories.values)), labels, "-")
     rows = pa.array(np.arange(1, len(slates.user) + 1).astype(str))
     users = pc.binary_join_element_wise(pa.scalar("U"), pa.array((slates.user + 1).astype(str)), "")
     times = pc.strftime(pa.array(slates.time, pa.timestamp("s")), format="%m/%d/%Y %I:%M:%S %p")
-    candidates = pc.binary_join(pa.ListArray.from_arrays(pa.array(slates.offsets, pa.int32()), labelled), " ")
-    lines = pc.binary_join_element_wise(rows, users, times, join(story[index], names, offsets), candidates, "\t")
+    texts = joined(names.take(pa.array(history.values)), history.offsets), joined(labelled, slates.stories.offsets)
+    lines = pc.binary_join_element_wise(rows, users, times, *texts, "\t")
     path.write_text("\n".join(lines.to_pylist()) + "\n")
 
 
@@ -256,12 +254,13 @@ def generate(world: World, folder: Path) -> None:
     for name, part in slates.items():
         (folder / name).mkdir(parents=True)
         order = np.lexsort((time, user))
-        history = story[order], np.searchsorted(user[order], np.arange(world.users + 1))
+        clicks = Ragged(story[order], np.searchsorted(user[order], np.arange(world.users + 1)))
         write_news(folder / name / "news.tsv", world, stories, names, np.random.default_rng([world.seed, 1]))
-        write_behaviors(folder / name / "behaviors.tsv", names, part, history)
+        write_behaviors(folder / name / "behaviors.tsv", names, part, clicks)
         if name == "train":  # a dev history also holds what its reader clicked in the train days
-            row = np.repeat(np.arange(len(part.user)), np.diff(part.offsets))[part.clicked]
-            user, time, story = (np.concatenate(x) for x in ((user, part.user[row]), (time, part.time[row]), (story, part.story[part.clicked])))
+            row = part.stories.rows[part.clicked]
+            user, time = np.concatenate([user, part.user[row]]), np.concatenate([time, part.time[row]])
+            story = np.concatenate([story, part.stories.values[part.clicked]])
     write_truth(folder / "truth.parquet", world, stories, slates["dev"], tastes, read_tastes(stories, mean, world.users, user, story))
     if world.image_share:
         write_images(folder / "images", stories, names.to_pylist(), np.random.default_rng([world.seed, 2]))

@@ -125,8 +125,8 @@ def has_labels(member: Member) -> bool:
     return any(re.search(rb"-[01](\s|$)", line.rsplit(b"\t", 1)[-1]) for line in lines)
 
 
-def read_behaviors(member: Member, labelled: bool, news: pa.Array, ledger: Ledger) -> Iterator[pa.Table]:
-    """The sound impressions of a behaviors.tsv, block by block, with items as row numbers of the table of items.
+def read_behaviors(member: Member, labelled: bool, ids: pa.Array, ledger: Ledger) -> Iterator[pa.Table]:
+    """The sound impressions of a behaviors.tsv, block by block, with items as row numbers of the table of items, whose `ids` these are.
 
     Where the ledger wants all of them an unknown candidate is kept, as number 0.
     """
@@ -144,14 +144,14 @@ def read_behaviors(member: Member, labelled: bool, news: pa.Array, ledger: Ledge
             candidates, owner = words_of(rows.columns[4])
             clicked = flags(pc.equal(pc.utf8_slice_codeunits(candidates, -1), "1"))
             candidates = pc.utf8_slice_codeunits(candidates, 0, -2)
-        number = pc.fill_null(pc.index_in(candidates, value_set=news), 0)  # row 0, padding, is what `-1` alone would name
+        number = pc.fill_null(pc.index_in(candidates, value_set=ids), 0)  # row 0, padding, is what `-1` alone would name
         unknown = any_of(flags(pc.equal(number, 0)) & (not ledger.strict), owner, len(rows.numbers))
         rows.drop("unknown_candidate", unknown)
         number, clicked = number.filter(pa.array(~unknown[owner])), clicked[~unknown[owner]] if labelled else None
         size = np.bincount(owner, minlength=len(unknown))[~unknown]
 
         history, owner = words_of(rows.columns[3])
-        past = pc.index_in(history, value_set=news)
+        past = pc.index_in(history, value_set=ids)
         missing = flags(pc.is_null(past))
         rows.count("unknown_history", any_of(missing, owner, len(rows.numbers)))
         length = np.bincount(owner[~missing], minlength=len(rows.numbers))
@@ -192,9 +192,9 @@ def convert(source: Path, folder: Path, max_bad: float) -> dict:
     Raises NrmsError when files are missing, or when more than the share `max_bad` of the rows of one file is bad.
     """
     members = find_members(source)
-    news, ledgers = read_all_news({part: files["news.tsv"] for part, files in members.items() if "news.tsv" in files}, max_bad)
-    pq.write_table(news, folder / "news.parquet", compression="zstd")
-    ids, parts = news["id"].combine_chunks(), {}
+    items, ledgers = read_all_news({part: files["news.tsv"] for part, files in members.items() if "news.tsv" in files}, max_bad)
+    pq.write_table(items, folder / "news.parquet", compression="zstd")
+    ids, parts = items["id"].combine_chunks(), {}
     for part, files in members.items():
         if "behaviors.tsv" not in files:
             continue
@@ -210,4 +210,4 @@ def convert(source: Path, folder: Path, max_bad: float) -> dict:
                 bar.update(len(table))
         ledger.check(max_bad)
         parts[part] = {"impressions": ledger.rows_out, "labelled": labelled}
-    return {"news": len(news) - 1, "parts": parts, "files": [ledger.summary() for ledger in ledgers]}
+    return {"news": len(items) - 1, "parts": parts, "files": [ledger.summary() for ledger in ledgers]}
