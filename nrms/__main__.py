@@ -252,9 +252,9 @@ def recommend(args: argparse.Namespace, given: Given) -> None:
 
     served = open_run(find_run(args.run, args.dataset))
     reader = served.reader(args.history, args.user)
-    if args.shown and not len(reader.shown):
+    if args.shown and not len(reader.slate):
         raise NrmsError("`--shown` ranks what a user's latest impression showed: give `--user`, and a data set of impressions.")
-    print(describe(served, served.rank(reader, args.k, reader.shown if args.shown else None)))
+    print(describe(served, served.rank(reader, args.k, reader.slate if args.shown else None)))
 
 
 def probe(args: argparse.Namespace, given: Given) -> None:
@@ -265,7 +265,7 @@ def probe(args: argparse.Namespace, given: Given) -> None:
     own, common, sets = probe_all(args.dataset, args.run, args.vectors)
     paths = probe_page.write(args.dataset, own, common, sets)
     index_page.write()  # which links to it
-    print(printable("\n".join([probe_page.shown(own).to_string(), *sets.absent, *(f"wrote {path}" for path in paths)])))
+    print(printable("\n".join([probe_page.formatted(own).to_string(), *sets.absent, *(f"wrote {path}" for path in paths)])))
 
 
 def bench(args: argparse.Namespace, given: Given) -> None:

@@ -234,6 +234,64 @@ DOORS = {  # to pre-trained models
 }
 
 
+TAGS = """a b body br button circle code details div doctype figcaption figure form g h1 h2 h3 h4 head html i img input label li line link
+main meta nav noscript ol optgroup option output p path pre rect script section select small span strong style sub summary sup svg
+table tbody td text th thead title tr u ul"""
+MARKUP = re.compile(rf"</?!?({'|'.join(TAGS.split())})\b(?=[\s/>]|$)", re.IGNORECASE)
+MADE_BY_HAND = {"nrms/report/pages/layout.py": "a computed sentence is escaped before its **marks** become tags"}  # file: why it may
+UNESCAPED = {  # (file, what it takes as it is): why it may
+    ("nrms/runtime/templates.py", "Markup"): "what a template has made, and what is escaped there by hand",
+    ("nrms/report/pages/layout.py", "Markup"): "a computed sentence, escaped before its **marks** become tags",
+    ("nrms/report/pages/notebook_page.py", "Markup"): "an executed notebook: nbconvert cleans it, and the page runs no script but ours",
+    ("nrms/report/pages/layout.html.j2", "style"): "our own style, inlined",
+    ("nrms/report/pages/layout.html.j2", "script"): "our own script, inlined; the policy of the page names it by its hash",
+}
+
+
+def markup(text):
+    """Strings of a Python source that hold markup, docstrings left aside: whole, in parts of an f-string, or before they are put together."""
+    tree = ast.parse(text)
+    owners = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    docstrings = {id(node.body[0].value) for node in owners if ast.get_docstring(node) is not None}
+    strings = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings]
+    return [node.value for node in strings if MARKUP.search(node.value)]
+
+
+def unescaped(path):
+    """What a file lets through as it is: filters and blocks of templates, and Markup in code."""
+    text = path.read_text()
+    if path.suffix == ".py":
+        return {name.split(".")[-1] for name, _ in calls(path) if name.split(".")[-1] == "Markup"}
+    return set(re.findall(r"(\w+)\s*\|\s*safe\b", text)) | set(re.findall(r"autoescape|\bfilter safe\b", text))
+
+
+def test_markup_stands_in_templates():
+    """No string of a Python file makes markup: templates do, and they escape what they are given. What is taken as it is has a reason here."""
+    for path in FILES.values():
+        name = str(path.relative_to(ROOT))
+        assert not markup(path.read_text()) or name in MADE_BY_HAND, f"{name}: {markup(path.read_text())}"
+    files = [*FILES.values(), *(ROOT / "nrms").rglob("*.j2")]
+    assert {(str(path.relative_to(ROOT)), what) for path in files for what in unescaped(path)} == set(UNESCAPED)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'f"<b>{title}</b>"',
+        "f'<td class=\"{css}\">'",
+        '"<li>" + title',
+        '"<p>%s" % title',
+        '"".join(["</ul>"])',
+        '"<!doctype html>".format()',
+        'f"{a}</svg>"',
+        '"<a\\n href=" + address',
+    ],
+)
+def test_markup_would_be_seen(line):
+    """The rule above sees each of these, and no file name with a place for another one."""
+    assert markup(f"x = {line}") and not markup('"""<p> in a docstring"""; "a folder of <id>.jpg, (?P<name>.+), a < b and <dataset>/<part>.parquet"')
+
+
 def unsafe(path):
     """Calls and imports in a file that could run what a file from elsewhere says."""
     imported = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]

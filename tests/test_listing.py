@@ -25,7 +25,7 @@ def user(models):
 
 def page_of(models, user, k=10):
     readers = [model.reader(user=user) for model in models]
-    return compare(models, [model.rank(reader, k, reader.shown) for model, reader in zip(models, readers, strict=True)])
+    return compare(models, [model.rank(reader, k, reader.slate) for model, reader in zip(models, readers, strict=True)])
 
 
 def test_bars_begin_at_zero():
@@ -72,7 +72,7 @@ def test_a_picker_always_answers(finished, models, user, monkeypatch, capsys):
     monkeypatch.setattr(browse, "display", lambda *_, **__: type("Handle", (), {"update": lambda _, page: shown.append(page)})())
     monkeypatch.setattr(made, "pickers", lambda user: box.update(all=pickers(user)) or box["all"])
     made.show(user)
-    picker, said = box["all"][0]["user"], box["all"][0]["said"]
+    picker, said = box["all"][0]["user"], box["all"][0]["message"]
     other = next(name for name in made.served(made.first[0]).users if name != user)
     with monkeypatch.context() as patch:
         patch.setattr(made, "page", lambda *_: [][1])

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from jinja2 import UndefinedError
 
 from nrms import pipeline
 from nrms.data.tables import IMPRESSIONS_SCHEMA, ITEMS_SCHEMA, Ragged
@@ -20,10 +21,10 @@ from nrms.evaluation.protocols import PROTOCOLS
 from nrms.evaluation.statistics import compare
 from nrms.report.experiments import by_slice, read_systems
 from nrms.report.pages import index_page
-from nrms.report.pages.disagreements import Shown, most_apart
+from nrms.report.pages.disagreements import Examples, most_apart
 from nrms.report.pages.layout import document, plain
 from nrms.report.pages.notebook_page import render
-from nrms.runtime import Run, run_folder
+from nrms.runtime import Run, run_folder, templates
 from nrms.runtime.files import write_json
 
 SCRIPT = "<script>window.hacked = 1</script>"
@@ -273,6 +274,70 @@ def test_the_table_filters_and_the_address_keeps_it(site, visit):
     again.wait_for_function("document.querySelector('#filter output').textContent == '8 of 8 rows'")  # the form clears itself a moment later
 
 
+def write_long_run(dataset, exp, protocol, kind="model", seeds=(0,), error="", **facts):
+    """Runs with the long names and large numbers of real ones, two pages each; or a failed one."""
+    rng = np.random.default_rng(0)
+    for seed in seeds:
+        run = Run(run_folder(dataset, exp, seed))
+        run.begin(kind=kind, family="a", protocol=protocol, **facts)
+        rows = {name: rng.random(20) for name in PROTOCOLS[protocol].metrics}
+        pq.write_table(pa.table({"impression": [str(i) for i in range(20)]} | rows), run.folder / "rows.parquet")
+        write_json(run.folder / "metrics.json", {"all": {name: {"mean": float(values.mean())} for name, values in rows.items()}})
+        run.update(status="failed" if error else "done", error=error)
+        for name in ("train", "eval") if kind == "model" else ():
+            (run.folder / f"{name}.html").write_text(document(name, "", {}))
+
+
+@pytest.fixture(scope="module")
+def long_site(tmp_path_factory):
+    """The page of all runs of one data set with long names, several seeds and large numbers, and that of three data sets, each judged in its way."""
+    home = tmp_path_factory.mktemp("long")
+    config = {"text": True, "image": True, "fusion": "hadamard_blank", "tuning": "lora", "given": {"lr": 0.0003, "history": 50}}
+    facts = {"params": 123_456_789, "trainable": 12_345_678, "samples": 12_345_678, "encoded": 123_456_789, "minutes": 1234.5, "peak_mb": 45_678}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NRMS_HOME", str(home))
+        pages = []
+        for dataset, protocol in (("mind-large", "impressions"), ("microlens-100k", "catalogue"), ("amazon-baby-random", "sets")):
+            write_long_run(dataset, "exp2_pointwise_unmasked", protocol, seeds=range(5), config=config, **facts)
+            write_long_run(dataset, "missrec_tenth_interests", protocol, seeds=range(3), config=config, **facts)
+            write_long_run(dataset, "content", protocol, "baseline", about="TF-IDF cosine of the title to the mean of the history's titles")
+            write_long_run(dataset, "ceiling_text", protocol, "ceiling", about="the true taste for what titles say, alone")
+            write_long_run(dataset, "alignrec_unaligned", protocol, error="CUDA out of memory: tried to allocate 20.00 GiB", config=config)
+            pages.append(index_page.write()[1].rename(home / "reports" / f"index{len(pages)}.html"))
+    return pages[0], pages[-1]
+
+
+BOX = "[document.querySelector('#board').parentElement].map((box) => box.scrollWidth - box.clientWidth)[0]"
+COLUMNS = "[...document.querySelectorAll('#board th')].filter((h) => !h.hidden).map((h) => h.dataset.name)"
+
+
+def test_all_columns_are_in_view(long_site, visit):
+    """On a screen of 1400 pixels the table of one data set has no column outside of its box, also where others are on the page and not in view."""
+    tab = visit(long_site[0], width=1400)
+    assert tab.evaluate(BOX) <= 0 and tab.evaluate(COLUMNS)[-4:] == ["params", "samples", "minutes", "peak_mb"]
+    tab = visit(long_site[1], width=1400)
+    for dataset in ("mind-large", "microlens-100k", "amazon-baby-random"):
+        tab.select_option("select[name=dataset]", dataset)
+        assert tab.evaluate(BOX) <= 0 and tab.evaluate(COLUMNS)[-2:] == ["minutes", "peak_mb"], dataset
+
+
+def test_a_main_metric_is_one_column(long_site, visit):
+    """By itself a data set has its main metric once, and sorts by it; where protocols mix in view each has a column by its name besides."""
+    tab = visit(long_site[0])
+    assert "auc" not in tab.evaluate(COLUMNS) and "mrr" in tab.evaluate(COLUMNS) and tab.locator("th[data-name=main]").inner_text()[:3] == "AUC"
+    tab = visit(long_site[1])
+    assert {"auc", "ndcg10", "recall20"} < set(tab.evaluate(COLUMNS))
+    for dataset, main in (("mind-large", "auc"), ("microlens-100k", "ndcg10"), ("amazon-baby-random", "recall20")):
+        tab.select_option("select[name=dataset]", dataset)
+        assert {"auc", "ndcg10", "recall20"} & set(tab.evaluate(COLUMNS)) == ({"ndcg10"} - {main})
+        tab.click("th[data-name=main] button")
+        numbers = [float(value) for value in column(tab, "main") if value]
+        assert len(numbers) == 4 and numbers in (sorted(numbers), sorted(numbers, reverse=True))
+    tab.click("button[type=reset]")
+    tab.click("th[data-name=auc] button")
+    assert sum(value != "" for value in column(tab, "auc")) == 4
+
+
 def test_pages_without_scripts(site, visit):
     """All rows and all differences are there; what needs a script is not."""
     tab = visit(site.index, java_script_enabled=False)
@@ -336,9 +401,9 @@ def test_any_two_are_compared(site, visit):
 @pytest.mark.parametrize(("protocol", "wanted"), [("catalogue", [7, 8]), ("sets", [])])
 def test_what_was_read_before_is_never_the_answer(protocol, wanted):
     """The beginning of a user's log, where the next item is asked for; nothing where what is asked for was drawn from anywhere in it."""
-    shown = Shown("movies", pd.Index(["u1"]), PROTOCOLS[protocol])
-    shown.__dict__["log"] = np.array([0]), Ragged(np.array([7, 8, 9]), np.array([0, 3]))
-    assert shown.before(0, 2).tolist() == wanted
+    examples = Examples("movies", pd.Index(["u1"]), PROTOCOLS[protocol])
+    examples.__dict__["log"] = np.array([0]), Ragged(np.array([7, 8, 9]), np.array([0, 3]))
+    assert examples.before(0, 2).tolist() == wanted
 
 
 def test_examples_are_the_largest_differences(site, visit):
@@ -392,6 +457,15 @@ def test_lifted_figures_keep_their_names(tmp_path):
 def test_pages_send_nothing_anywhere():
     """No form of a page leads away, and no text in it can say where its links begin."""
     assert "form-action 'none'; base-uri 'none'" in document("a", "", {})
+
+
+def test_a_template_escapes_what_it_is_given():
+    """Text is text, in attributes too; what a template made is taken as it is; what a template asks for and is not given is an error."""
+    bar = templates.render("serve/bar.html.j2", name=EVIL, fill='"', zero="", number="1 < 2")
+    assert EVIL not in bar and '<i style="&quot;"></i>' in bar and "<b>1 &lt; 2</b>" in bar
+    assert bar in document("a", bar, {}) and EVIL not in document("a", EVIL, {})
+    with pytest.raises(UndefinedError, match="'number' is undefined"):
+        templates.render("serve/bar.html.j2", name="a", fill="", zero="")
 
 
 def test_markdown_of_computed_sentences():

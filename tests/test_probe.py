@@ -39,7 +39,7 @@ from nrms.evaluation.training_items import items_by_user
 from nrms.models.build import build_encoder, local_model
 from nrms.models.load import load_run
 from nrms.report.pages import probe_page
-from nrms.report.pages.probe_page import shown
+from nrms.report.pages.probe_page import formatted
 from nrms.train import train
 
 ONE, SEVERAL, SLATES = (load_dataset(name) for name in ("movies", "movies-random", "newsroom-tiny"))
@@ -101,7 +101,7 @@ def test_nothing_that_could_be_asked_has_no_number():
         vectors[1 : 1 + has] = 1
         table = probe({"none": vectors}, split_of(log_of([[1, 2], [2, 3]]), asked([[1]], [[2]])), SEVERAL)
         assert table.iloc[0, :8].isna().all() and table.loc["none", "items"] == has and table.loc["none", "questions"] == 0
-        assert shown(table).loc["none", ITEM_CF] == ""
+        assert formatted(table).loc["none", ITEM_CF] == ""
 
 
 rows_of = st.lists(st.lists(st.tuples(st.integers(1, 7), st.booleans()), min_size=1, max_size=5, unique_by=lambda x: x[0]), min_size=4, max_size=4)

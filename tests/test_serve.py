@@ -131,7 +131,7 @@ def test_a_picture_does_what_coming_without_undoes(pictures, reader):
     with torch.inference_mode():
         vectors = pictures.vectors.clone()
         vectors[item] = blind.eval().items(torch.from_numpy(item))
-    asked = pictures.asked(reader, [reader.history], item)
+    asked = pictures.queries(reader, [reader.history], item)
     less = rank_impressions(pictures.model, vectors, asked, pictures.config.history)[0]
     assert ranking.parts["picture"][place] == pytest.approx(ranking.scores[place] - less, abs=1e-5)
 
@@ -176,7 +176,7 @@ def test_a_candidate_by_candidate_model(tiny):
     row = int(np.flatnonzero(tiny.parts["dev"].history.lengths >= 3)[0])
     served = loose(config, tiny, model)
     reader = served.reader(user=tiny.parts["dev"].user[row])
-    ranking = served.rank(reader, 3, reader.shown)
+    ranking = served.rank(reader, 3, reader.slate)
     assert ranking.clicks.shape == (3, len(reader.history)) and (ranking.weights > 0).all() and list(ranking.parts) == ["text", "picture"]
 
 

@@ -18,11 +18,12 @@ from nrms.models.load import models_of
 from nrms.runtime import errors
 from nrms.runtime.progress import is_live
 from nrms.runtime.run_record import Run
+from nrms.runtime.templates import render
 from nrms.serve.item_cards import compare
 from nrms.serve.one_user import Ranking, Served, open_run
 
-MOST = 5000  # users that the picker offers; any other can be typed
-AMONG = {"what they were shown": True, "the whole catalogue": False}
+MAX_USERS_OFFERED = 5000  # by the picker; any other can be typed
+CANDIDATES = {"what they were shown": True, "the whole catalogue": False}
 
 
 class Browser:
@@ -30,7 +31,8 @@ class Browser:
 
     def __init__(self, dataset: str, runs: Sequence[Run], k: int = 10):
         self.runs = models_of(dataset)
-        self.first = [next(name for name, other in self.runs.items() if other.folder == run.folder) for run in runs]
+        names = {run.folder: name for name, run in self.runs.items()}
+        self.first = [names[run.folder] for run in runs]
         self.opened: dict[str, Served] = {}
         self.k = k
 
@@ -45,11 +47,13 @@ class Browser:
         test = self.served(self.first[0]).test
         return str(test.user[typical(test)])
 
-    def page(self, user: object, names: Sequence[str], shown: bool = True) -> str:
+    def page(self, user: object, names: Sequence[str], slate_only: bool = True) -> str:
         """HTML of a user of the test part, for these models; ranked is what the user was shown, or the whole catalogue."""
-        models = [self.served(name) for name in names]
-        readers = [model.reader(user=user) for model in models]
-        return compare(models, [m.rank(r, self.k, r.shown if shown and len(r.shown) else None) for m, r in zip(models, readers, strict=True)])
+        models, rankings = [self.served(name) for name in names], []
+        for model in models:
+            reader = model.reader(user=user)
+            rankings.append(model.rank(reader, self.k, reader.slate if slate_only and len(reader.slate) else None))
+        return compare(models, rankings)
 
     def show(self, user: object = None) -> None:
         """Displays the page of a user, by default of `somebody`; before it, where a person looks on, the pickers."""
@@ -59,23 +63,23 @@ class Browser:
             display(HTML(page))
             return
         pickers, box = self.pickers(user)
-        note = "<p>Pickers for users and models need ipywidgets in JupyterLab.</p>"
-        display({**box._repr_mimebundle_(), "text/html": note}, raw=True)  # where widgets are not known, the note is shown
+        note = render("serve/no_pickers.html.j2")  # which is shown where widgets are not known
+        display({**box._repr_mimebundle_(), "text/html": note}, raw=True)
         handle = display(HTML(page), display_id=True)
 
         def update(_: object = None) -> None:
-            said = pickers["said"]
-            said.value = "…"
+            message = pickers["message"]
+            message.value = "…"
             names = [pickers[side].value for side in ("left", "right") if pickers[side].value is not None]
             try:
-                handle.update(HTML(self.page(pickers["user"].value, names, AMONG[pickers["among"].value])))
-                said.value = ""
+                handle.update(HTML(self.page(pickers["user"].value, names, CANDIDATES[pickers["among"].value])))
+                message.value = ""
             except NrmsError as error:
-                said.value = str(error)
+                message.value = str(error)
             except Exception as error:  # nobody sees a callback's traceback: the page would just stop answering
                 traceback.print_exc()
                 kind = type(error).__name__
-                said.value = errors.meaning(kind, str(error)) or f"This cannot be shown, by a fault of the program: {kind}: {error}"
+                message.value = errors.meaning(kind, str(error)) or f"This cannot be shown, by a fault of the program: {kind}: {error}"
 
         for name in ("user", "left", "right", "among"):
             pickers[name].observe(update, "value")
@@ -83,18 +87,20 @@ class Browser:
     def pickers(self, user: str) -> tuple[dict[str, widgets.Widget], widgets.Widget]:
         """{name: picker} and the box that they stand in."""
         model, style = self.served(self.first[0]), {"description_width": "4rem"}
+        users = list(model.users)[:MAX_USERS_OFFERED]
         left, right = self.first[0], self.first[1] if len(self.first) > 1 else None
-        among = list(AMONG) if model.config.data.protocol == "impressions" else list(AMONG)[1:]
-        made = {
+        among = list(CANDIDATES) if model.config.data.protocol == "impressions" else list(CANDIDATES)[1:]
+        pickers = {
             "user": widgets.Combobox(
-                value=user, options=list(model.users)[:MOST], description="user", placeholder="type to search", continuous_update=False, style=style
+                value=user, options=users, description="user", placeholder="type to search", continuous_update=False, style=style
             ),
             "left": widgets.Dropdown(options=list(self.runs), value=left, description="A", style=style),
             "right": widgets.Dropdown(options=[("none", None), *((n, n) for n in self.runs)], value=right, description="B", style=style),
             "among": widgets.Dropdown(options=among, description="ranked", style=style),
-            "said": widgets.Label(),
         }
-        return made, widgets.VBox([widgets.Box([made[n] for n in ("user", "left", "right", "among")], layout={"flex_flow": "wrap"}), made["said"]])
+        box = widgets.Box(list(pickers.values()), layout={"flex_flow": "wrap"})
+        pickers["message"] = widgets.Label()
+        return pickers, widgets.VBox([box, pickers["message"]])
 
 
 def speed(served: Served, ranking: Ranking, calls: int = 20) -> str:

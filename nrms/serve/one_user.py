@@ -27,9 +27,9 @@ from nrms.models.load import load_run
 from nrms.runtime.run_record import Run
 from nrms.runtime.terminal import printable
 
-NAMES = {"image": "picture", "joint": "text and picture", "ids": "identity"}  # of modalities, in words
-SAYS = {"identity": "identity, a vector that the model learned for this item alone"}  # of a part whose name says too little
-NOBODY = np.array([], np.int64)
+PARTS = {"text": "text", "image": "picture", "joint": "text and picture", "ids": "identity"}  # modalities, in words
+EXPLAINED = {"identity": "identity, a vector that the model learned for this item alone"}  # parts whose name says too little
+NO_ITEMS = np.array([], np.int64)
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Reader:
     """Whom a ranking is for. Items are numbers of the catalogue."""
 
     history: np.ndarray  # (L,) the most recent clicks, which the model reads, oldest first
-    earlier: np.ndarray = field(default_factory=lambda: NOBODY)  # clicks before those, which it does not read
+    earlier: np.ndarray = field(default_factory=lambda: NO_ITEMS)  # clicks before those, which it does not read
     user: str | None = None
     owner: int | None = None  # the user's row in a log
-    shown: np.ndarray = field(default_factory=lambda: NOBODY)  # what the user's latest impression showed; nothing of a log
-    chosen: np.ndarray = field(default_factory=lambda: NOBODY)  # what of it was clicked, or the items that the test asks for
+    slate: np.ndarray = field(default_factory=lambda: NO_ITEMS)  # what the user's latest impression showed; nothing of a log
+    relevant: np.ndarray = field(default_factory=lambda: NO_ITEMS)  # what of it was clicked, or the items that the test asks for
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Ranking:
     scores: np.ndarray  # (K,)
     leads: np.ndarray  # (K,)
     among: int  # C
-    ranks: np.ndarray  # from 1, of what the reader chose, as far as it is among the candidates
+    ranks: np.ndarray  # from 1, of what is relevant to the reader, as far as it is among the candidates
     clicks: np.ndarray | None  # (K, L) what each click does for each item; None where the model reads no history
     attention: np.ndarray | None  # (L,) of a click's place in the encoder's last pooling, together 1; None where it has no such weights
     parts: dict[str, np.ndarray]  # (K,) by modality, in words; together the leads
@@ -63,6 +63,12 @@ class Ranking:
     def weights(self) -> np.ndarray | None:
         """(L,) of the clicks."""
         return None if self.clicks is None else np.abs(self.clicks).mean(0)
+
+    def most_by(self, i: int) -> tuple[int, float] | None:
+        """The click that did most for the item that is listed as number i, and how much; None where none did anything, or none is read."""
+        if self.clicks is None or not self.clicks.shape[1] or self.clicks[i].max() <= 0:
+            return None
+        return int(self.reader.history[self.clicks[i].argmax()]), float(self.clicks[i].max())
 
 
 def numbers_of(names: Sequence[object], numbers: dict[str, int], what: str) -> np.ndarray:
@@ -103,6 +109,7 @@ class Served:
         """
         if (history is None) == (user is None):
             raise NrmsError("Say whom the ranking is for: give either a history, ids of items, or a user of the test part.")
+        read = self.config.history
         if user is None:
             if self.model.users.is_graph:
                 raise NrmsError(
@@ -110,36 +117,31 @@ class Served:
                     f"of the test part, such as {next(iter(self.users))}."
                 )
             past = numbers_of(history, self.numbers, "item")
-            return Reader(past[-self.config.history :], past[: -self.config.history])
+            return Reader(past[-read:], past[:-read])
         row = int(numbers_of([user], self.users, "user in the test part:")[0])
-        past, shown = (part[row].astype(np.int64) for part in (self.test.history, self.test.candidates))
-        begin = self.test.candidates.offsets[row]
-        return Reader(
-            past[-self.config.history :],
-            past[: -self.config.history],
-            str(user),
-            None if self.test.owner is None else int(self.test.owner[row]),
-            shown if self.config.data.protocol == "impressions" else NOBODY,
-            shown[self.test.clicked[begin : begin + len(shown)]],
-        )
+        past, candidates = self.test.history[row].astype(np.int64), self.test.candidates[row].astype(np.int64)
+        clicked = self.test.clicked[self.test.candidates.offsets[row] :][: len(candidates)]
+        owner = None if self.test.owner is None else int(self.test.owner[row])
+        slate = candidates if self.config.data.protocol == "impressions" else NO_ITEMS
+        return Reader(past[-read:], past[:-read], str(user), owner, slate, candidates[clicked])
 
-    def asked(self, reader: Reader, histories: Sequence[np.ndarray], candidates: np.ndarray) -> Impressions:
-        """One question per history, each with the same candidates."""
+    def queries(self, reader: Reader, histories: Sequence[np.ndarray], candidates: np.ndarray) -> Impressions:
+        """One query per history, each with the same candidates."""
         n = len(histories)
-        past = Ragged(np.concatenate([*histories, NOBODY]).astype(np.int64), np.cumsum([0, *map(len, histories)]))
-        shown = Ragged(np.tile(candidates, n), np.arange(n + 1) * len(candidates))
-        names = np.arange(n).astype(str)
+        past = Ragged(np.concatenate([*histories, NO_ITEMS]).astype(np.int64), np.cumsum([0, *map(len, histories)]))
+        slates = Ragged(np.tile(candidates, n), np.arange(n + 1) * len(candidates))
+        ids = np.arange(n).astype(str)
         owner = None if reader.owner is None else np.full(n, reader.owner)
-        return Impressions(names, names, np.zeros(n, np.int64), past, shown, np.zeros(n * len(candidates), bool), owner)
+        return Impressions(ids, ids, np.zeros(n, np.int64), past, slates, np.zeros(n * len(candidates), bool), owner)
 
     @torch.inference_mode()
     def scores(self, reader: Reader, histories: Sequence[np.ndarray], candidates: np.ndarray) -> np.ndarray:
         """Scores (R, C) of candidates for each of R histories in the place of the reader's own."""
-        questions = self.asked(reader, histories, candidates)
+        queries = self.queries(reader, histories, candidates)
         if self.model.users.can_rank_catalogue:
-            scores = model_scorer(self.model, self.vectors, questions, self.config.history)(np.arange(len(histories)))
+            scores = model_scorer(self.model, self.vectors, queries, self.config.history)(np.arange(len(histories)))
             return scores[:, torch.from_numpy(candidates).to(scores.device)].cpu().numpy()
-        return rank_impressions(self.model, self.vectors, questions, self.config.history).reshape(len(histories), -1)
+        return rank_impressions(self.model, self.vectors, queries, self.config.history).reshape(len(histories), -1)
 
     def rank(self, reader: Reader, k: int = 10, candidates: np.ndarray | None = None) -> Ranking:
         """The first k of the candidates (C,), numbers, or of all items but those of the history. Equal scores keep the candidates' order."""
@@ -151,7 +153,7 @@ class Served:
             raise NrmsError("There are no candidates: the history has every item, or the list given is empty.")
         scores = self.scores(reader, [reader.history], candidates)[0]
         order = np.argsort(-scores, kind="stable")
-        first, ranks = order[:k], 1 + np.flatnonzero(np.isin(candidates[order], reader.chosen))
+        first, ranks = order[:k], 1 + np.flatnonzero(np.isin(candidates[order], reader.relevant))
         leads = scores - scores.mean()
         clicks = None if self.model.users.is_graph else self.without_clicks(reader, candidates, leads, first)
         parts, notes = self.parts(reader, candidates[first], leads[first])
@@ -163,8 +165,8 @@ class Served:
         """(K, L) what each click does for each listed item: one score more for every click left out, all in one batch."""
         if not len(reader.history):
             return np.zeros((len(listed), 0))
-        found = self.scores(reader, [np.delete(reader.history, i) for i in range(len(reader.history))], candidates)
-        return (leads - (found - found.mean(1, keepdims=True)))[:, listed].T
+        scores = self.scores(reader, [np.delete(reader.history, i) for i in range(len(reader.history))], candidates)
+        return (leads - (scores - scores.mean(1, keepdims=True)))[:, listed].T
 
     @torch.inference_mode()
     def attention(self, reader: Reader) -> np.ndarray | None:
@@ -172,8 +174,8 @@ class Served:
         if self.model.users.is_graph or not len(reader.history):
             return None
         past = self.vectors[torch.from_numpy(reader.history).to(self.vectors.device)][None]
-        found = self.model.users.attention(past, torch.ones(past.shape[:2], dtype=torch.bool, device=past.device))
-        return None if found is None else found[0].float().cpu().numpy()
+        weights = self.model.users.attention(past, torch.ones(past.shape[:2], dtype=torch.bool, device=past.device))
+        return None if weights is None else weights[0].float().cpu().numpy()
 
     @torch.inference_mode()
     def parts(self, reader: Reader, items: np.ndarray, leads: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -181,19 +183,20 @@ class Served:
         tower, (first, *others) = self.model.items, self.config.modalities
         notes = ["Text and picture have no parts of their own here: one encoder reads them together."] if first == "joint" else []
         if others and self.model.users.is_graph:
-            words = " and ".join(NAMES.get(name, name) for name in (first, *others))
-            graph = f"{words} have no parts of their own here: in a graph an item's vector is mixed with those of its neighbours."
-            return {words: leads}, [*notes, graph]
+            words = " and ".join(PARTS[name] for name in (first, *others))
+            notes.append(f"{words} have no parts of their own here: in a graph an item's vector is mixed with those of its neighbours.")
+            return {words: leads}, notes
         numbers = torch.from_numpy(items).to(self.vectors.device)
-        state = states_of(self.model, self.vectors, self.asked(reader, [reader.history], items), np.array([0]), self.config.history)
-        whole, found = self.model.users.score(state, self.vectors[numbers][None]), {}
+        queries = self.queries(reader, [reader.history], items)
+        state = states_of(self.model, self.vectors, queries, np.array([0]), self.config.history)
+        full, parts = self.model.users.score(state, self.vectors[numbers][None]), {}
         for name in others:
             if tower.fusion.wants_blank and bool(tower.encoders[name].present[1:].all()):
                 notes.append("The picture has no part of its own here: every item has one, so the model has never seen a blank in its place.")
                 continue
-            bare = self.model.users.score(state, tower.without(numbers, name)[None])
-            found[NAMES.get(name, name)] = (whole - bare)[0].float().cpu().numpy()
-        return {NAMES.get(first, first): leads - sum(found.values()), **found}, notes
+            without = self.model.users.score(state, tower.without(numbers, name)[None])
+            parts[PARTS[name]] = (full - without)[0].float().cpu().numpy()
+        return {PARTS[first]: leads - sum(parts.values()), **parts}, notes
 
     def recommend(self, history: Sequence[object] | None = None, k: int = 10, candidates: Sequence[object] | None = None, *, user: object = None):
         """A table of what the model recommends: rank (the index), id, title, category, score; for a `user` also whether they clicked or took it.
@@ -203,28 +206,27 @@ class Served:
         items but those of the history.
         Raises NrmsError for unknown ids, and for a history where the model knows users alone.
         """
-        wanted = None if candidates is None else pd.unique(numbers_of(candidates, self.numbers, "item"))
-        return self.table(self.rank(self.reader(history, user), k, wanted))
+        numbers = None if candidates is None else pd.unique(numbers_of(candidates, self.numbers, "item"))
+        return self.table(self.rank(self.reader(history, user), k, numbers))
 
     def table(self, ranking: Ranking, *, why: bool = False) -> pd.DataFrame:
         """A ranking, ready to print; with leads and a column of reasons if `why`."""
-        news, reader = self.tables.items, ranking.reader
-        at = ranking.items
-        table = pd.DataFrame({"id": news.id[at], "title": news.title[at], "category": news.category[at], "score": ranking.scores.round(3)})
-        table.index = pd.RangeIndex(1, len(at) + 1, name="rank")
+        items, reader, listed = self.tables.items, ranking.reader, ranking.items
+        columns = {"id": items.id[listed], "title": items.title[listed], "category": items.category[listed], "score": ranking.scores.round(3)}
+        table = pd.DataFrame(columns, index=pd.RangeIndex(1, len(listed) + 1, name="rank"))
         if reader.user is not None:
-            table[self.verb] = np.where(np.isin(at, reader.chosen), "yes", np.where(np.isin(at, reader.shown), "no", ""))
+            table[self.verb] = np.where(np.isin(listed, reader.relevant), "yes", np.where(np.isin(listed, reader.slate), "no", ""))
         if why:
             table["lead"] = ranking.leads.round(2)
-            table["why"] = [self.reason(ranking, i) for i in range(len(at))]
+            table["why"] = [self.reason(ranking, i) for i in range(len(listed))]
         return table
 
-    def reason(self, ranking: Ranking, place: int) -> str:
-        """The parts of one item's lead, and the click that did most for it."""
-        words = [f"{name} {part[place]:+.2f}" for name, part in ranking.parts.items()]
-        if ranking.clicks is not None and ranking.clicks.shape[1] and ranking.clicks[place].max() > 0:
-            most = int(ranking.clicks[place].argmax())
-            words.append(f"most by {self.tables.items.id[ranking.reader.history[most]]} {ranking.clicks[place, most]:+.2f}")
+    def reason(self, ranking: Ranking, i: int) -> str:
+        """The parts of the lead of the item that is listed as number i, and the click that did most for it."""
+        words = [f"{name} {part[i]:+.2f}" for name, part in ranking.parts.items()]
+        if ranking.most_by(i) is not None:
+            item, lead = ranking.most_by(i)
+            words.append(f"most by {self.tables.items.id[item]} {lead:+.2f}")
         return ", ".join(words)
 
 
@@ -243,24 +245,35 @@ def describe(served: Served, ranking: Ranking) -> str:
 
     Titles are of strangers, and a terminal obeys some characters: what does not print stands there as �.
     """
-    news, reader = served.tables.items, ranking.reader
+    items, reader = served.tables.items, ranking.reader
     who = f"user {reader.user}" if reader.user is not None else "this history"
     if reader.user is not None and served.config.data.protocol != "impressions":
         who += ", as the test part finds them: what it asks for is yet to come"
-    lines = [f"{served.name} on {served.config.dataset}, for {who}: first {len(ranking.items)} of {ranking.among:,} candidates", ""]
-    lines.append(f"history, oldest first{f' (and {len(reader.earlier):,} earlier, not read)' if len(reader.earlier) else ''}:")
-    of_clicks = {"weight": ranking.weights, "attention": ranking.attention}
-    columns = {name: values.round(2) for name, values in of_clicks.items() if values is not None}
-    past = pd.DataFrame(columns | {"id": news.id[reader.history], "title": news.title[reader.history]})
-    lines.append(past.to_string(index=False, max_colwidth=80) if len(past) else "  nothing")
-    lines += ["", served.table(ranking, why=True).to_string(max_colwidth=60), "", *meaning(ranking)]
+    earlier = f" (and {len(reader.earlier):,} earlier, not read)" if len(reader.earlier) else ""
+    columns = {"weight": ranking.weights, "attention": ranking.attention, "id": items.id[reader.history], "title": items.title[reader.history]}
+    past = pd.DataFrame({name: values for name, values in columns.items() if values is not None}).round(2)
+    lines = [
+        f"{served.name} on {served.config.dataset}, for {who}: first {len(ranking.items)} of {ranking.among:,} candidates",
+        "",
+        f"history, oldest first{earlier}:",
+        past.to_string(index=False, max_colwidth=80) if len(past) else "  nothing",
+        "",
+        served.table(ranking, why=True).to_string(max_colwidth=60),
+        "",
+        *meaning(ranking),
+    ]
     return printable("\n".join(lines))
 
 
 def meaning(ranking: Ranking) -> list[str]:
     """What the numbers of a ranking are, in sentences, and which of them it does not have."""
-    lines = [f"lead: an item's score minus the mean score of all {ranking.among:,} candidates; scores have no zero of their own."]
-    lines += parts_meaning(list(ranking.parts))
+    first, *others = (EXPLAINED.get(name, name) for name in ranking.parts)
+    rest = f"the rest of the lead, without {' and '.join(list(ranking.parts)[1:])}" if others else "the whole lead, which has no other part here"
+    lines = [
+        f"lead: an item's score minus the mean score of all {ranking.among:,} candidates; scores have no zero of their own.",
+        f"{first}: {rest}.",
+        *(f"{other}: the item's score minus its score if it came without it, history and other candidates as they are." for other in others),
+    ]
     if ranking.clicks is not None:
         lines.append("weight of a click: how far the leads of the listed items move, on average, if it is left out of the history.")
         lines.append("most by: the click without which the item's lead would fall most.")
@@ -269,12 +282,3 @@ def meaning(ranking: Ranking) -> list[str]:
             "attention: the weight of a click's place in the last pooling, where each place has seen all clicks; what was looked at, not what it did."
         )
     return lines + ranking.notes
-
-
-def parts_meaning(names: list[str]) -> list[str]:
-    """What the parts of a lead are, the first being what the others leave of it."""
-    first, *others = (SAYS.get(name, name) for name in names)
-    if not others:
-        return [f"{first}: the whole lead, which has no other part here."]
-    lines = [f"{other}: the item's score minus its score if it came without it, history and other candidates as they are." for other in others]
-    return [f"{first}: the rest of the lead, without {' and '.join(names[1:])}.", *lines]

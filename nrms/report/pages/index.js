@@ -4,6 +4,7 @@ const board = document.querySelector("#board");
 if (board) {
   const form = document.querySelector("#filter"), body = board.tBodies[0], heads = [...board.tHead.rows[0].cells];
   const rows = [...body.rows], fields = [...form.elements].map((field) => field.name).filter(Boolean); // words first
+  const main = heads.findIndex((head) => head.dataset.name === "main");
   let sorted = { name: "", down: false };
   const words = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
 
@@ -27,12 +28,13 @@ if (board) {
       const chosen = fields.slice(1).every((key) => !form.elements[key].value || row.dataset[key] === form.elements[key].value);
       row.hidden = !(chosen && wanted.every((word) => words.get(row).includes(word)));
     }
-    const shown = rows.filter((row) => !row.hidden);
-    heads.forEach((head, at) => { // a metric that no row in view has takes no room
-      const empty = shown.length > 0 && shown.every((row) => row.cells[at].textContent === "");
-      for (const cell of [head, ...rows.map((row) => row.cells[at])]) cell.hidden = empty;
+    const visible = rows.filter((row) => !row.hidden);
+    heads.forEach((head, at) => { // a metric takes no room that no row in view has, or that is the main metric of all of them
+      const empty = visible.every((row) => row.cells[at].textContent === "");
+      const twice = "main" in head.dataset && visible.every((row) => row.cells[at].dataset.by === row.cells[main].dataset.by);
+      for (const cell of [head, ...rows.map((row) => row.cells[at])]) cell.hidden = visible.length > 0 && (empty || twice);
     });
-    form.querySelector("output").textContent = `${shown.length} of ${rows.length} rows`;
+    form.querySelector("output").textContent = `${visible.length} of ${rows.length} rows`;
   }
 
   function toAddress() {

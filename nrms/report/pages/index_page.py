@@ -2,9 +2,9 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,169 +14,149 @@ from nrms.report.experiments import KINDS, System, protocol_of, read_systems
 from nrms.report.format import number, p_value, thousands
 from nrms.report.pages import interval_plot
 from nrms.report.pages.compare_page import comparisons, page_digest
-from nrms.report.pages.layout import OF_A_DATA_SET, document, is_made_of, plain
+from nrms.report.pages.layout import OF_A_DATA_SET, document, has_digest, plain
 from nrms.report.planned_comparisons import differences, questions_of, summary, table_of
 from nrms.report.sentences import definitions, sentence
 from nrms.report.tables import leaderboard
 from nrms.runtime.files import atomic
+from nrms.runtime.templates import render
 
 TRIES = 5  # to read what other processes may be writing anew
-EMPTY = "<p>No runs yet: <code>python -m nrms demo</code> makes the first.</p>"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the table: what is shown, HTML; small print below it; what it is sorted by, nothing where nothing is known."""
+    """One cell of the table: its text, in bold its number, a drawing; lines of small print and links below; what it is sorted by, NaN for nothing."""
 
-    main: str = ""
-    small: str = ""
+    text: str = ""
     by: object = ""
-
-    def html(self, css: str) -> str:
-        by = "" if isinstance(self.by, float) and pd.isna(self.by) else escape(str(self.by))
-        return f'<td class="{css}" data-by="{by}">{self.main}{f"<small>{self.small}</small>" if self.small else ""}</td>'
+    small: Sequence[str] = ()
+    bold: str = ""
+    drawing: str = ""
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the table. name: in the address of a sorted table."""
+    """One column of the table. name: in the address of a sorted table. is_main: of a metric that is the main one of some rows."""
 
     name: str
     label: str
     css: str = "n"
+    is_main: bool = False
 
 
 def columns_of(board: pd.DataFrame) -> list[Column]:
-    """The columns for these rows, without metrics that none of them has, and without the data set where there is but one."""
+    """The columns for these rows, without metrics that none of them has, and without the data set where there is but one.
+
+    Where protocols mix, the main metric of each has a column by its name too: only there its rows are sorted among themselves.
+    """
     protocols = [p for name, p in PROTOCOLS.items() if name in set(board["protocol"])]
-    others = {name: p.metrics[name][0] for p in protocols for name in p.displayed if name != p.main or len(protocols) > 1}
+    mains = {p.main for p in protocols}
+    metrics = {name: Column(name, p.metrics[name][0], is_main=name in mains) for p in protocols for name in p.displayed}
+    if len(protocols) == 1:
+        del metrics[protocols[0].main]
     first = [Column("dataset", "data set", "dataset")] if board["dataset"].nunique() > 1 else []
-    main = Column("main", protocols[0].label if len(protocols) == 1 else "main metric", "main")
-    first += [Column("name", "experiment", "name"), main, Column("difference", "vs best baseline")]
-    first += [Column(name, name, name) for name in ("inputs", "status", "seeds")]
+    first += [Column("name", "experiment", "name"), Column("main", protocols[0].label if len(protocols) == 1 else "main metric", "main")]
+    first += [Column("difference", "vs best baseline"), *(Column(name, name, name) for name in ("inputs", "status", "seeds"))]
     last = {"earned": "earned", "n": "n", "params": "parameters", "samples": "clicks seen", "minutes": "minutes", "peak_mb": "peak MB"}
-    return first + [Column(*pair) for pair in (others | last).items()]
+    return [*first, *metrics.values(), *(Column(name, label) for name, label in last.items())]
 
 
-def links_of(row: pd.Series, folder: Path) -> str:
-    """Links to the pages of a row's runs, seed by seed where there are several."""
-    pages = [(n, s, folder / row.dataset / row.exp / f"seed{s}" / f"{n}.html") for s in row.seeds.split() for n in ("train", "eval")]
-    return " ".join(
-        f'<a href="{escape(str(page.relative_to(folder)))}">{n}{f" {escape(s)}" if " " in row.seeds else ""}</a>'
-        for n, s, page in pages
-        if page.exists()
-    )
+def run_links(row: pd.Series, folder: Path) -> dict[str, str]:
+    """{name: address} of the pages of a row's runs, seed by seed where there are several."""
+    seeds = row.seeds.split()
+    pages = {(name, seed): Path(row.dataset, row.exp, f"seed{seed}", f"{name}.html") for seed in seeds for name in ("train", "eval")}
+    return {name if len(seeds) == 1 else f"{name} {seed}": str(page) for (name, seed), page in pages.items() if (folder / page).exists()}
+
+
+def interval(row: pd.Series, name: str, sign: str = "") -> str:
+    return f"{row[f'{name}_low']:{sign}.3f} to {row[f'{name}_high']:{sign}.3f}"
 
 
 def cells(row: pd.Series, rows: pd.DataFrame, folder: Path) -> dict[str, Cell]:
     """The cells of one row by column. rows: the finished rows of its data set and protocol, which share a scale."""
-    protocol, is_model = PROTOCOLS[row.protocol], row.kind == "model"
-    found = {
-        "dataset": Cell(escape(row.dataset), by=row.dataset),
-        "name": Cell(escape(row.exp), links_of(row, folder), row.exp),
-        "inputs": Cell(escape(row.inputs) if is_model else row.kind, "" if is_model else escape(row.inputs), row.inputs if is_model else row.kind),
-        "status": Cell(escape(row.status), escape(row.error), row.status),
-        "seeds": Cell(escape(row.seeds) if is_model else "", by=row.seeds if is_model else ""),
-        "earned": Cell(f"{row.earned:.0%}", by=row.earned) if is_model and pd.notna(row.earned) else Cell(),
-        "n": Cell(thousands(row.get("n")), f"{row.skipped:,.0f} skipped" if row.get("skipped", 0) > 0 else "", row.get("n", "")),
-        "params": Cell(thousands(row.params), f"{thousands(row.trainable)} trained" if is_model else "", row.params),
-        "samples": Cell(thousands(row.samples), f"{thousands(row.encoded)} encoded" if is_model else "", row.samples),
-        "minutes": Cell(number(row.minutes, 1), by=row.minutes),
-        "peak_mb": Cell(thousands(row.peak_mb), by=row.peak_mb),
+    protocol, is_model, skipped = PROTOCOLS[row.protocol], row.kind == "model", row.get("skipped", 0)
+    by_column = {
+        "dataset": Cell(row.dataset, row.dataset),
+        "name": Cell(row.exp, row.exp, links=run_links(row, folder)),
+        "inputs": Cell(row.inputs, row.inputs) if is_model else Cell(row.kind, row.kind, [row.inputs]),
+        "status": Cell(row.status, row.status, [row.error]),
+        "n": Cell(thousands(row.get("n")), row.get("n", ""), [f"{skipped:,.0f} skipped"] if skipped > 0 else ()),
+        "params": Cell(thousands(row.params), row.params, [f"{thousands(row.trainable)} trained"] if is_model else ()),
+        "samples": Cell(thousands(row.samples), row.samples, [f"{thousands(row.encoded)} encoded"] if is_model else ()),
+        "minutes": Cell(number(row.minutes, 1), row.minutes),
+        "peak_mb": Cell(thousands(row.peak_mb), row.peak_mb),
     }
+    if is_model:
+        by_column["seeds"] = Cell(row.seeds, row.seeds)
+        by_column["earned"] = Cell("" if pd.isna(row.earned) else f"{row.earned:.0%}", row.earned)
     if pd.notna(row.get(protocol.main)):
-        found |= {m: Cell(number(row[m]), span(row, m, ""), row[m]) for m in protocol.displayed}
-        bar = interval_plot.bar(row, rows, protocol) if row.status == "done" else ""  # what stands apart has no place on their scale
-        value = f"{escape(protocol.label)} <b>{number(row[protocol.main])}</b>{bar}"
-        found["main"] = Cell(value, span(row, protocol.main, ""), row[protocol.main])
+        by_column |= {name: Cell(number(row[name]), row[name], [interval(row, name)]) for name in protocol.displayed}
+        value, low_to_high = number(row[protocol.main]), interval(row, protocol.main)
+        drawing = interval_plot.bar(row, rows, protocol) if row.status == "done" else ""  # what is not comparable has no place on their scale
+        by_column["main"] = Cell(protocol.label, row[protocol.main], [low_to_high], bold=value, drawing=drawing)
     if pd.notna(row.difference):
-        small = f"{span(row, 'difference', '+')}<br>vs {escape(row.baseline)}, p {escape(p_value(row.p))}"
-        found["difference"] = Cell(f"{row.difference:+.3f}", small, row.difference)
-    return found
+        small = [interval(row, "difference", "+"), f"vs {row.baseline}, p {p_value(row.p)}"]
+        by_column["difference"] = Cell(f"{row.difference:+.3f}", row.difference, small)
+    return by_column
 
 
-def span(row: pd.Series, name: str, sign: str) -> str:
-    return f"{row[f'{name}_low']:{sign}.3f} to {row[f'{name}_high']:{sign}.3f}"
-
-
-def table(board: pd.DataFrame, folder: Path) -> str:
-    """The one table over all runs, the best of each data set and kind first; the script finds what to sort and filter by in `data-` attributes."""
+def table(board: pd.DataFrame, folder: Path) -> dict[str, Any]:
+    """The one table over all runs, the best of each data set and kind first: what filters it, its columns, its rows with their cells."""
     main = pd.Series([row.get(PROTOCOLS[row.protocol].main) for _, row in board.iterrows()], board.index, float)
-    places = {value: i for i, value in enumerate([*board["dataset"].unique(), *KINDS])}
-    board = board.assign(main=-main, first=board["dataset"].map(places), then=board["kind"].map(places)).sort_values(["first", "then", "main"])
-    columns, lines = columns_of(board), []
+    order = {value: i for i, value in enumerate([*board["dataset"].unique(), *KINDS])}
+    board = board.assign(main=-main, first=board["dataset"].map(order), then=board["kind"].map(order)).sort_values(["first", "then", "main"])
     finished = {key: rows[rows["status"] == "done"] for key, rows in board.groupby(["dataset", "protocol"])}
-    for _, row in board.iterrows():
-        found = cells(row, finished[row.dataset, row.protocol], folder)
-        inside = "".join(found.get(c.name, Cell()).html(c.css) for c in columns)
-        facts = "".join(f' data-{key}="{escape(str(row[key]))}"' for key in ("dataset", "kind", "status"))
-        lines.append(f'<tr class="{escape(f"{row.kind} {row.status}")}"{facts}>{inside}</tr>')
-    head = "".join(f'<th scope="col" class="{c.css}" data-name="{c.name}">{escape(c.label)}</th>' for c in columns)
-    body = f'<table id="board"><thead><tr>{head}</tr></thead><tbody>\n{chr(10).join(lines)}\n</tbody></table>'
-    return f'{controls(board)}<div class="wrap" tabindex="0" role="region" aria-label="every run">{body}</div>'
+    labels = {"dataset": "data set", "kind": "kind", "status": "status"}
+    return {
+        "choices": {key: (label, board[key].unique()) for key, label in labels.items() if board[key].nunique() > 1},
+        "columns": columns_of(board),
+        "rows": [(row, cells(row, finished[row.dataset, row.protocol], folder)) for _, row in board.iterrows()],
+        "empty": Cell(),
+    }
 
 
-def controls(board: pd.DataFrame) -> str:
-    """What filters the table: words, and what its rows differ in; hidden where no script runs."""
-    chosen = ""
-    for key, label in (("dataset", "data set"), ("kind", "kind"), ("status", "status")):
-        if board[key].nunique() < 2:
-            continue
-        options = "".join(f"<option>{escape(str(value))}</option>" for value in board[key].unique())
-        chosen += f'<label>{label}<select name="{key}"><option value="">all</option>{options}</select></label>'
-    words = '<label>words<input type="search" name="words" placeholder="image, exp3, …"></label>'
-    return (
-        f'<form class="controls" id="filter" hidden>{words}{chosen}<button type="reset">all rows</button><output aria-live="polite"></output></form>'
-    )
-
-
-def section(dataset: str, rows: pd.DataFrame, found: Sequence[System], folder: Path) -> str:
+def section(dataset: str, rows: pd.DataFrame, systems: Sequence[System], folder: Path) -> dict[str, Any]:
     """What one data set says: questions with their answers, all results at a glance, links to its pages."""
-    protocol, done = protocol_of(dataset, list(found)), rows[rows["status"] == "done"]
-    pages = [name for name in OF_A_DATA_SET if (folder / dataset / f"{name}.html").exists()]
-    links = " · ".join(f'<a href="{escape(dataset)}/{name}.html">{name}</a>' for name in pages)
-    made = differences(dataset, found)
-    asked = {question: [d for d in made if d.question == question] for question in questions_of(dataset, found)}
-    says = "".join(f"<p><b>{escape(question)}</b> {escape(summary(question, own))}</p>" for question, own in asked.items() if own)
-    says = says or "<p>No planned comparison has both its experiments finished.</p>"
-    models = done[(done["kind"] == "model") & done[protocol.main].notna()] if protocol.main in done else done[:0]
-    if len(models):  # how far the best is above what learns nothing, or not
-        says = f"<p>Best of the models: {plain(sentence(models.loc[models[protocol.main].idxmax()]))}</p>{says}"
-    lines = "".join(f"<li>{plain(sentence(row))}</li>" for _, row in done[done["kind"] == "model"].iterrows())
-    says += f"<details><summary>Experiment by experiment</summary><ul>{lines}</ul></details>" if lines else ""
-    caption = "Dots are means over the test part, bars their intervals; blue: models, grey: baselines, the best dashed, orange: ceilings."
-    figure = f"<figure>{interval_plot.panel(done, protocol)}<figcaption>{caption}</figcaption></figure>" if len(done) else ""
-    return f'<section><h2>{escape(dataset)} <small>{links}</small></h2><div class="two"><div>{says}</div>{figure}</div></section>'
+    protocol, done = protocol_of(dataset, systems), rows[rows["status"] == "done"]
+    planned, models = differences(dataset, systems), done[done["kind"] == "model"]
+    by_question = {q: [d for d in planned if d.question == q] for q in questions_of(dataset, systems)}
+    judged = models.dropna(subset=[protocol.main]) if protocol.main in models else models[:0]
+    return {
+        "dataset": dataset,
+        "pages": [name for name in OF_A_DATA_SET if (folder / dataset / f"{name}.html").exists()],
+        "best": plain(sentence(judged.loc[judged[protocol.main].idxmax()])) if len(judged) else "",  # how far above what learns nothing, or not
+        "answers": {question: summary(question, answers) for question, answers in by_question.items() if answers},
+        "experiments": [plain(sentence(row)) for _, row in models.iterrows()],
+        "panel": interval_plot.panel(done, protocol) if len(done) else "",
+    }
 
 
-def lead(board: pd.DataFrame) -> str:
-    """How much there is, and what needs a look."""
+def index(board: pd.DataFrame, by_data_set: Mapping[str, Sequence[System]], folder: Path) -> str:
+    """HTML of index.html: a section for each data set, the table of all runs, and what the numbers mean."""
+    protocols = [name for name in PROTOCOLS if name in set(board.get("protocol", ()))]
     models = board[board["kind"] == "model"]
-    counts = ", ".join(f"{n} {escape(str(status))}" for status, n in models["status"].value_counts().items())
-    data_sets = board["dataset"].nunique()
-    return f'<p class="lead">{len(models)} experiments on {data_sets} data set{"s" if data_sets > 1 else ""}: {counts}.</p>'
-
-
-def index(board: pd.DataFrame, found: Mapping[str, Sequence[System]], folder: Path) -> str:
-    protocols = [name for name in PROTOCOLS if name in set(board["protocol"])] if len(board) else []
-    meaning = "".join(f"<li>{plain(line[2:])}</li>" for line in definitions(*protocols).splitlines())
-    body = "<h1>What came out? All runs</h1>"
-    if len(board):
-        body += lead(board) + "\n".join(section(name, rows, found[name], folder) for name, rows in board.groupby("dataset", sort=False))
-        body += f'<h2 id="runs">Every run</h2>{table(board, folder)}'
-    body += f'{"" if len(board) else EMPTY}<section><h2 id="meaning">What the numbers mean</h2><ul>{meaning}</ul></section>'
+    body = render(
+        "report/pages/index.html.j2",
+        experiments=len(models),
+        statuses=models["status"].value_counts().to_dict(),
+        sections=[section(name, rows, by_data_set[name], folder) for name, rows in board.groupby("dataset", sort=False)],
+        table=table(board, folder) if len(board) else None,
+        meanings=[plain(line.removeprefix("- ")) for line in definitions(*protocols).splitlines()],
+    )
     links = {"all runs": ""} | ({"table": "#runs"} if len(board) else {}) | {"what the numbers mean": "#meaning"}
     return document("nrms: all runs", body, links, script="index.js", kind="wide")
 
 
-def write_tables(folder: Path, board: pd.DataFrame, found: Mapping[str, Sequence[System]]) -> tuple[Path, Path]:
-    """leaderboard.csv, comparisons.csv and index.html, which links to the pages that `folder` has. found: the rows of each data set."""
-    made = [table_of(differences(name, own), name) for name, own in found.items()]
-    for name, table in (("leaderboard", board), ("comparisons", pd.concat(made) if made else table_of([], ""))):
+def write_tables(folder: Path, board: pd.DataFrame, by_data_set: Mapping[str, Sequence[System]]) -> tuple[Path, Path]:
+    """leaderboard.csv, comparisons.csv and index.html, which links to the pages that `folder` has. by_data_set: the rows of each."""
+    planned = [table_of(differences(name, rows), name) for name, rows in by_data_set.items()]
+    for name, table in (("leaderboard", board), ("comparisons", pd.concat(planned) if planned else table_of([], ""))):
         with atomic(folder / f"{name}.csv") as part:
             table.to_csv(part, index=False, float_format="%.6g")
     with atomic(folder / "index.html") as part:
-        part.write_text(index(board, found, folder))
+        part.write_text(index(board, by_data_set, folder))
     return folder / "leaderboard.csv", folder / "index.html"
 
 
@@ -197,11 +177,11 @@ def write_once(anew: bool) -> tuple[Path, Path]:
     folder = home() / "reports"
     everything = read_systems()
     board = leaderboard(systems=everything)
-    found = {name: [e for e in everything if e.dataset == name] for name in board["dataset"].unique()}
-    for name, own in found.items():
+    by_data_set = {name: [e for e in everything if e.dataset == name] for name in board["dataset"].unique()}
+    for name, rows in by_data_set.items():
         path = folder / name / "compare.html"
-        if anew or not is_made_of(path, page_digest(name, own, folder)):
-            text = comparisons(name, own, folder)
+        if anew or not has_digest(path, page_digest(name, rows, folder)):
+            text = comparisons(name, rows, folder)
             with atomic(path) as part:
                 part.write_text(text)
-    return write_tables(folder, board, found)
+    return write_tables(folder, board, by_data_set)

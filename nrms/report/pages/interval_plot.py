@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from html import escape
 
 import pandas as pd
 
 from nrms.evaluation.protocols import Protocol
+from nrms.runtime.templates import render
 
 ROW, NAMES, WIDTH = 17, 150, 400  # pixels: height of a row, width of the names, of a panel
 
@@ -26,10 +26,9 @@ class Scale:
 
     def ticks(self) -> list[float]:
         """A few round values, three to ten steps apart."""
-        step = 10 ** math.floor(math.log10(self.high - self.low))
-        step = next(s for s in (step, step / 2, step / 5) if (self.high - self.low) / s >= 3)
-        first = math.ceil(self.low / step)
-        return [i * step for i in range(first, math.floor(self.high / step) + 1)]
+        decade = 10 ** math.floor(math.log10(self.high - self.low))
+        step = max(step for step in (decade, decade / 2, decade / 5) if (self.high - self.low) / step >= 3)
+        return [i * step for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
 
 
 def scale(rows: pd.DataFrame, protocol: Protocol, left: float, right: float) -> Scale:
@@ -39,47 +38,29 @@ def scale(rows: pd.DataFrame, protocol: Protocol, left: float, right: float) -> 
     return Scale(low - margin, high + margin, left, right)
 
 
-def marks(rows: pd.DataFrame, protocol: Protocol) -> list[tuple[str, float]]:
+def reference_lines(rows: pd.DataFrame, protocol: Protocol) -> list[tuple[str, float]]:
     """What everything is read against: the ceilings and the best baseline, (kind, value)."""
     values = rows[protocol.main]
     best = values[rows["kind"] == "baseline"].max()
     return [("ceiling", v) for v in values[rows["kind"] == "ceiling"]] + ([("baseline", best)] if pd.notna(best) else [])
 
 
-def vertical(x: str, top: float, bottom: float, css: str) -> str:
-    return f'<line class="{css}" x1="{x}" x2="{x}" y1="{top:g}" y2="{bottom:g}"/>'
-
-
-def dot(low: str, value: str, high: str, y: float) -> str:
-    return f'<line class="span" x1="{low}" x2="{high}" y1="{y:g}" y2="{y:g}"/><circle class="dot" cx="{value}" cy="{y:g}" r="3.5"/>'
-
-
 def bar(row: pd.Series, rows: pd.DataFrame, protocol: Protocol) -> str:
     """The main metric of one row, on the common scale, for a cell of a table."""
-    at, main = scale(rows, protocol, 4, 124), protocol.main
-    drawn = "".join(vertical(at(value), 0, 16, f"mark {kind}") for kind, value in marks(rows, protocol))
-    drawn += dot(*(at(row[main + end]) for end in ("_low", "", "_high")), 8)
-    return f'<svg class="bar {row.kind}" viewBox="0 0 128 16" aria-hidden="true">{drawn}</svg>'
+    x_of, lines = scale(rows, protocol, 4, 124), reference_lines(rows, protocol)
+    return render("report/pages/interval_bar.html.j2", row=row, x_of=x_of, lines=lines, main=protocol.main)
 
 
 def panel(rows: pd.DataFrame, protocol: Protocol) -> str:
     """All finished rows of one data set that have a value, best first: dots with intervals, lines for ceilings and the best baseline."""
     rows = rows.dropna(subset=[protocol.main])
-    if rows.empty:
-        return f"<p>No finished run has a value of {escape(protocol.label)}.</p>"
-    at, main = scale(rows, protocol, NAMES, WIDTH - 8), protocol.main
-    height = ROW * len(rows) + 4
-    drawn = ""
-    for tick in at.ticks():
-        drawn += vertical(at(tick), 0, height, "") + f'<text class="dim" x="{at(tick)}" y="{height + 14}" text-anchor="middle">{tick:.3g}</text>'
-    drawn += "".join(vertical(at(value), 0, height, f"mark {kind}") for kind, value in marks(rows, protocol))
-    for i, (_, row) in enumerate(rows.sort_values(main, ascending=False, kind="stable").iterrows()):
-        y = ROW * i + ROW / 2 + 2
-        name = row.exp if len(row.exp) < 22 else row.exp[:20] + "…"
-        says = f"{row.exp}: {protocol.label} {row[main]:.3f}, {row[f'{main}_low']:.3f} to {row[f'{main}_high']:.3f}"
-        drawn += f'<g class="{row.kind}"><title>{escape(says)}</title><text x="0" y="{y + 4:g}">{escape(name)}</text>'
-        drawn += dot(*(at(row[main + end]) for end in ("_low", "", "_high")), y) + "</g>"
-    label = f'<text class="dim" x="{NAMES}" y="{height + 30}">{escape(protocol.label)}, 95 % interval</text>'
-    return (
-        f'<svg class="panel" viewBox="0 0 {WIDTH} {height + 36}" role="img" aria-label="{escape(protocol.label)} of every run">{drawn}{label}</svg>'
+    return render(
+        "report/pages/interval_panel.html.j2",
+        rows=[row for _, row in rows.sort_values(protocol.main, ascending=False, kind="stable").iterrows()],
+        x_of=scale(rows, protocol, NAMES, WIDTH - 8) if len(rows) else None,
+        lines=reference_lines(rows, protocol),
+        protocol=protocol,
+        row_height=ROW,
+        names=NAMES,
+        width=WIDTH,
     )

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from markupsafe import Markup
+
 from nrms import home
 from nrms.report.pages.layout import PAGES, document, links_of
 from nrms.runtime.files import atomic
@@ -29,9 +31,9 @@ def name_figures(notebook: "NotebookNode") -> None:
     """Gives every code cell the last heading before it, for those who do not see its figure."""
     heading = ""
     for cell in notebook.cells:
-        found = re.findall(r"^#+ +(.*)$", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else []
-        heading = found[-1] if found else heading
-        if cell.cell_type == "code":
+        if cell.cell_type == "markdown":
+            heading = [heading, *re.findall(r"^#+ +(.*)$", cell.source, re.MULTILINE)][-1]
+        elif cell.cell_type == "code":
             cell.metadata["alt"] = f"Figure: {heading}"
 
 
@@ -51,7 +53,7 @@ def render(notebook: Path, page: Path) -> None:
     question = question_of(content)
     name_figures(content)  # by the headings that they had, before they change places
     answer_first(content)
-    links, at = links_of(page, home() / "reports")
+    links, location = links_of(page, home() / "reports")
     body, _ = exporter.from_notebook_node(content)
     with atomic(page) as part:
-        part.write_text(document(f"{question} {at}".strip(), body, links, at=at, kind="text"))
+        part.write_text(document(f"{question} {location}".strip(), Markup(body), links, location=location, kind="text"))
