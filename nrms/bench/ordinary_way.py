@@ -54,7 +54,7 @@ def plain_step(model: Recommender, batch: Batch) -> float:
 
 
 def rows_of(batch: Batch, rows: slice) -> Batch:
-    return Batch(batch.history, batch.history_mask, *(getattr(batch, k)[rows] for k in ("reader", "candidates", "candidate_mask", "clicked")))
+    return Batch(batch.history, batch.history_mask, *(getattr(batch, k)[rows] for k in ("history_id", "candidates", "candidate_mask", "clicked")))
 
 
 def plain_metrics(scores: np.ndarray, clicked: np.ndarray, offsets: np.ndarray) -> float:
