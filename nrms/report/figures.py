@@ -227,7 +227,7 @@ def beyond(dataset: str) -> Figure:
     the mean over seeds of their 95 % intervals. A number that no row has gets no panel, nor does popularity, whose shift says the same.
     """
     board, protocol = leaderboard(dataset), protocol_of(dataset)
-    board = board[board["status"] == "done"].reindex(columns=[*board, *set(columns_of(protocol.main)).difference(board)])
+    board = board[board["status"] == "done"].reindex(columns=board.columns.union(columns_of(protocol.main), sort=False))
     board = board.dropna(subset=[protocol.main]).sort_values(protocol.main, ascending=False)
     by_row = {(s.exp, s.seed_names): means_beyond(s) for s in read_systems(dataset) if s.status == "done"}
     means = [by_row[row] for row in zip(board["exp"], board["seeds"], strict=True)]
