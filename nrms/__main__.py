@@ -65,6 +65,7 @@ def about_experiments(commands: Commands) -> None:
     run.add_argument("--dataset", default="newsroom")
     run.add_argument("--seeds", type=int, nargs="+", default=[0])
     run.add_argument("--ensemble", nargs="+", default=[], metavar="EXP", help="these too, and the mean of what they say, as one more row")
+    run.add_argument("--on", default="auto", metavar="local:N", help="N tasks side by side on this machine; auto: as many as it has cores for")
     run.add_argument("--force", action="store_true", help="also what is done already")
     judge = commands.add_parser("evaluate", help="evaluate weights that were trained elsewhere")
     judge.add_argument("exp", metavar="EXP", help="the experiment they were trained for")
@@ -165,7 +166,7 @@ def demo(args: argparse.Namespace, given: Given) -> int:
 
 
 def run(args: argparse.Namespace, given: Given) -> int:
-    return run_all(args.exps, args.dataset, args.seeds, force=args.force, together=args.ensemble, **given)
+    return run_all(args.exps, args.dataset, args.seeds, on=args.on, force=args.force, together=args.ensemble, **given)
 
 
 def run_all(exps: Sequence[object], dataset: str, seeds: Sequence[int], **options: Any) -> int:

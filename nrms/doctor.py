@@ -22,6 +22,7 @@ from nrms import ROOT, NrmsError, home
 from nrms.config.parameters import Dataset
 from nrms.config.params_files import PARAMS, default_name, load_dataset, reads_a_log, resolve
 from nrms.report.experiments import status_of
+from nrms.runtime.environment import has_nvidia
 from nrms.runtime.files import process_started, read_json
 from nrms.runtime.run_record import Run, members_of, run_folders
 
@@ -128,10 +129,6 @@ def torch() -> Iterator[Finding]:
         yield note(f"there is a GPU, but torch {torch.__version__}, built for CUDA {torch.version.cuda}, cannot use it: its driver may be too old")
     else:
         yield ok(f"torch {torch.__version__} computes with {torch.get_num_threads()} threads; there is no NVIDIA GPU")
-
-
-def has_nvidia() -> bool:
-    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
 def kernel() -> Iterator[Finding]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ import torch
 from nrms import NrmsError, home
 from nrms.config.arguments import read_config
 from nrms.config.parameters import Experiment
+from nrms.config.params_files import resolve
 from nrms.config.resolved import Config
-from nrms.data.prepare import load
+from nrms.data.prepare import Tables, load
 from nrms.evaluation.baselines import CEILINGS, reference_rankings, references
 from nrms.evaluation.beyond_accuracy import known_items
 from nrms.evaluation.ranking import encode_items, evaluate_model
@@ -26,7 +28,7 @@ from nrms.models.build import build
 from nrms.models.load import check_fits, check_users, load_weights
 from nrms.runtime import distributed
 from nrms.runtime.checkpoints import read_state
-from nrms.runtime.environment import peak_mb
+from nrms.runtime.environment import default_threads, peak_mb, torch_threads
 from nrms.runtime.files import atomic, read_json, write_json
 from nrms.runtime.locks import locked
 from nrms.runtime.run_record import Bystander, Run, now, run_folder
@@ -64,6 +66,11 @@ def evaluate_references(config: Config) -> list[Run]:
     return [reference_run(config, name) for name in about]
 
 
+def make_references(exp: str, dataset: str, seed: int, given: dict[str, Any]) -> None:
+    """`evaluate_references` for the data set of an experiment: what a process of its own can call."""
+    evaluate_references(resolve(exp, dataset, seed, **given))
+
+
 def evaluate(config: Config, *, force: bool = False) -> Run:
     """Judges on the test part the run that was trained for `config`, or `config.checkpoint`; what is done is left alone unless `force`.
 
@@ -83,7 +90,8 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
         if not fits or run.record.get("sha256") != digest:
             known = {k: state[k] for k in ("best_valid", "best_step", "samples") if k in state}
             device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
-            run.begin(**config.identity(tables.manifest["tables"]), sha256=digest, device=device, **known)
+            facts = {"sha256": digest, "device": device, "threads": config.threads or default_threads()}
+            run.begin(**config.identity(tables.manifest["tables"]), **facts, **known)
             run.update(status="trained")
     elif run.status not in ("trained", "done") or not fits:
         raise NrmsError(
@@ -92,6 +100,13 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
         )
     if distributed.broadcast_object(run.status == "done" and not force):
         return run
+    with torch_threads(config.threads):
+        judge_test_part(config, tables, run, path)
+    return run
+
+
+def judge_test_part(config: Config, tables: Tables, run: Run, path: Path) -> None:
+    """Judges the weights at `path` on the test part and says in run.json that it is done."""
     began = time.perf_counter()
     split = tables.split(config.data)
     with distributed.main_process_first():
@@ -101,7 +116,7 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
         vectors = encode_items(model)
         ranking = evaluate_model(model, split.test, config, vectors)
     if distributed.process_index():
-        return run
+        return
     write_results(run, tables, split, ranking, known_items(tables, split))
     first = ranking.first if isinstance(ranking, CatalogueRanks) else None
     write_json(run.folder / "diagnostics.json", diagnose(model, vectors, split, config.history, first))
@@ -109,7 +124,6 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
         np.savez(file, **flat_map(vectors[: len(tables.items)]))
     memory = max(run.record.get("peak_mb", 0), peak_mb())
     run.update(status="done", error=None, evaluated=now(), evaluation_minutes=(time.perf_counter() - began) / 60, peak_mb=memory)
-    return run
 
 
 def main(arguments: list[str] | None = None) -> None:

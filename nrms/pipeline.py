@@ -3,94 +3,82 @@
 A notebook's own record is not believed (a killed kernel leaves its cells marked as completed): a run is done when its run.json says so.
 """
 
+import asyncio
 import contextlib
 import os
 import shutil
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 from tqdm import tqdm
 
 from nrms import ROOT, NrmsError, home
+from nrms.config.parameters import ROLES
 from nrms.config.params_files import resolve
 from nrms.config.resolved import Config, check_start
 from nrms.evaluation.protocols import PROTOCOLS
 from nrms.report.pages.notebook_page import render
+from nrms.runtime.environment import has_nvidia
 from nrms.runtime.errors import meaning, sentence
+from nrms.runtime.executor import Outcome, Task, call_in_process, executor_for, is_stopping, stopped_by, thread_variables
 from nrms.runtime.files import read_json
 from nrms.runtime.locks import locked
-from nrms.runtime.run_record import Run, run_folder
+from nrms.runtime.progress import relayed
+from nrms.runtime.run_record import Run, data_folder, run_folder, run_folders
 
 
-def execute(name: str, folder: Path, parameters: dict[str, Any], label: str) -> None:
+def execute(name: str, folder: Path, parameters: dict[str, Any], label: str, threads: int | None = None) -> None:
     """Executes notebooks/<name>.ipynb into `folder` as .ipynb and .html, with the kernel's own progress line shown here.
 
-    Raises NrmsError with the error of the notebook, which then stands in <name>.failed.ipynb; earlier pages stay as they were.
+    threads: with how many threads the libraries of the kernel compute, None: as they choose. Raises NrmsError with the error of the notebook, which
+    then stands in <name>.failed.ipynb; earlier pages stay as they were.
     """
     import papermill
     from jupyter_client import AsyncKernelManager
+    from jupyter_core.utils import ensure_event_loop
     from papermill.exceptions import PapermillExecutionError
 
-    class Patient(AsyncKernelManager):
+    class Kernel(AsyncKernelManager):
         shutdown_wait_time = 600.0  # seconds in which a kernel that is told to end can save, before it is killed; 5 are too few for a large model
+
+        async def start_kernel(self, **options: Any) -> None:
+            own = {"NRMS_HOME": str(home())} | thread_variables(threads) | variables  # of this kernel alone, for others may be starting
+            await super().start_kernel(**options | {"cwd": str(ROOT), "env": os.environ | own})
 
     folder.mkdir(parents=True, exist_ok=True)
     output, attempt = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"  # until all of it has been executed
-    with Relay(label):
+    with relayed(label) as variables, stopped_by(partial(cancel_all, ensure_event_loop())):
         try:
             papermill.execute_notebook(
                 str(ROOT / "notebooks" / f"{name}.ipynb"),
                 str(attempt),
                 parameters,
-                cwd=str(ROOT),
                 progress_bar=False,
-                kernel_manager_class=Patient,
+                kernel_manager_class=Kernel,
                 extra_arguments=["--log-level=50", "--InlineBackend.figure_formats=svg"],  # the kernel writes to our terminal; figures are drawings
             )
-        except PapermillExecutionError as error:
-            raise failure(label, error.ename, error.evalue) from None
-        except Exception as error:  # the kernel died, or could not be started
-            raise failure(label, type(error).__name__, str(error)) from None
+        except (Exception, asyncio.CancelledError) as error:
+            if is_stopping():
+                raise KeyboardInterrupt from None
+            if isinstance(error, PapermillExecutionError):
+                raise failure(label, error.ename, error.evalue) from None
+            raise failure(label, type(error).__name__, str(error)) from None  # the kernel died, or could not be started
     render(attempt, output.with_suffix(".html"))
     attempt.replace(output)
 
 
+def cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    """Breaks off what waits for a kernel in another thread, where papermill then tells the kernel to end."""
+    loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+
+
 def failure(label: str, kind: str, text: str) -> NrmsError:
     return NrmsError(f"{label}: {meaning(kind, text) or f'{kind}: {text}'}")
-
-
-class Relay:
-    """Shows on this terminal, as one line, the progress that the kernel writes into the file named by NRMS_PROGRESS."""
-
-    def __init__(self, label: str):
-        self.bar = tqdm(desc=label, bar_format="{desc} {elapsed} {postfix}", disable=None, ncols=120, leave=False)
-        self.stop = threading.Event()
-
-    def __enter__(self) -> "Relay":
-        self.folder = tempfile.TemporaryDirectory()
-        self.file = Path(self.folder.name) / "progress"
-        os.environ["NRMS_PROGRESS"] = str(self.file)
-        self.thread = threading.Thread(target=self.watch, daemon=True)
-        self.thread.start()
-        return self
-
-    def watch(self) -> None:
-        while not self.stop.wait(0.5):
-            text = self.file.read_text() if self.file.exists() else ""
-            self.bar.set_postfix_str(text[:70], refresh=False)
-            self.bar.refresh()
-
-    def __exit__(self, *_: object) -> None:
-        os.environ.pop("NRMS_PROGRESS", None)
-        self.stop.set()
-        self.thread.join()
-        self.bar.close()
-        self.folder.cleanup()
 
 
 def is_current(config: Config) -> bool:
@@ -122,49 +110,92 @@ def run_one(config: Config, label: str, *, force: bool, **given: Any) -> None:
     parameters = {"exp": config.exp, "dataset": config.dataset, "seed": config.seed} | given
     try:
         for name in ("train", "eval"):
-            execute(name, record.folder, parameters, f"{label}: {name}")
+            execute(name, record.folder, parameters, f"{label}: {name}", config.encoding_threads)
     except NrmsError as error:
         if record.status not in ("dead", "stopped", "running"):  # running: by a process that was started otherwise, and goes on
             record.update(status="failed", error=str(error), kind="model")
         raise
 
 
-Job = tuple[Path, Callable[[], bool], Callable[[], object]]  # the folder of a run; whether it is done already; does it
+@dataclass(frozen=True)
+class Job:
+    folder: Path  # of the run
+    is_done: Callable[[], bool]
+    work: Callable[[], object]
+    members: tuple[str, ...] = ()  # names of the jobs that an ensemble comes after
+
+    @property
+    def name(self) -> str:
+        return "/".join(self.folder.parts[-3:])
 
 
 def jobs_of(configs: Sequence[Config], together: Sequence[Sequence[Config]], *, force: bool, **given: Any) -> list[Job]:
     """What is to be done, in this order: every experiment, then the ensemble of each of `together`. Raises NrmsError for one that cannot be."""
-    jobs: list[Job] = []
+    jobs = {}
     for c in configs:
-        work = partial(run_one, c, f"{c.dataset}/{c.name}/seed{c.seed}", force=force, **given)
-        jobs.append((run_folder(c.dataset, c.name, c.seed), partial(is_current, c), work))
+        folder = run_folder(c.dataset, c.name, c.seed)
+        jobs[c.name, c.seed] = Job(folder, partial(is_current, c), partial(run_one, c, "/".join(folder.parts[-3:]), force=force, **given))
     if together:
         from nrms.evaluation import ensemble
     for members in together:
         first, name = members[0], ensemble.named(members)
         done, work = partial(ensemble.is_current, members, name), partial(ensemble.ensemble, members, name)
-        jobs.append((run_folder(first.dataset, name, first.seed), done, work))
-    return jobs
+        names = tuple(jobs[c.name, c.seed].name for c in members if (c.name, c.seed) in jobs)
+        jobs[name, first.seed] = Job(run_folder(first.dataset, name, first.seed), done, work, names)
+    return list(jobs.values())
 
 
 def do(job: Job, *, force: bool, say: Callable[[str], object]) -> bool | None:
     """Does a job and says so: True; None where it was done already and need not be; False where it failed."""
-    (place, is_done, work), began = job, time.perf_counter()
-    label = "/".join(place.parts[-3:])
+    began = time.perf_counter()
     try:
-        with locked(place, wait=False):
-            if is_done() and not force:
-                say(f"done    {label} (nothing changed)")
+        with locked(job.folder, wait=False):
+            if job.is_done() and not force:
+                say(f"done    {job.name} (nothing changed)")
                 return None
-            work()
+            job.work()
     except Exception as error:
         text = sentence(error)
         if text is None:
             raise
         say(f"FAILED  {text}")
         return False
-    say(f"done    {label} in {time.perf_counter() - began:.0f} s")
+    say(f"done    {job.name} in {time.perf_counter() - began:.0f} s")
     return True
+
+
+def shared_tasks(configs: Sequence[Config], tables: dict[str, str]) -> list[Task]:
+    """What several experiments would wait for if one of them made it: local encoders, and the baselines. What seems to be there is left to them.
+
+    tables: digests of the data set.
+    """
+    first, tasks = configs[0], {}
+    values = {"exp": first.exp, "dataset": first.dataset, "seed": first.seed, "given": first.given}
+
+    def add(name: str, function: str, needs: Sequence[str] = (), **options: Any) -> None:
+        label = f"{first.dataset}: {name}"
+        work = partial(call_in_process, function, values | options, label, first.encoding_threads)
+        tasks[name] = Task(label, work, tuple(tasks[need].name for need in needs if need in tasks))
+
+    for role in sorted({role for config in configs for role in config.local_roles}, key=ROLES.index):
+        if not any((data_folder(first.dataset) / "models").glob(f"{role}-*")):
+            add(role, "nrms.models.build:make_local_model", ("bert", "vit") if role == "blip" else (), role=role)
+    baseline = Run(run_folder(first.dataset, "random", 0))
+    if baseline.status != "done" or baseline.record["data"] != tables:
+        add("baselines", "nrms.evaluate:make_references")
+    return list(tasks.values())
+
+
+MEMORY = 2 << 30  # bytes that a run may need: small models, and the libraries that they are made with
+
+
+def slots_for(configs: Sequence[Config], tasks: int) -> int:
+    """How many tasks run side by side: each has the threads it computes with. One, where a GPU is used or a run has several processes itself."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if any(config.processes > 1 or (config.device != "cpu" and has_nvidia()) for config in configs):
+        return 1
+    threads = max(config.encoding_threads or cores for config in configs)
+    return max(1, min(cores // threads, tasks, psutil.virtual_memory().available // MEMORY))
 
 
 def render_again(places: Sequence[Path]) -> None:
@@ -185,12 +216,10 @@ def best_pair(dataset: str, given: dict[str, Any]) -> dict[str, Any]:
 
     Nothing where there is none, or none that opens in reasonable time.
     """
-    from nrms.models.load import models_of
-
     scores = {}
-    for run in models_of(dataset).values():
-        about, minutes = run.record["config"], run.record.get("evaluation_minutes", OPENING)
-        if about.get("given") != given or about.get("checkpoint", True) or minutes >= OPENING:
+    for run in map(Run, run_folders(dataset)):
+        about, minutes = run.record.get("config", {}), run.record.get("evaluation_minutes", OPENING)
+        if run.status != "done" or "exp" not in about or about.get("given") != given or about.get("checkpoint", True) or minutes >= OPENING:
             continue
         with contextlib.suppress(NrmsError):  # of one whose file of parameters is no more, or not the same
             config = resolve(about["exp"], dataset, about["seed"], **given)
@@ -205,12 +234,20 @@ def best_pair(dataset: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(
-    exps: Sequence[object], dataset: str, seeds: Sequence[int], *, together: Sequence[object] = (), force: bool = False, say=print, **given: Any
+    exps: Sequence[object],
+    dataset: str,
+    seeds: Sequence[int],
+    *,
+    together: Sequence[object] = (),
+    force: bool = False,
+    on: str = "auto",
+    say: Callable[[str], object] = tqdm.write,
+    **given: Any,
 ) -> int:
     """Runs every experiment with every seed on one data set, then the analysis, a page of one user, and the report. Returns the number of failures.
 
     All values are checked before anything starts. `given` values go to every experiment. together: experiments that are run too, and, seed by seed,
-    the ensemble of them.
+    the ensemble of them. on: where: `local:N`, N tasks side by side.
     """
     exps = list(dict.fromkeys([*exps, *together]))
     if "name" in given and len(exps) > 1:
@@ -221,31 +258,51 @@ def run(
         check_start(config)
     given |= configs[0].given  # with the whole path of `start`
     jobs = jobs_of(configs, averaged, force=force, **given)
+    executor = executor_for(on, lambda: slots_for(configs, len(jobs) + 1))
     from nrms.data.prepare import load
 
-    folder, failures, fresh = home() / "reports" / dataset, 0, []
-    made = load(dataset, configs[0].data).manifest["made"]
+    manifest = load(dataset, configs[0].data).manifest
+    folder, failures, fresh, by_name = home() / "reports" / dataset, 0, [], {job.name: job for job in jobs}
+    threads = None if any(config.encoding_threads is None for config in configs) else 1
 
-    def about_all(name: str, parameters: Callable[[], dict[str, Any]]) -> None:
+    def about_all(name: str, parameters: Callable[[], dict[str, Any]]) -> Task:
         """Executes a notebook on the whole data set, where there are parameters for it; who comes second waits, and asks again."""
-        nonlocal failures
-        try:
+
+        def work() -> None:
             with locked(folder / name):
                 if values := parameters():
-                    execute(name, folder, values, f"{dataset}: {name}")
-        except NrmsError as error:
-            failures += 1
-            say(f"FAILED  {error}")
+                    execute(name, folder, values, f"{dataset}: {name}", threads)
+
+        return Task(f"{dataset}: {name}", work)
+
+    def report(outcome: Outcome) -> None:
+        nonlocal failures
+        name, error = outcome.task.name, outcome.error
+        failures += bool(error) or outcome.value is False
+        if name in by_name and outcome.value:
+            fresh.append(by_name[name].folder)
+        if error and sentence(error) is None:
+            raise error
+        if error:
+            say(f"FAILED  {sentence(error)}")
+            if name in by_name:  # it could not begin
+                Run(by_name[name].folder).update(status="failed", error=sentence(error), kind="model")
 
     def outdated(name: str) -> bool:
         return bool(fresh) or not (folder / f"{name}.html").exists()
 
-    about_all("data_prep", lambda: {"dataset": dataset} if force or older(folder / "data_prep.html", made) else {})
-    results = [do(job, force=force, say=say) for job in jobs]
-    failures += results.count(False)
-    fresh.extend(place for (place, *_), result in zip(jobs, results, strict=True) if result)
-    about_all("analysis", lambda: {"dataset": dataset} if outdated("analysis") else {})
-    about_all("browse", lambda: best_pair(dataset, given) if outdated("browse") else {})
+    pending = [config for config, job in zip(configs, jobs, strict=False) if force or not job.is_done()]
+    shared = shared_tasks(pending, manifest["tables"]) if len(pending) > 1 else []
+    tasks = [*shared, about_all("data_prep", lambda: {"dataset": dataset} if force or older(folder / "data_prep.html", manifest["made"]) else {})]
+    made = {task.name.split(": ")[1]: task.name for task in shared}
+    for i, job in enumerate(jobs):
+        roles = configs[i].local_roles if i < len(configs) else ()
+        tasks.append(Task(job.name, partial(do, job, force=force, say=say), (*job.members, *(made[role] for role in roles if role in made))))
+    if pending:
+        say(f"{executor}: {executor.slots} of {len(tasks)} tasks at a time, with {threads or 'all'} thread{'' if threads == 1 else 's'} each")
+    executor.run(tasks, report)
+    whole = [about_all("analysis", lambda: {"dataset": dataset} if outdated("analysis") else {})]
+    executor.run([*whole, about_all("browse", lambda: best_pair(dataset, given) if outdated("browse") else {})], report)
     from nrms.report.pages import index_page
 
     for path in index_page.write():

@@ -27,7 +27,7 @@ from nrms.models.recommender import Recommender
 from nrms.models.users import USERS
 from nrms.models.warm_start import warm_start
 from nrms.runtime import distributed
-from nrms.runtime.environment import peak_mb, seed_everything
+from nrms.runtime.environment import peak_mb, seed_everything, torch_threads
 from nrms.runtime.progress import progress
 from nrms.runtime.run_record import Bystander, Run, now, recorded, run_folder
 from nrms.runtime.signals import told_to_end
@@ -136,10 +136,11 @@ def train(config: Config, *, force: bool = False) -> Run:
     if config.processes > distributed.process_count() == 1:
         launch(config, run)
         return run
-    run.begin(**identity, processes=distributed.process_count())
-    distributed.barrier()
-    with recorded(run), distributed.watched():
-        fit(config, tables, run)
+    with torch_threads(config.threads) as threads:
+        run.begin(**identity, processes=distributed.process_count(), threads=threads)
+        distributed.barrier()
+        with recorded(run), distributed.watched():
+            fit(config, tables, run)
     return run
 
 

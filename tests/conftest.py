@@ -40,6 +40,15 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def two_threads(threads, monkeypatch):
+    """Experiments train and are evaluated with two threads, too, as large ones may."""
+    from nrms.config.resolved import Config
+
+    monkeypatch.setattr(Config, "threads", 2)
+    monkeypatch.setattr(Config, "encoding_threads", 2)
+
+
 @pytest.fixture(scope="session")
 def config():
     from nrms.config import resolve

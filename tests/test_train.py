@@ -39,7 +39,7 @@ class Killed(BaseException):
     """Stands for a signal."""
 
 
-def test_resume_equals_no_interruption(place, threads, monkeypatch):
+def test_resume_equals_no_interruption(place, two_threads, monkeypatch):
     """Killed after any validation, started again: bit-equal weights, the same log. On several threads."""
     whole = train(small(name="whole", validations=4))
     saves, real = [], save_checkpoint

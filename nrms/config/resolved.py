@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from nrms import NrmsError
 from nrms.config.names import nearest
-from nrms.config.parameters import DIGEST, GRAPHS, LOGS, READS_MODALITIES, TERMS, Dataset, Experiment
+from nrms.config.parameters import DIGEST, GRAPHS, LOGS, READS_MODALITIES, ROLES, TERMS, Dataset, Experiment
 
 GENERATION = 0  # of the code that trains; to be raised where equal values come to train to other weights: runs from before are then made anew
 NO_PART_OF_A_RUN: dict[str, Any] = {  # what changes no result: words, addresses, and how training is spread over processes and time
@@ -41,6 +41,36 @@ class Config(Experiment):
         """No config exists whose values do not go together."""
         check_together(self)
         return self
+
+    def comes_as_vectors(self, modality: str) -> bool:
+        """Whether frozen vectors that came with the data stand for it; text and image side by side are read together."""
+        needed = {"text", "image"} if modality == "joint" else {modality}
+        return needed <= set(self.data.given) and self.tuning_of(modality) == "frozen"
+
+    def is_large(self, modality: str) -> bool:
+        """Whether an encoder that came from elsewhere reads it: not one of the small ones that are pre-trained here, nor a table."""
+        name = getattr(self, modality)
+        return modality != "ids" and not self.comes_as_vectors(modality) and (getattr(self.data, name) if name in ROLES else name) != "local"
+
+    @property
+    def local_roles(self) -> list[str]:
+        """The roles whose small models it needs, each after those that it is made from."""
+        roles = {getattr(self, m) for m in self.modalities if m != "ids" and not self.comes_as_vectors(m)}
+        roles = {role for role in roles & set(ROLES) if getattr(self.data, role) == "local"}
+        return [role for role in ROLES if role in roles or "blip" in roles]
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of the CPU with which it trains and is evaluated: it decides the last bits. None: as many as torch takes by default.
+
+        Small models gain nothing from a second thread: it is better spent on another run. Large ones that are tuned need all there are.
+        """
+        return None if any(self.is_large(m) and self.tuning_of(m) not in ("frozen", "side") for m in self.modalities) else 1
+
+    @property
+    def encoding_threads(self) -> int | None:
+        """The same for what is encoded once, before it trains."""
+        return None if any(map(self.is_large, self.modalities)) else 1
 
     @property
     def hash(self) -> str:

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,8 +10,9 @@ from torch import nn
 
 from nrms import NrmsError
 from nrms.config.parameters import ROLES
+from nrms.config.params_files import resolve
 from nrms.config.resolved import Config
-from nrms.data.prepare import Tables
+from nrms.data.prepare import Tables, load
 from nrms.models.items import local_models
 from nrms.models.items.encoders import Encoder, Frozen, ImageEncoder, JointEncoder, TextEncoder
 from nrms.models.items.feature_cache import cached, cached_layers
@@ -25,6 +27,7 @@ from nrms.models.users.base import UserEncoder
 from nrms.models.users.graphs import Links
 from nrms.models.users.late_fusion import LateFusion
 from nrms.models.users.missrec import MISSRec
+from nrms.runtime.environment import torch_threads
 from nrms.runtime.locks import locked
 
 
@@ -33,6 +36,7 @@ def full_texts(tables: Tables) -> list[str]:
     return [f"{title} {abstract}".strip() for title, abstract in zip(tables.items.title, tables.items.abstract, strict=True)]
 
 
+@torch_threads(1)
 def local_model(role: str, tables: Tables) -> Path:
     """The folder of the small model behind `role`, pre-trained now unless that was done for these items before."""
     items, pixels, cache = tables.items, tables.pixels, tables.folder / "models"
@@ -47,6 +51,12 @@ def local_model(role: str, tables: Tables) -> Path:
     bert, vit = local_model("bert", tables), local_model("vit", tables)
     with locked(cache / role):
         return local_models.joint_model(bert, vit, items.title, pixels.values, pixels.present, tables.content_digest, cache)
+
+
+def make_local_model(role: str, exp: str, dataset: str, seed: int, given: dict[str, Any]) -> None:
+    """Pre-trains the small model behind `role` for the data set of an experiment, unless that was done before: what a process of its own can call."""
+    config = resolve(exp, dataset, seed, **given)
+    local_model(role, load(dataset, config.data))
 
 
 def build_encoder(modality: str, config: Config, tables: Tables) -> Encoder:
@@ -97,9 +107,9 @@ def table_without_encoder(modality: str, config: Config, tables: Tables) -> nn.M
         known = np.zeros(len(tables.items), bool)
         known[tables.split(config.data).train.items.values] = True
         return IdTable(torch.from_numpy(known), dim=config.dim)
-    parts = ("text", "image") if modality == "joint" else (modality,)  # side by side they are read together
-    if config.tuning_of(modality) != "frozen" or not set(parts) <= set(config.data.given):
+    if not config.comes_as_vectors(modality):
         return None
+    parts = ("text", "image") if modality == "joint" else (modality,)  # side by side they are read together
     vectors = np.concatenate([tables.vectors[name] for name in parts], 1)
     return frozen(vectors, torch.from_numpy(np.any(vectors, axis=1)), config, tables)
 
@@ -171,11 +181,12 @@ def build(config: Config, tables: Tables, device: torch.device | str = "cpu") ->
 
     What is frozen is encoded now, there, unless that was done before.
     """
-    modules = {modality: table_without_encoder(modality, config, tables) for modality in config.modalities}
-    encoders = {modality: build_encoder(modality, config, tables).to(device) for modality, table in modules.items() if table is None}
-    modules |= {modality: tuned(encoder, modality, config, tables) for modality, encoder in encoders.items()}
-    if len(encoders) > 1 and all(isinstance(module, SideNetwork) for module in modules.values()):
-        modules["both"] = side_across(encoders, config, tables)
+    with torch_threads(config.encoding_threads):
+        modules = {modality: table_without_encoder(modality, config, tables) for modality in config.modalities}
+        encoders = {modality: build_encoder(modality, config, tables).to(device) for modality, table in modules.items() if table is None}
+        modules |= {modality: tuned(encoder, modality, config, tables) for modality, encoder in encoders.items()}
+        if len(encoders) > 1 and all(isinstance(module, SideNetwork) for module in modules.values()):
+            modules["both"] = side_across(encoders, config, tables)
     if config.data.protocol != "impressions":
         draw_small(modules, USERS[config.users].ITEM_DEVIATION)
     if config.shuffle_images:

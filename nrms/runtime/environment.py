@@ -1,11 +1,16 @@
 """What produced a result? Seeds, code, versions, hardware, memory."""
 
+import contextlib
+import functools
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from nrms import ROOT
@@ -19,6 +24,35 @@ def seed_everything(seed: int) -> None:
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # must be set before CUDA starts
     torch.manual_seed(seed)
+
+
+@functools.cache
+def default_threads() -> int:
+    """How many threads torch computes with where nobody says how many."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def torch_threads(count: int | None) -> Iterator[int]:
+    """In the block torch computes with `count` threads, None: with as many as it takes by default. Yields how many these are.
+
+    In how many parts a sum is made decides its last bits: so the work says the number, and not whoever starts it.
+    """
+    import torch
+
+    count, before = count or default_threads(), torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield count
+    finally:
+        torch.set_num_threads(before)
+
+
+def has_nvidia() -> bool:
+    """Whether this machine has a GPU that torch may be able to use, known without torch."""
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
 def peak_mb() -> int:

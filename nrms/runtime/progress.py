@@ -4,7 +4,10 @@ import contextlib
 import io
 import os
 import sys
+import tempfile
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -78,6 +81,28 @@ def progress(iterable=None, what: str = "", **options) -> Bar:
         options.setdefault("file", io.StringIO())  # shown by `display` alone
     options = {"delay": 1, "mininterval": 0.5, "leave": in_notebook(), "ascii": " =", "ncols": 100, "disable": silent if alone else True} | options
     return Bar(iterable, desc=what, **options)
+
+
+@contextlib.contextmanager
+def relayed(label: str) -> Iterator[dict[str, str]]:
+    """Shows on this terminal, as one line, the progress of a process that is started with these environment variables. Several have a line each."""
+    bar, ended = tqdm(desc=label, bar_format="{desc} {elapsed} {postfix}", disable=None, ncols=120, leave=False), threading.Event()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "progress"
+
+        def watch() -> None:
+            while not ended.wait(0.5):
+                bar.set_postfix_str(file.read_text()[:70] if file.exists() else "", refresh=False)
+                bar.refresh()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield {"NRMS_PROGRESS": str(file)}
+        finally:
+            ended.set()
+            thread.join()
+            bar.close()
 
 
 def say_waiting(text: str) -> None:
