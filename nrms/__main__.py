@@ -1,32 +1,9 @@
-"""The command line: `python -m nrms COMMAND`. A thin face; everything it does can be called from Python.
-
-demo                                   the main job on the demo world, from nothing to reports/index.html
-download DATASET                       the files of a data set from the sources that params/data/DATASET.yaml names, verified, into data/downloads
-prepare DATASET [--like D] [--from F] [--images G [--cards] [--ids T]]
-                                       a MIND folder or zip, a log of interactions with its items (or the demo world), with pictures or IM-MIND
-                                       cards, into data/DATASET
-run EXP... --dataset D --seeds 0 1     experiments, executed as notebooks into reports/D/EXP/seedK
-evaluate EXP --checkpoint F --dataset D  weights that were trained elsewhere, on the test part of D
-    [--ensemble EXP...]                these too, and, as one more row, the mean of what they say
-ensemble EXP... --dataset D --seeds 0 1  the same mean, of runs that are trained already
-submit --run RUN --dataset D [--part P] [--from F] [--images G]
-                                       prediction.zip for MIND's leaderboard: every impression of its test part (or of dev) ranked by a trained run
-recommend --run RUN --dataset D (--user U | --history N1 N2 ...) [-k 10] [--shown]
-                                       what a finished run recommends to one reader, and why
-probe DATASET [--run EXP ...] [--vectors FILE.npy ...]
-                                       what vectors of items know before training: those that came, of encoders, of runs, in files; a page
-bench                                  the same work done the plain way and ours, timed in one run; into reports/benchmark
-report                                 rebuilds reports/leaderboard.csv and reports/index.html
-publish DATASET --to FOLDER [--no-pages]
-                                       its finished results as a folder to be passed on: no data set, no weights, no scores; pages quote some titles,
-                                       pictures and lines of the data: --no-pages leaves them out where these may not be passed on
-doctor                                 checks the installation, the data and the runs, and says what to do about what is wrong
-"""
+"""What can be done at the command line? `python -m nrms COMMAND`: a thin face; everything it does can be called from Python."""
 
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,102 +16,38 @@ except ModuleNotFoundError as error:
     sys.exit(f"nrms: {error.name} is not installed: `pip install -r requirements.txt`, in the environment of {sys.executable}.")
 
 DEMO = (1, 2, 3, 4)
+Overrides = dict[str, Any]  # values given with -p
+Option = tuple[tuple[str, ...], dict[str, Any]]
+COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, Overrides], int | None], tuple[Option | list[Option], ...], bool]] = {}
 
 
-Commands = argparse._SubParsersAction  # the only name that argparse has for it
+def option(*names: str, **settings: Any) -> Option:
+    """An argument of a command, as argparse's add_argument takes it."""
+    return names, settings
 
 
-def about_data(commands: Commands) -> None:
-    commands.add_parser("demo", help="the main job on the demo world")
-    fetch = commands.add_parser("download", help="fetch the files of a data set")
-    fetch.add_argument("dataset", help="name of a file in params/data")
-    fetch.add_argument("--mirror", action="append", default=[], metavar="URL", help="an https address to try first; names of files are added to it")
-    prepare = commands.add_parser("prepare", help="make a data set ready")
-    prepare.add_argument("dataset", help="name of a file in params/data")
-    prepare.add_argument("--like", metavar="DATASET", help="make params/data/<dataset>.yaml, for data of your own, with the settings of this one")
-    prepare.add_argument("--images", type=Path, help="folder of <news id>.jpg, .png or .webp")
-    prepare.add_argument("--cards", action="store_true", help="the pictures are IM-MIND cards: the cover is cut out of each")
-    prepare.add_argument("--ids", type=Path, help="names of pictures: a table (news id, name), or a folder or zip with MIND-large's news.tsv")
-    prepare.add_argument("--from", dest="source", type=Path, help="MIND folder or zip, or a folder with interactions.tsv and items.tsv")
-    add_values(prepare)
+def subcommand(*options: Option | list[Option], takes_values: bool = False) -> Callable[[Callable], Callable]:
+    """Makes a command of a function, with its docstring for help. A list of options: exactly one of them is to be given. takes_values: -p, too."""
 
+    def register(function: Callable) -> Callable:
+        COMMANDS[function.__name__] = function, options, takes_values
+        return function
 
-def about_experiments(commands: Commands) -> None:
-    run = commands.add_parser("run", help="run experiments")
-    run.add_argument("exps", nargs="+", metavar="EXP", help="4, exp4, or the name of any file in params")
-    run.add_argument("--dataset", default="newsroom")
-    run.add_argument("--seeds", type=int, nargs="+", default=[0])
-    run.add_argument("--ensemble", nargs="+", default=[], metavar="EXP", help="these too, and the mean of what they say, as one more row")
-    run.add_argument("--on", default="auto", metavar="local:N", help="N tasks side by side on this machine; auto: as many as it has cores for")
-    run.add_argument("--force", action="store_true", help="also what is done already")
-    judge = commands.add_parser("evaluate", help="evaluate weights that were trained elsewhere")
-    judge.add_argument("exp", metavar="EXP", help="the experiment they were trained for")
-    judge.add_argument("--checkpoint", type=Path, required=True, help="a best.safetensors")
-    judge.add_argument("--dataset", default="newsroom")
-    judge.add_argument("--seed", type=int, default=0, help="names the run folder")
-    both = commands.add_parser("ensemble", help="the mean of what trained runs say")
-    both.add_argument("exps", nargs="+", metavar="EXP", help="experiments whose runs are there")
-    both.add_argument("--dataset", required=True)
-    both.add_argument("--seeds", type=int, nargs="+", default=[0])
-    both.add_argument("--name", help="of the run folder; else ensemble- and the first experiment")
-    for parser in (run, judge, both):
-        add_values(parser)
-
-
-def about_what_was_trained(commands: Commands) -> None:
-    hand_in = commands.add_parser("submit", help="a file for MIND's leaderboard")
-    hand_in.add_argument("--run", required=True, help="a run's folder, or its name: exp3/seed0, or exp3 for its only seed, else seed 0")
-    hand_in.add_argument("--dataset", required=True)
-    hand_in.add_argument("--part", choices=("test", "dev"), default="test")
-    hand_in.add_argument("--from", dest="source", type=Path, help="folder or zip of the part, or of a whole MIND; else what was downloaded")
-    hand_in.add_argument("--images", type=Path, help="folder of <news id>.jpg, .png or .webp of the part's own news")
-    serve = commands.add_parser("recommend", help="what a finished run recommends to one reader, and why")
-    serve.add_argument("--run", required=True, metavar="RUN", help="exp3, exp3/seed0, or the folder of a run")
-    serve.add_argument("--dataset", default="newsroom")
-    whom = serve.add_mutually_exclusive_group(required=True)
-    whom.add_argument("--user", help="a user of the test part, as their latest impression there finds them")
-    whom.add_argument("--history", nargs="*", metavar="ITEM", help="ids of items that somebody clicked, oldest first; none: a newcomer")
-    serve.add_argument("-k", type=int, default=10, help="items of the list")
-    serve.add_argument("--shown", action="store_true", help="rank what the user was shown, not the whole catalogue")
-    know = commands.add_parser("probe", help="what vectors of items know before training")
-    know.add_argument("dataset", help="name of a file in params/data")
-    know.add_argument("--run", nargs="+", action="extend", default=[], metavar="EXP", help="finished runs whose item vectors are probed too")
-    know.add_argument(
-        "--vectors",
-        nargs="+",
-        action="extend",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help=".npy files, one row for each item of items.tsv",
-    )
-
-
-def about_the_whole(commands: Commands) -> None:
-    bench = commands.add_parser("bench", help="speed against the plain way")
-    bench.add_argument("--dataset", default="newsroom-large", help="a demo world")
-    bench.add_argument("--repeats", type=int, default=5)
-    bench.add_argument("--layers", type=int, default=6, help="of the BERT, of random weights, whose training steps are timed")
-    bench.add_argument("--width", type=int, default=384, help="its width; 12 layers of 768 are BERT-base")
-    bench.add_argument("--batches", type=int, nargs="+", default=[16, 64, 128], help="clicks in a step")
-    bench.add_argument(
-        "--copies", type=int, nargs="+", default=[1, 4], help="sizes of logs to read, in data sets; 14 of newsroom-large are MIND-large"
-    )
-    bench.add_argument("--catalogue", type=int, nargs=2, default=[10_000, 150_000], metavar=("USERS", "ITEMS"), help="a catalogue to rank")
-    commands.add_parser("report", help="rebuild all tables and pages")
-    publish = commands.add_parser("publish", help="results as a folder to be passed on")
-    publish.add_argument("dataset", help="whose runs are there")
-    publish.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="is made anew; what else it may hold is refused")
-    publish.add_argument("--no-pages", action="store_true", help="index.html alone: the other pages quote titles, pictures and lines of the data")
-    publish.add_argument("--readme", type=Path, nargs="+", default=[], help="files between whose marks the table is written")
-    commands.add_parser("doctor", help="check the installation, the data and the runs")
+    return register
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m nrms", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m nrms", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (about_data, about_experiments, about_what_was_trained, about_the_whole):
-        add(commands)
+    for name, (function, options, takes_values) in COMMANDS.items():
+        about = function.__doc__.strip()
+        own = commands.add_parser(name, help=about.splitlines()[0], description=about)
+        for each in options:
+            group = own.add_mutually_exclusive_group(required=True) if isinstance(each, list) else own
+            for names, settings in each if isinstance(each, list) else [each]:
+                group.add_argument(*names, **settings)
+        if takes_values:
+            add_values(own)
     return parser.parse_args(arguments)
 
 
@@ -147,26 +60,35 @@ def show_data_report(manifest: dict) -> None:
             print(f"    {kind}: {count:,} {reason}")
 
 
-def show_pictures(found: dict) -> None:
-    if found["matched"]:
-        total, lost = sum(found["matched"].values()), found["matched"]["nothing"]
-        how = ", ".join(f"{n:,} by {key}" for key, n in found["matched"].items() if key != "nothing" and n)
+def show_pictures(facts: dict) -> None:
+    if facts["matched"]:
+        total, lost = sum(facts["matched"].values()), facts["matched"]["nothing"]
+        how = ", ".join(f"{n:,} by {key}" for key, n in facts["matched"].items() if key != "nothing" and n)
         print(f"ids: {total - lost:,} of {total:,} news matched ({(total - lost) / total:.1%}): {how}")
-    bad = "".join(f", {n:,} {reason}" for reason, n in found["bad"].items())
-    print(f"pictures: {found['found']:,} found, {found['missing']:,} items without{bad}, {found['unknown']:,} of no known item")
-    if found["unknown"] and not found["found"]:
+    bad = "".join(f", {n:,} {reason}" for reason, n in facts["bad"].items())
+    print(f"pictures: {facts['found']:,} found, {facts['missing']:,} items without{bad}, {facts['unknown']:,} of no known item")
+    if facts["unknown"] and not facts["found"]:
         print("pictures: none of them goes by the id of an item; name them after it: <id>.jpg, .png or .webp")
 
 
-Given = dict[str, Any]  # values given with -p
-
-
-def demo(args: argparse.Namespace, given: Given) -> int:
+@subcommand()
+def demo(args: argparse.Namespace, overrides: Overrides) -> int:
+    """the main job on the demo world, from nothing to reports/index.html"""
     return run_all(DEMO, "newsroom", [0])
 
 
-def run(args: argparse.Namespace, given: Given) -> int:
-    return run_all(args.exps, args.dataset, args.seeds, on=args.on, force=args.force, together=args.ensemble, **given)
+@subcommand(
+    option("exps", nargs="+", metavar="EXP", help="4, exp4, or the name of any file in params"),
+    option("--dataset", default="newsroom"),
+    option("--seeds", type=int, nargs="+", default=[0]),
+    option("--ensemble", nargs="+", default=[], metavar="EXP", help="these too, and the mean of what they say, as one more row"),
+    option("--on", default="auto", metavar="local:N", help="N tasks side by side on this machine; auto: as many as it has cores for"),
+    option("--force", action="store_true", help="also what is done already"),
+    takes_values=True,
+)
+def run(args: argparse.Namespace, overrides: Overrides) -> int:
+    """experiments, executed as notebooks into reports/DATASET/EXP/seedK"""
+    return run_all(args.exps, args.dataset, args.seeds, on=args.on, force=args.force, together=args.ensemble, **overrides)
 
 
 def run_all(exps: Sequence[object], dataset: str, seeds: Sequence[int], **options: Any) -> int:
@@ -177,7 +99,12 @@ def run_all(exps: Sequence[object], dataset: str, seeds: Sequence[int], **option
     return 1 if failures else 0
 
 
-def download(args: argparse.Namespace, given: Given) -> None:
+@subcommand(
+    option("dataset", help="name of a file in params/data"),
+    option("--mirror", action="append", default=[], metavar="URL", help="an https address to try first; names of files are added to it"),
+)
+def download(args: argparse.Namespace, overrides: Overrides) -> None:
+    """the files of a data set from the sources that params/data/DATASET.yaml names, verified, into data/downloads"""
     data = load_dataset(args.dataset)
     from nrms.data.sources.download import download, short
 
@@ -187,16 +114,26 @@ def download(args: argparse.Namespace, given: Given) -> None:
     print(f"next: python -m nrms prepare {args.dataset} --from {short(folder)}")
 
 
-def prepare(args: argparse.Namespace, given: Given) -> None:
-    data = load_dataset(args.like or args.dataset, **given)  # before anything heavy is imported
+@subcommand(
+    option("dataset", help="name of a file in params/data"),
+    option("--like", metavar="DATASET", help="make params/data/<dataset>.yaml, for data of your own, with the settings of this one"),
+    option("--images", type=Path, help="folder of <news id>.jpg, .png or .webp"),
+    option("--cards", action="store_true", help="the pictures are IM-MIND cards: the cover is cut out of each"),
+    option("--ids", type=Path, help="names of pictures: a table (news id, name), or a folder or zip with MIND-large's news.tsv"),
+    option("--from", dest="source", type=Path, help="MIND folder or zip, or a folder with interactions.tsv and items.tsv"),
+    takes_values=True,
+)
+def prepare(args: argparse.Namespace, overrides: Overrides) -> None:
+    """a MIND folder or zip, a log of interactions with its items, or the demo world, into data/DATASET"""
+    data = load_dataset(args.like or args.dataset, **overrides)  # before anything heavy is imported
     from nrms import home
     from nrms.data.new_dataset import with_settings_of
     from nrms.data.prepare import prepare
     from nrms.runtime.run_record import data_folder
 
-    with with_settings_of(args.dataset, args.like, **given):
-        check_test_settings(args.dataset, given)
-        data = load_dataset(args.dataset, **given)
+    with with_settings_of(args.dataset, args.like, **overrides):
+        check_test_settings(args.dataset, overrides)
+        data = load_dataset(args.dataset, **overrides)
         manifest = prepare(args.dataset, data, args.source, args.images, are_cards=args.cards, ids=args.ids)
     show_data_report(manifest)
     if "interactions" in manifest:
@@ -212,8 +149,16 @@ def prepare(args: argparse.Namespace, given: Given) -> None:
         print(f"{stale} finished runs were on what was there before: `python -m nrms doctor` says how they are made anew")
 
 
-def evaluate(args: argparse.Namespace, given: Given) -> None:
-    config = resolve(args.exp, args.dataset, args.seed, checkpoint=str(args.checkpoint), **given)
+@subcommand(
+    option("exp", metavar="EXP", help="the experiment they were trained for"),
+    option("--checkpoint", type=Path, required=True, help="a best.safetensors"),
+    option("--dataset", default="newsroom"),
+    option("--seed", type=int, default=0, help="names the run folder"),
+    takes_values=True,
+)
+def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
+    """weights that were trained elsewhere, on the test part of a data set"""
+    config = resolve(args.exp, args.dataset, args.seed, checkpoint=str(args.checkpoint), **overrides)
     from nrms import report
     from nrms.evaluate import evaluate, evaluate_references
     from nrms.report.pages import index_page
@@ -224,8 +169,16 @@ def evaluate(args: argparse.Namespace, given: Given) -> None:
     print(f"{report.comparison(config.dataset, run).to_string()}\n\n{report.answer(run).replace('**', '')}")
 
 
-def ensemble(args: argparse.Namespace, given: Given) -> None:
-    configs = [[resolve(exp, args.dataset, seed, **given) for exp in args.exps] for seed in args.seeds]
+@subcommand(
+    option("exps", nargs="+", metavar="EXP", help="experiments whose runs are there"),
+    option("--dataset", required=True),
+    option("--seeds", type=int, nargs="+", default=[0]),
+    option("--name", help="of the run folder; else ensemble- and the first experiment"),
+    takes_values=True,
+)
+def ensemble(args: argparse.Namespace, overrides: Overrides) -> None:
+    """the mean of what runs say that are trained already"""
+    configs = [[resolve(exp, args.dataset, seed, **overrides) for exp in args.exps] for seed in args.seeds]
     from nrms import report
     from nrms.evaluation.ensemble import ensemble
     from nrms.report.pages import index_page
@@ -236,7 +189,15 @@ def ensemble(args: argparse.Namespace, given: Given) -> None:
     print(report.comparison(args.dataset).to_string())
 
 
-def submit(args: argparse.Namespace, given: Given) -> None:
+@subcommand(
+    option("--run", required=True, help="a run's folder, or its name: exp3/seed0, or exp3 for its only seed, else seed 0"),
+    option("--dataset", required=True),
+    option("--part", choices=("test", "dev"), default="test"),
+    option("--from", dest="source", type=Path, help="folder or zip of the part, or of a whole MIND; else what was downloaded"),
+    option("--images", type=Path, help="folder of <news id>.jpg, .png or .webp of the part's own news"),
+)
+def submit(args: argparse.Namespace, overrides: Overrides) -> None:
+    """prediction.zip for MIND's leaderboard: every impression of its test part, or of dev, ranked by a trained run"""
     load_dataset(args.dataset)
     from nrms.evaluation.leaderboard_file import submit
     from nrms.models.load import find_run
@@ -247,7 +208,18 @@ def submit(args: argparse.Namespace, given: Given) -> None:
     print(f"wrote {path}, checked: every impression once, its ranks a permutation")
 
 
-def recommend(args: argparse.Namespace, given: Given) -> None:
+@subcommand(
+    option("--run", required=True, metavar="RUN", help="exp3, exp3/seed0, or the folder of a run"),
+    option("--dataset", default="newsroom"),
+    [
+        option("--user", help="a user of the test part, as their latest impression there finds them"),
+        option("--history", nargs="*", metavar="ITEM", help="ids of items that somebody clicked, oldest first; none: a newcomer"),
+    ],
+    option("-k", type=int, default=10, help="items of the list"),
+    option("--shown", action="store_true", help="rank what the user was shown, not the whole catalogue"),
+)
+def recommend(args: argparse.Namespace, overrides: Overrides) -> None:
+    """what a finished run recommends to one reader, and why"""
     from nrms.models.load import find_run
     from nrms.serve.one_user import describe, open_run
 
@@ -258,7 +230,13 @@ def recommend(args: argparse.Namespace, given: Given) -> None:
     print(describe(served, served.rank(reader, args.k, reader.slate if args.shown else None)))
 
 
-def probe(args: argparse.Namespace, given: Given) -> None:
+@subcommand(
+    option("dataset", help="name of a file in params/data"),
+    option("--run", nargs="+", action="extend", default=[], metavar="EXP", help="finished runs whose item vectors are probed too"),
+    option("--vectors", nargs="+", action="extend", default=[], type=Path, metavar="FILE", help=".npy files, one row for each item of items.tsv"),
+)
+def probe(args: argparse.Namespace, overrides: Overrides) -> None:
+    """what vectors of items know before training: those that came, of encoders, of runs, in files; a page"""
     load_dataset(args.dataset)
     from nrms.evaluation.probe_vectors import probe_all
     from nrms.report.pages import index_page, probe_page
@@ -269,18 +247,22 @@ def probe(args: argparse.Namespace, given: Given) -> None:
     print(printable("\n".join([probe_page.formatted(own).to_string(), *sets.absent, *(f"wrote {path}" for path in paths)])))
 
 
-def bench(args: argparse.Namespace, given: Given) -> None:
+@subcommand(
+    option("--dataset", default="newsroom-large", help="a demo world"),
+    option("--repeats", type=int, default=5),
+    option("--layers", type=int, default=6, help="of the BERT, of random weights, whose training steps are timed"),
+    option("--width", type=int, default=384, help="its width; 12 layers of 768 are BERT-base"),
+    option("--batches", type=int, nargs="+", default=[16, 64, 128], help="clicks in a step"),
+    option("--copies", type=int, nargs="+", default=[1, 4], help="sizes of logs to read, in data sets; 14 of newsroom-large are MIND-large"),
+    option("--catalogue", type=int, nargs=2, default=[10_000, 150_000], metavar=("USERS", "ITEMS"), help="a catalogue to rank"),
+)
+def bench(args: argparse.Namespace, overrides: Overrides) -> None:
+    """the same work done the plain way and ours, timed in one run; into reports/benchmark"""
     from nrms import bench
     from nrms.bench import benchmark
 
-    sizes = {
-        "layers": args.layers,
-        "width": args.width,
-        "sizes": tuple(args.batches),
-        "copies": tuple(args.copies),
-        "catalogue": tuple(args.catalogue),
-    }
-    results = bench.run(args.dataset, repeats=args.repeats, **sizes)
+    sizes = {"sizes": tuple(args.batches), "copies": tuple(args.copies), "catalogue": tuple(args.catalogue)}
+    results = bench.run(args.dataset, repeats=args.repeats, layers=args.layers, width=args.width, **sizes)
     print(bench.summary(results).round(1).to_string())
     print(bench.costs(results).to_string())
     print(f"wrote {benchmark.path()}")
@@ -291,7 +273,9 @@ def bench(args: argparse.Namespace, given: Given) -> None:
         print(f"wrote {benchmark.path().parent / 'benchmark.html'}")
 
 
-def report(args: argparse.Namespace, given: Given) -> None:
+@subcommand()
+def report(args: argparse.Namespace, overrides: Overrides) -> None:
+    """rebuilds reports/leaderboard.csv and reports/index.html"""
     from nrms import home
     from nrms.report.pages import index_page
 
@@ -299,7 +283,17 @@ def report(args: argparse.Namespace, given: Given) -> None:
         print(f"wrote {path.relative_to(home())}")
 
 
-def publish(args: argparse.Namespace, given: Given) -> None:
+@subcommand(
+    option("dataset", help="whose runs are there"),
+    option("--to", type=Path, required=True, metavar="FOLDER", help="is made anew; what else it may hold is refused"),
+    option("--no-pages", action="store_true", help="index.html alone: the other pages quote titles, pictures and lines of the data"),
+    option("--readme", type=Path, nargs="+", default=[], help="files between whose marks the table is written"),
+)
+def publish(args: argparse.Namespace, overrides: Overrides) -> None:
+    """finished results as a folder to be passed on: no data set, no weights, no scores
+
+    Pages quote some titles, pictures and lines of the data: --no-pages leaves them out where these may not be passed on.
+    """
     from nrms.report.publish import publish, put_results
 
     folder = publish(args.dataset, args.to, pages=not args.no_pages)
@@ -308,18 +302,18 @@ def publish(args: argparse.Namespace, given: Given) -> None:
     print(f"wrote {folder}")
 
 
-def doctor(args: argparse.Namespace, given: Given) -> int:
+@subcommand()
+def doctor(args: argparse.Namespace, overrides: Overrides) -> int:
+    """checks the installation, the data and the runs, and says what to do about what is wrong"""
     from nrms import doctor
 
     return doctor.main()
 
 
-COMMANDS = {f.__name__: f for f in (demo, download, prepare, run, evaluate, ensemble, recommend, submit, probe, bench, report, publish, doctor)}
-
-
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
-    return COMMANDS[args.command](args, values(args)) or 0
+    function = COMMANDS[args.command][0]
+    return function(args, values(args)) or 0
 
 
 if __name__ == "__main__":

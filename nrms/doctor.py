@@ -7,11 +7,12 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import sys
 import tempfile
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,13 @@ from nrms import ROOT, NrmsError, home
 from nrms.config.parameters import Dataset
 from nrms.config.params_files import PARAMS, default_name, load_dataset, reads_a_log, resolve
 from nrms.report.experiments import status_of
+from nrms.runtime import files
 from nrms.runtime.environment import has_nvidia
-from nrms.runtime.files import process_started, read_json
+from nrms.runtime.files import read_json
 from nrms.runtime.run_record import Run, members_of, run_folders
 
 HASHED = 200 << 20  # bytes; larger files are not read whole
 ROOM = 2 << 30  # bytes; less is little
-LEFT_OVER = re.compile(rf"\.(?P<name>.+)\.{re.escape(socket.gethostname())}\.(?P<pid>\d+)\.(?P<kind>part|old)")  # of this machine; see files.beside
 INSTALL = "`pip install -r requirements.txt`"
 
 
@@ -41,16 +42,7 @@ class Finding:
         return f"{self.state:5}  {self.text}"
 
 
-def ok(text: str) -> Finding:
-    return Finding("ok", text)
-
-
-def note(text: str) -> Finding:
-    return Finding("note", text)
-
-
-def wrong(text: str) -> Finding:
-    return Finding("wrong", text)
+ok, note, wrong = partial(Finding, "ok"), partial(Finding, "note"), partial(Finding, "wrong")
 
 
 def examine() -> Iterator[Finding]:
@@ -70,11 +62,11 @@ def python() -> Iterator[Finding]:
     from packaging.specifiers import SpecifierSet
 
     wanted = re.search(r'requires-python = "(.+?)"', (ROOT / "pyproject.toml").read_text())[1]
-    own = ".".join(map(str, sys.version_info[:3]))
-    if SpecifierSet(wanted).contains(own):
-        yield ok(f"Python {own} at {sys.executable}")
+    here = ".".join(map(str, sys.version_info[:3]))
+    if SpecifierSet(wanted).contains(here):
+        yield ok(f"Python {here} at {sys.executable}")
     else:
-        yield wrong(f"Python is {own}, but pyproject.toml asks for {wanted}: make an environment with such a Python, and there {INSTALL}")
+        yield wrong(f"Python is {here}, but pyproject.toml asks for {wanted}: make an environment with such a Python, and there {INSTALL}")
 
 
 def installed(name: str) -> str | None:
@@ -88,22 +80,22 @@ def requirements() -> Iterator[Finding]:
     """What requirements.txt lists, in the versions it asks for; what only development needs is a note."""
     from packaging.requirements import Requirement
 
-    whole, state, good = (ROOT / "requirements.txt").read_text(), wrong, 0
+    fault, satisfied = wrong, 0
     if installed("nrms") is None:
         yield wrong(f"nrms itself is not installed, so notebooks find it only from {ROOT}: `pip install -e {ROOT}`")
-    for line in whole.splitlines():
-        state = note if line.startswith("# development") else state
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        fault = note if line.startswith("# development") else fault
         line = line.split("#")[0].strip()
         if not line or line.startswith("-"):
             continue
-        asked = Requirement(line)
-        there = installed(asked.name)
-        if there is not None and asked.specifier.contains(there, prereleases=True):
-            good += 1
+        requirement = Requirement(line)
+        present = installed(requirement.name)
+        if present is not None and requirement.specifier.contains(present, prereleases=True):
+            satisfied += 1
             continue
-        why = "is not installed" if there is None else f"is installed as {there}, but requirements.txt asks for {asked.specifier}"
-        yield state(f"{asked.name} {why}{', for development alone' if state is note else ''}: `pip install {shlex.quote(str(asked))}`")
-    yield ok(f"{good} packages are as requirements.txt asks for them")
+        why = "is not installed" if present is None else f"is installed as {present}, but requirements.txt asks for {requirement.specifier}"
+        yield fault(f"{requirement.name} {why}{', for development alone' if fault is note else ''}: `pip install {shlex.quote(str(requirement))}`")
+    yield ok(f"{satisfied} packages are as requirements.txt asks for them")
 
 
 def torch() -> Iterator[Finding]:
@@ -115,7 +107,6 @@ def torch() -> Iterator[Finding]:
     except Exception as error:
         yield wrong(f"torch cannot compute ({type(error).__name__}: {error}): `pip install --force-reinstall torch=={installed('torch')}`")
         return
-    is_there = has_nvidia()
     if torch.cuda.is_available():
         try:
             torch.ones(2, 2, device="cuda").matmul(torch.ones(2, 2, device="cuda")).sum().item()
@@ -123,9 +114,9 @@ def torch() -> Iterator[Finding]:
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             yield wrong(f"torch {torch.__version__} does not compute on the GPU ({reason}): install a build for it, or give `-p device cpu`")
-    elif is_there and torch.version.cuda is None:
+    elif has_nvidia() and torch.version.cuda is None:
         yield note(f"there is a GPU, but torch {torch.__version__} is built without CUDA: install another build (https://pytorch.org) to use it")
-    elif is_there:
+    elif has_nvidia():
         yield note(f"there is a GPU, but torch {torch.__version__}, built for CUDA {torch.version.cuda}, cannot use it: its driver may be too old")
     else:
         yield ok(f"torch {torch.__version__} computes with {torch.get_num_threads()} threads; there is no NVIDIA GPU")
@@ -165,18 +156,17 @@ def pages() -> Iterator[Finding]:
 
 def places() -> Iterator[Finding]:
     """There is room at home, and the right to write."""
-    where = [home(), home() / "data", home() / "reports"]
-    bad = {folder: why for folder in where if (why := refuses(folder))}
-    for folder, why in bad.items():
+    refused = {folder: why for folder in (home(), home() / "data", home() / "reports") if (why := refusal(folder))}
+    for folder, why in refused.items():
         yield wrong(f"{folder} cannot be written ({why}): give yourself the right to, or let NRMS_HOME name a folder of your own")
-    if not bad:
+    if not refused:
         yield ok(f"{home()}, its data and its reports can be written")
     free = shutil.disk_usage(nearest(home())).free
-    said = f"{free / 2**30:,.1f} GB are free at {home()}"
+    space = f"{free / 2**30:,.1f} GB are free at {home()}"
     if free < ROOM:
-        yield note(f"{said}, which is little (pictures of MIND-small alone take 10): free some, or let NRMS_HOME name a folder on another disk")
+        yield note(f"{space}, which is little (pictures of MIND-small alone take 10): free some, or let NRMS_HOME name a folder on another disk")
     else:
-        yield ok(said)
+        yield ok(space)
 
 
 def nearest(folder: Path) -> Path:
@@ -184,7 +174,7 @@ def nearest(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-def refuses(folder: Path) -> str | None:
+def refusal(folder: Path) -> str | None:
     """Why nothing can be written there, or None where it can."""
     try:
         with tempfile.TemporaryFile(dir=nearest(folder)) as file:
@@ -196,18 +186,17 @@ def refuses(folder: Path) -> str | None:
 
 def params() -> Iterator[Finding]:
     """Every file in params is valid."""
-    files = [*sorted(PARAMS.glob("*.yaml")), *sorted((PARAMS / "data").glob("*.yaml"))]
-    good = 0
-    for path in files:
+    paths, valid = [*sorted(PARAMS.glob("*.yaml")), *sorted((PARAMS / "data").glob("*.yaml"))], 0
+    for path in paths:
         try:
             if path.parent == PARAMS:
                 resolve(path.stem, "movies" if reads_a_log(path.stem) else "newsroom-tiny")
             else:
                 load_dataset(path.stem)
-            good += 1
+            valid += 1
         except NrmsError as error:
             yield wrong(f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}: {error}")
-    yield ok(f"{good} of {len(files)} files in params are valid")
+    yield ok(f"{valid} of {len(paths)} files in params are valid")
 
 
 # data ----------------------------------------------------------------------------------------------------------------
@@ -220,16 +209,16 @@ def data() -> Iterator[Finding]:
         yield ok("no data set is prepared yet; the demo worlds are made when they are used")
     for folder in folders:
         try:
-            known = load_dataset(folder.name)
+            values = load_dataset(folder.name)
         except NrmsError as error:
             yield note(f"data/{folder.name} belongs to no data set: {error}")
             continue
-        faults = [wrong(f"data/{folder.name} {fault}: {remedy_for(folder.name, known)}") for fault in damage(folder)] or outdated(folder, known)
+        faults = [wrong(f"data/{folder.name} {fault}: {remedy_for(folder.name, values)}") for fault in damage(folder)] or outdated(folder, values)
         yield from faults or [ok(f"data/{folder.name} is whole{unread(folder)}")]
 
 
-def remedy_for(name: str, known: Dataset) -> str:
-    source = "" if known.source == "newsroom" else " --from FOLDER"
+def remedy_for(name: str, data: Dataset) -> str:
+    source = "" if data.source == "newsroom" else " --from FOLDER"
     return f"`python -m nrms prepare {name}{source}` makes it anew"
 
 
@@ -276,38 +265,38 @@ def unread(folder: Path) -> str:
     return f" (not hashed, being over {HASHED >> 20} MB: {', '.join(large)})" if large else ""
 
 
-def outdated(folder: Path, known: Dataset) -> list[Finding]:
+def outdated(folder: Path, data: Dataset) -> list[Finding]:
     """Whether a whole data set is of another format, or other values, than its file has now."""
     from nrms.data.prepare import FORMAT, preparation_digest
 
     manifest = read_json(folder / "manifest.json")
-    if manifest.get("source") == known.source and manifest.get("format") == FORMAT and manifest.get("key") == preparation_digest(known):
+    if manifest.get("source") == data.source and manifest.get("format") == FORMAT and manifest.get("key") == preparation_digest(data):
         return []
     why = "another format" if manifest.get("format") != FORMAT else "other values than its file in params/data has now"
-    if known.source == "newsroom":
+    if data.source == "newsroom":
         return [note(f"data/{folder.name} is of {why}: it is made anew when it is used next, and its runs are stale then")]
-    return [wrong(f"data/{folder.name} is of {why}: {remedy_for(folder.name, known)}")]
+    return [wrong(f"data/{folder.name} is of {why}: {remedy_for(folder.name, data)}")]
 
 
 def left_over() -> Iterator[Finding]:
     """What processes that died left lying."""
     for path in unfinished([home() / "data", home() / "reports"]):
-        found = LEFT_OVER.fullmatch(path.name)
-        if process_started(int(found["pid"])) is not None:
+        match = files.left_over(path)
+        if not match:
             continue
-        target, shown = path.with_name(found["name"]), path.relative_to(home())
-        if found["kind"] == "old" and not target.exists():
-            yield wrong(f"{shown} is all there is of {target.relative_to(home())}: `mv {shlex.quote(str(path))} {shlex.quote(str(target))}`")
+        target, name = path.with_name(match["name"]), path.relative_to(home())
+        if match["kind"] == "old" and not target.exists():
+            yield wrong(f"{name} is all there is of {target.relative_to(home())}: `mv {shlex.quote(str(path))} {shlex.quote(str(target))}`")
         else:
-            yield note(f"{shown} was left by a process that is gone and can be deleted: `rm -r {shlex.quote(str(path))}`")
+            yield note(f"{name} was left by a process that is gone and can be deleted: `rm -r {shlex.quote(str(path))}`")
 
 
 def unfinished(folders: Iterable[Path]) -> Iterator[Path]:
     """Files and folders that were being written, at any depth; pictures of raw data, which are many, are passed over."""
     for top in folders:
-        for folder, below, files in os.walk(top):
-            yield from (Path(folder) / name for name in sorted([*below, *files]) if LEFT_OVER.fullmatch(name))
-            below[:] = [name for name in below if name != "raw" and not LEFT_OVER.fullmatch(name)]
+        for folder, below, names in os.walk(top):
+            yield from (Path(folder) / name for name in sorted([*below, *names]) if files.LEFT_OVER.fullmatch(name))
+            below[:] = [name for name in below if name != "raw" and not files.LEFT_OVER.fullmatch(name)]
 
 
 # runs ----------------------------------------------------------------------------------------------------------------
@@ -315,42 +304,42 @@ def unfinished(folders: Iterable[Path]) -> Iterator[Path]:
 
 def runs() -> Iterator[Finding]:
     """Every run can be read; what did not end well is counted, with the command that goes on."""
-    count: dict[str, int] = {}
-    groups: dict[tuple[str, str, str], list[tuple[int, dict[str, Any]]]] = {}
-    for path in (folder / "run.json" for folder in run_folders()):
-        run, (dataset, name, seed) = Run(path.parent), path.parts[-4:-1]
+    counts: Counter[str] = Counter()
+    unfinished_runs: defaultdict[tuple[str, str, str], list[tuple[int, dict[str, Any]]]] = defaultdict(list)
+    for folder in run_folders():
+        dataset, name, seed = folder.parts[-3], folder.parts[-2], folder.name.removeprefix("seed")
         try:
-            record, status = run.record, status_of(run, dataset)
+            record, status = Run(folder).record, status_of(Run(folder), dataset)
         except (ValueError, KeyError, TypeError, OSError) as error:
-            yield wrong(f"{path.relative_to(home())} cannot be read ({type(error).__name__}: {error}): delete {path.parent} and run it again")
+            path = (folder / "run.json").relative_to(home())
+            yield wrong(f"{path} cannot be read ({type(error).__name__}: {error}): delete {folder} and run it again")
             continue
-        count[status] = count.get(status, 0) + 1
+        counts[status] += 1
         if status == "incomplete":
-            lacks = " and ".join(name for name in ("metrics.json", "rows.parquet") if not (path.parent / name).exists())
-            command = again(dataset, record, [seed[4:]], force=True)
-            yield wrong(f"{path.parent.relative_to(home())} is said to be done, but has no {lacks}: `{command}`")
+            lacks = " and ".join(file for file in ("metrics.json", "rows.parquet") if not (folder / file).exists())
+            yield wrong(f"{folder.relative_to(home())} is said to be done, but has no {lacks}: `{again(dataset, record, [seed], force=True)}`")
         if status in ("dead", "failed", "stopped") or (status == "stale" and record.get("kind") == "model"):  # others are made anew unasked
-            groups.setdefault((dataset, name, status), []).append((int(seed[4:]), record))
-    for (dataset, name, status), members in groups.items():
+            unfinished_runs[dataset, name, status].append((int(seed), record))
+    for (dataset, name, status), members in unfinished_runs.items():
         seeds, first = sorted(seed for seed, _ in members), members[0][1]
         why = f" ({str(first['error'])[:120]})" if status == "failed" and first.get("error") else ""
-        seeds_of = f"reports/{dataset}/{name} is {status}, seeds {', '.join(map(str, seeds))}{why}"
-        yield note(f"{seeds_of}: `{again(dataset, first, seeds)}` {'makes it anew' if status == 'stale' else 'goes on'}")
-    yield ok(f"{sum(count.values())} runs can be read" + "".join(f", {n} {status}" for status, n in sorted(count.items())))
+        subject = f"reports/{dataset}/{name} is {status}, seeds {', '.join(map(str, seeds))}{why}"
+        yield note(f"{subject}: `{again(dataset, first, seeds)}` {'makes it anew' if status == 'stale' else 'goes on'}")
+    yield ok(f"{counts.total()} runs can be read" + "".join(f", {n} {status}" for status, n in sorted(counts.items())))
 
 
 def again(dataset: str, record: dict[str, Any], seeds: Iterable[Any], *, force: bool = False) -> str:
     """The command that makes a run of `record`, whatever is there already if `force`."""
-    config = record.get("config") or {}
-    given, name = dict(config.get("given") or {}), config.get("name")
+    config, target = record.get("config") or {}, ["--dataset", dataset, "--seeds", *map(str, seeds)]
+    overrides, forced = dict(config.get("given") or {}), ["--force"] if force else []
     if members := members_of(record):  # which is made anew whenever it is asked for
-        return shlex.join(["python", "-m", "nrms", "ensemble", *members, "--dataset", dataset, "--seeds", *map(str, seeds)])
+        return shlex.join(["python", "-m", "nrms", "ensemble", *members, *target])
     if "exp" not in config:  # a baseline
-        return f"python -m nrms run EXP --dataset {dataset}" + " --force" * force
-    if name != default_name(config["exp"], given, config.get("trains")):
-        given["name"] = name
-    words = [word for key, value in given.items() for word in ("-p", key, str(value))]
-    return shlex.join(["python", "-m", "nrms", "run", config["exp"], "--dataset", dataset, "--seeds", *map(str, seeds), *words, *["--force"] * force])
+        return " ".join(["python -m nrms run EXP --dataset", dataset, *forced])
+    if config.get("name") != default_name(config["exp"], overrides, config.get("trains")):
+        overrides["name"] = config.get("name")
+    words = [word for key, value in overrides.items() for word in ("-p", key, str(value))]
+    return shlex.join(["python", "-m", "nrms", "run", config["exp"], *target, *words, *forced])
 
 
 def report() -> Iterator[Finding]:

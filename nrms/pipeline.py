@@ -3,13 +3,12 @@
 A notebook's own record is not believed (a killed kernel leaves its cells marked as completed): a run is done when its run.json says so.
 """
 
-import asyncio
 import contextlib
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,11 @@ from nrms.config.resolved import Config, check_start
 from nrms.evaluation.protocols import PROTOCOLS
 from nrms.report.pages.notebook_page import render
 from nrms.runtime.environment import has_nvidia
-from nrms.runtime.errors import meaning, sentence
-from nrms.runtime.executor import Outcome, Task, call_in_process, executor_for, is_stopping, stopped_by, thread_variables
+from nrms.runtime.errors import sentence
+from nrms.runtime.executor import Outcome, Task, call_in_process, executor_for
 from nrms.runtime.files import read_json
+from nrms.runtime.kernels import execute_notebook
 from nrms.runtime.locks import locked
-from nrms.runtime.progress import relayed
 from nrms.runtime.run_record import Run, data_folder, run_folder, run_folders
 
 
@@ -38,47 +37,11 @@ def execute(name: str, folder: Path, parameters: dict[str, Any], label: str, thr
     threads: with how many threads the libraries of the kernel compute, None: as they choose. Raises NrmsError with the error of the notebook, which
     then stands in <name>.failed.ipynb; earlier pages stay as they were.
     """
-    import papermill
-    from jupyter_client import AsyncKernelManager
-    from jupyter_core.utils import ensure_event_loop
-    from papermill.exceptions import PapermillExecutionError
-
-    class Kernel(AsyncKernelManager):
-        shutdown_wait_time = 600.0  # seconds in which a kernel that is told to end can save, before it is killed; 5 are too few for a large model
-
-        async def start_kernel(self, **options: Any) -> None:
-            own = {"NRMS_HOME": str(home())} | thread_variables(threads) | variables  # of this kernel alone, for others may be starting
-            await super().start_kernel(**options | {"cwd": str(ROOT), "env": os.environ | own})
-
     folder.mkdir(parents=True, exist_ok=True)
     output, attempt = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"  # until all of it has been executed
-    with relayed(label) as variables, stopped_by(partial(cancel_all, ensure_event_loop())):
-        try:
-            papermill.execute_notebook(
-                str(ROOT / "notebooks" / f"{name}.ipynb"),
-                str(attempt),
-                parameters,
-                progress_bar=False,
-                kernel_manager_class=Kernel,
-                extra_arguments=["--log-level=50", "--InlineBackend.figure_formats=svg"],  # the kernel writes to our terminal; figures are drawings
-            )
-        except (Exception, asyncio.CancelledError) as error:
-            if is_stopping():
-                raise KeyboardInterrupt from None
-            if isinstance(error, PapermillExecutionError):
-                raise failure(label, error.ename, error.evalue) from None
-            raise failure(label, type(error).__name__, str(error)) from None  # the kernel died, or could not be started
+    execute_notebook(ROOT / "notebooks" / f"{name}.ipynb", attempt, parameters, label, threads)
     render(attempt, output.with_suffix(".html"))
     attempt.replace(output)
-
-
-def cancel_all(loop: asyncio.AbstractEventLoop) -> None:
-    """Breaks off what waits for a kernel in another thread, where papermill then tells the kernel to end."""
-    loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
-
-
-def failure(label: str, kind: str, text: str) -> NrmsError:
-    return NrmsError(f"{label}: {meaning(kind, text) or f'{kind}: {text}'}")
 
 
 def is_current(config: Config) -> bool:
@@ -96,8 +59,8 @@ def is_current(config: Config) -> bool:
 
 
 def older(page: Path, moment: str) -> bool:
-    """Whether a page is missing, or was made before `moment`."""
-    return not page.exists() or moment > time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(page.stat().st_mtime))
+    """Whether a page that is there was made before `moment`."""
+    return page.exists() and moment > time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(page.stat().st_mtime))
 
 
 def run_one(config: Config, label: str, *, force: bool, **given: Any) -> None:
@@ -122,6 +85,7 @@ class Job:
     folder: Path  # of the run
     is_done: Callable[[], bool]
     work: Callable[[], object]
+    config: Config | None = None  # None for an ensemble
     members: tuple[str, ...] = ()  # names of the jobs that an ensemble comes after
 
     @property
@@ -131,17 +95,18 @@ class Job:
 
 def jobs_of(configs: Sequence[Config], together: Sequence[Sequence[Config]], *, force: bool, **given: Any) -> list[Job]:
     """What is to be done, in this order: every experiment, then the ensemble of each of `together`. Raises NrmsError for one that cannot be."""
-    jobs = {}
-    for c in configs:
-        folder = run_folder(c.dataset, c.name, c.seed)
-        jobs[c.name, c.seed] = Job(folder, partial(is_current, c), partial(run_one, c, "/".join(folder.parts[-3:]), force=force, **given))
+    jobs = {}  # the same one asked for twice is done once
+    for config in configs:
+        folder = run_folder(config.dataset, config.name, config.seed)
+        work = partial(run_one, config, "/".join(folder.parts[-3:]), force=force, **given)
+        jobs[folder] = Job(folder, partial(is_current, config), work, config)
     if together:
         from nrms.evaluation import ensemble
     for members in together:
         first, name = members[0], ensemble.named(members)
         done, work = partial(ensemble.is_current, members, name), partial(ensemble.ensemble, members, name)
-        names = tuple(jobs[c.name, c.seed].name for c in members if (c.name, c.seed) in jobs)
-        jobs[name, first.seed] = Job(run_folder(first.dataset, name, first.seed), done, work, names)
+        folder, folders = run_folder(first.dataset, name, first.seed), [run_folder(c.dataset, c.name, c.seed) for c in members]
+        jobs[folder] = Job(folder, done, work, members=tuple(jobs[f].name for f in folders if f in jobs))
     return list(jobs.values())
 
 
@@ -164,26 +129,78 @@ def do(job: Job, *, force: bool, say: Callable[[str], object]) -> bool | None:
     return True
 
 
-def shared_tasks(configs: Sequence[Config], tables: dict[str, str]) -> list[Task]:
-    """What several experiments would wait for if one of them made it: local encoders, and the baselines. What seems to be there is left to them.
+def shared_tasks(configs: Sequence[Config], tables: dict[str, str]) -> dict[str, Task]:
+    """{role or `baselines`: task} of what several experiments would wait for if one of them made it. What seems to be there is left to them.
 
     tables: digests of the data set.
     """
     first, tasks = configs[0], {}
     values = {"exp": first.exp, "dataset": first.dataset, "seed": first.seed, "given": first.given}
 
-    def add(name: str, function: str, needs: Sequence[str] = (), **options: Any) -> None:
+    def task(name: str, function: str, needs: Sequence[str] = (), **options: Any) -> Task:
         label = f"{first.dataset}: {name}"
         work = partial(call_in_process, function, values | options, label, first.encoding_threads)
-        tasks[name] = Task(label, work, tuple(tasks[need].name for need in needs if need in tasks))
+        return Task(label, work, tuple(tasks[need].name for need in needs if need in tasks))
 
-    for role in sorted({role for config in configs for role in config.local_roles}, key=ROLES.index):
+    for role in (role for role in ROLES if any(role in config.local_roles for config in configs)):
         if not any((data_folder(first.dataset) / "models").glob(f"{role}-*")):
-            add(role, "nrms.models.build:make_local_model", ("bert", "vit") if role == "blip" else (), role=role)
+            tasks[role] = task(role, "nrms.models.build:make_local_model", ("bert", "vit") if role == "blip" else (), role=role)
     baseline = Run(run_folder(first.dataset, "random", 0))
     if baseline.status != "done" or baseline.record["data"] != tables:
-        add("baselines", "nrms.evaluate:make_references")
-    return list(tasks.values())
+        tasks["baselines"] = task("baselines", "nrms.evaluate:make_references")
+    return tasks
+
+
+def notebook_task(name: str, dataset: str, parameters: Callable[[], dict[str, Any]], threads: int | None) -> Task:
+    """A notebook on the whole data set, executed where there are parameters for it; who comes second waits, and asks again."""
+
+    def work() -> None:
+        folder = home() / "reports" / dataset
+        with locked(folder / name):
+            if values := parameters():
+                execute(name, folder, values, f"{dataset}: {name}", threads)
+
+    return Task(f"{dataset}: {name}", work)
+
+
+def job_task(job: Job, config: Config | None, shared: dict[str, Task], *, force: bool, say: Callable[[str], object]) -> Task:
+    """`do` as a task, which comes after what is `shared`. config: of an experiment that is not done yet."""
+    roles = config.local_roles if config else []
+    needs = (*job.members, *(shared[role].name for role in roles if role in shared))
+    return Task(job.name, partial(do, job, force=force, say=say), needs)
+
+
+def in_order(jobs: Sequence[Task], configs: dict[str, Config], others: Sequence[Task]) -> list[Task]:
+    """All tasks, those first that take long: experiments whose encoders learn, more of them before fewer; what these need is before them.
+
+    configs: of the experiments that are not done yet, by name.
+    """
+    weights = {name: len(config.tuned) for name, config in configs.items()}
+    long = sorted((job for job in jobs if weights.get(job.name)), key=lambda job: -weights[job.name])
+    needed = {name for job in long for name in job.needs}
+    return [*(o for o in others if o.name in needed), *long, *(o for o in others if o.name not in needed), *(job for job in jobs if job not in long)]
+
+
+@dataclass
+class Results:
+    """What became of the tasks so far."""
+
+    folders: dict[str, Path]  # of runs, by the names of their tasks
+    say: Callable[[str], object]
+    failures: int = 0
+    fresh: list[Path] = field(default_factory=list)  # folders of the runs that were made now
+
+    def add(self, outcome: Outcome) -> None:
+        folder, error = self.folders.get(outcome.task.name), outcome.error
+        if error and sentence(error) is None:
+            raise error
+        self.failures += bool(error) or outcome.value is False
+        if error:
+            self.say(f"FAILED  {sentence(error)}")
+        if folder and error:  # it could not begin
+            Run(folder).update(status="failed", error=sentence(error), kind="model")
+        elif folder and outcome.value:
+            self.fresh.append(folder)
 
 
 MEMORY = 2 << 30  # bytes that a run may need: small models, and the libraries that they are made with
@@ -261,51 +278,25 @@ def run(
     executor = executor_for(on, lambda: slots_for(configs, len(jobs) + 1))
     from nrms.data.prepare import load
 
-    manifest = load(dataset, configs[0].data).manifest
-    folder, failures, fresh, by_name = home() / "reports" / dataset, 0, [], {job.name: job for job in jobs}
+    manifest, folder = load(dataset, configs[0].data).manifest, home() / "reports" / dataset
     threads = None if any(config.encoding_threads is None for config in configs) else 1
+    results = Results({job.name: job.folder for job in jobs}, say)
 
-    def about_all(name: str, parameters: Callable[[], dict[str, Any]]) -> Task:
-        """Executes a notebook on the whole data set, where there are parameters for it; who comes second waits, and asks again."""
+    def notebook(name: str, is_old: Callable[[], bool], parameters: Callable[[], dict[str, Any]] = lambda: {"dataset": dataset}) -> Task:
+        return notebook_task(name, dataset, lambda: parameters() if is_old() or not (folder / f"{name}.html").exists() else {}, threads)
 
-        def work() -> None:
-            with locked(folder / name):
-                if values := parameters():
-                    execute(name, folder, values, f"{dataset}: {name}", threads)
-
-        return Task(f"{dataset}: {name}", work)
-
-    def report(outcome: Outcome) -> None:
-        nonlocal failures
-        name, error = outcome.task.name, outcome.error
-        failures += bool(error) or outcome.value is False
-        if name in by_name and outcome.value:
-            fresh.append(by_name[name].folder)
-        if error and sentence(error) is None:
-            raise error
-        if error:
-            say(f"FAILED  {sentence(error)}")
-            if name in by_name:  # it could not begin
-                Run(by_name[name].folder).update(status="failed", error=sentence(error), kind="model")
-
-    def outdated(name: str) -> bool:
-        return bool(fresh) or not (folder / f"{name}.html").exists()
-
-    pending = [config for config, job in zip(configs, jobs, strict=False) if force or not job.is_done()]
-    shared = shared_tasks(pending, manifest["tables"]) if len(pending) > 1 else []
-    tasks = [*shared, about_all("data_prep", lambda: {"dataset": dataset} if force or older(folder / "data_prep.html", manifest["made"]) else {})]
-    made = {task.name.split(": ")[1]: task.name for task in shared}
-    for i, job in enumerate(jobs):
-        roles = configs[i].local_roles if i < len(configs) else ()
-        tasks.append(Task(job.name, partial(do, job, force=force, say=say), (*job.members, *(made[role] for role in roles if role in made))))
+    pending = {job.name: job.config for job in jobs if job.config and (force or not job.is_done())}
+    shared = shared_tasks(list(pending.values()), manifest["tables"]) if len(pending) > 1 else {}
+    data_prep = notebook("data_prep", lambda: force or older(folder / "data_prep.html", manifest["made"]))
+    tasks = in_order([job_task(job, pending.get(job.name), shared, force=force, say=say) for job in jobs], pending, [*shared.values(), data_prep])
     if pending:
         say(f"{executor}: {executor.slots} of {len(tasks)} tasks at a time, with {threads or 'all'} thread{'' if threads == 1 else 's'} each")
-    executor.run(tasks, report)
-    whole = [about_all("analysis", lambda: {"dataset": dataset} if outdated("analysis") else {})]
-    executor.run([*whole, about_all("browse", lambda: best_pair(dataset, given) if outdated("browse") else {})], report)
+    executor.run(tasks, results.add)
+    whole = [notebook("analysis", lambda: bool(results.fresh)), notebook("browse", lambda: bool(results.fresh), lambda: best_pair(dataset, given))]
+    executor.run(whole, results.add)
     from nrms.report.pages import index_page
 
     for path in index_page.write():
         say(f"wrote   {path.relative_to(home())}")
-    render_again([folder / "data_prep", folder / "analysis", folder / "browse", *fresh] if fresh else [])
-    return failures
+    render_again([folder / "data_prep", folder / "analysis", folder / "browse", *results.fresh] if results.fresh else [])
+    return results.failures

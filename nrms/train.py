@@ -30,7 +30,7 @@ from nrms.runtime import distributed
 from nrms.runtime.environment import peak_mb, seed_everything, torch_threads
 from nrms.runtime.progress import progress
 from nrms.runtime.run_record import Bystander, Run, now, recorded, run_folder
-from nrms.runtime.signals import told_to_end
+from nrms.runtime.signals import stop_request
 from nrms.runtime.terminal import command
 from nrms.training.gradients import backward, chance_of
 from nrms.training.launch import launch
@@ -169,7 +169,7 @@ class Training:
 
     def learn(self) -> None:
         """All epochs that are left, or until patience has run out. Raises Stopped, with everything saved, when this process is told to end."""
-        with told_to_end() as self.stop:
+        with stop_request() as self.stop:
             if line := self.state.pop("unjudged", None):
                 self.validate_and_save(line)
             while self.state["step"] < self.steps:

@@ -62,7 +62,13 @@ def test_a_failing_task_does_not_stop_the_others():
     assert "last needs next, which failed" in str(outcomes["last"].error)
 
 
-def test_who_is_told_to_end_ends_all(monkeypatch):
+def test_what_nobody_does_is_not_waited_for():
+    """A circle of needs, or one that is not among the tasks, is an error and no wait without an end."""
+    with pytest.raises(RuntimeError, match="a needs b"):
+        run(1, Task("a", lambda: 1, ("b",)), Task("b", lambda: 1, ("a",)))
+
+
+def test_who_is_told_to_end_ends_all():
     """What is under way is told to stop and waited for; what has not begun does not begin."""
     stop, ended, begun = threading.Event(), [], threading.Event()
 
@@ -89,7 +95,7 @@ def test_an_executor_is_named():
             executor_for(wrong, lambda: 1)
 
 
-def test_threads_are_those_of_the_experiment(monkeypatch):
+def test_threads_are_those_of_the_experiment():
     """Small encoders, frozen ones and ids train with one thread; a large encoder that is tuned with as many as torch takes."""
     assert resolve(3, "newsroom").threads == resolve("idrec_sasrec", "movies").threads == resolve(2, "mind-small").threads == 1
     assert resolve(2, "mind-small").encoding_threads is resolve(3, "mind-small").threads is resolve(4, "newsroom", bert="/a/folder").threads is None

@@ -301,7 +301,7 @@ def test_who_is_told_to_end_while_validating_does_not_wait(name, place, monkeypa
 def test_a_second_interrupt_does_not_wait(heard):
     """SIGINT asks; SIGINT again is a KeyboardInterrupt; afterwards signals are heard as before."""
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), signals.told_to_end() as asked:
+    with pytest.raises(KeyboardInterrupt), signals.stop_request() as asked:
         os.kill(os.getpid(), signal.SIGINT)
         assert asked.is_set()
         os.kill(os.getpid(), signal.SIGINT)
@@ -311,7 +311,7 @@ def test_a_second_interrupt_does_not_wait(heard):
 def test_urgency_ends_with_its_block():
     """However early in it this process is told to end: what comes after the block is not broken off."""
 
-    class Early(signals.Asked):
+    class Early(signals.StopRequest):
         def __setattr__(self, name, value):
             super().__setattr__(name, value)
             if name == "urgent" and value:
@@ -355,7 +355,7 @@ def hold(path):
 
 def test_the_second_waits_and_says_for_whom(tmp_path, monkeypatch, capsys):
     """While another process holds a lock we wait and name it; when it is killed (SIGKILL) the lock is free."""
-    monkeypatch.setattr(locks, "PATIENCE", 0)
+    monkeypatch.setattr(locks, "LOCK_WAIT_SECONDS", 0)
     holder, entered = hold(tmp_path / "x"), []
     thread = threading.Thread(target=lambda: entered.append(locked(tmp_path / "x").__enter__()), daemon=True)
     thread.start()

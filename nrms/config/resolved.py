@@ -53,6 +53,11 @@ class Config(Experiment):
         return modality != "ids" and not self.comes_as_vectors(modality) and (getattr(self.data, name) if name in ROLES else name) != "local"
 
     @property
+    def tuned(self) -> list[str]:
+        """The modalities whose encoders learn, and so run at every step: what takes time."""
+        return [m for m in self.modalities if m != "ids" and self.tuning_of(m) not in ("frozen", "side")]
+
+    @property
     def local_roles(self) -> list[str]:
         """The roles whose small models it needs, each after those that it is made from."""
         roles = {getattr(self, m) for m in self.modalities if m != "ids" and not self.comes_as_vectors(m)}
@@ -65,7 +70,7 @@ class Config(Experiment):
 
         Small models gain nothing from a second thread: it is better spent on another run. Large ones that are tuned need all there are.
         """
-        return None if any(self.is_large(m) and self.tuning_of(m) not in ("frozen", "side") for m in self.modalities) else 1
+        return None if any(map(self.is_large, self.tuned)) else 1
 
     @property
     def encoding_threads(self) -> int | None:

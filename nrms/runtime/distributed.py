@@ -18,7 +18,7 @@ from torch import distributed
 from nrms import NrmsError
 
 T = TypeVar("T")
-PATIENCE = datetime.timedelta(hours=12)  # one may prepare data, or encode a catalogue, while the others wait; a dead one is noticed at once
+COLLECTIVE_TIMEOUT = datetime.timedelta(hours=12)  # one may prepare data, or encode a catalogue, while the others wait; a dead one is noticed at once
 
 
 def join() -> None:
@@ -26,7 +26,7 @@ def join() -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=COLLECTIVE_TIMEOUT)
 
 
 @contextlib.contextmanager

@@ -19,18 +19,17 @@ LESS = (
 )
 
 
-def number(kind: str, text: str) -> int | None:
+def errno_of(kind: str, text: str) -> int | None:
     """The errno of an error, or None. numpy and safetensors say it in their own words."""
-    found = re.search(r"\[Errno (\d+)\]|os error (\d+)", text)
-    if found:
-        return int(found[1] or found[2])
+    if match := re.search(r"\[Errno (\d+)\]|os error (\d+)", text):
+        return int(match[1] or match[2])
     return errno.ENOSPC if kind == "OSError" and re.search(r"\d+ requested and \d+ written", text) else None
 
 
-def place(text: str) -> Path:
+def path_in(text: str) -> Path:
     """The file or folder that an error names, as far as it exists; home() where it names none."""
-    found = re.search(r"'(/[^']*)'", text)
-    path = Path(found[1]) if found else home()
+    match = re.search(r"'(/[^']*)'", text)
+    path = Path(match[1]) if match else home()
     while not path.exists():
         path = path.parent
     return path
@@ -40,15 +39,15 @@ def meaning(kind: str, text: str) -> str | None:
     """A few sentences about an error of class `kind` that says `text`; None where it is not the machine's."""
     if kind == "NrmsError":
         return None
-    code = number(kind, text)
+    code = errno_of(kind, text)
     if code in FULL:
-        where = place(text)
-        left = shutil.disk_usage(where).free / 2**20
-        return f"The disk with {where} is full ({left:,.0f} MB left): free some of it, or let NRMS_HOME name a folder on another disk."
+        path = path_in(text)
+        free = shutil.disk_usage(path).free / 2**20
+        return f"The disk with {path} is full ({free:,.0f} MB left): free some of it, or let NRMS_HOME name a folder on another disk."
     if code in FORBIDDEN:
-        return f"{place(text)} may not be written or read ({text}): give yourself the right to, or let NRMS_HOME name a folder of your own."
+        return f"{path_in(text)} may not be written or read ({text}): give yourself the right to, or let NRMS_HOME name a folder of your own."
     if code == errno.EFBIG:
-        return f"A file in {place(text)} grew larger than files may become here: raise the limit (`ulimit -f unlimited`) or use another disk."
+        return f"A file in {path_in(text)} grew larger than files may become here: raise the limit (`ulimit -f unlimited`) or use another disk."
     if kind == "DeadKernelError":
         return f"The process of the notebook was killed, most often because memory ran out. {LESS}"
     if code == errno.ENOMEM or kind.endswith(("MemoryError", "OutOfMemoryError")) or NO_MEMORY.search(text):

@@ -43,7 +43,7 @@ class Local:
     def __init__(self, slots: int):
         self.slots = slots
         self.stopping = threading.Event()
-        self.stops: list[Callable[[], object]] = []  # what ends the work that is under way
+        self.stops: dict[threading.Thread, Callable[[], object]] = {}  # what ends the work that is under way
         self.lock = threading.Lock()
 
     def __str__(self) -> str:
@@ -64,14 +64,15 @@ class Local:
                 outcome = refused(waiting, outcomes)
                 if outcome:
                     waiting.remove(outcome.task)
-                else:
+                elif threads:
                     outcome = ends.get()
                     threads.pop(outcome.task.name).join()
+                else:
+                    raise RuntimeError(f"{waiting[0].name} needs {' and '.join(waiting[0].needs)}, which nobody does before it")
                 outcomes[outcome.task.name] = outcome
                 report(outcome)
         except BaseException:
-            self.stop()
-            for thread in threads.values():
+            for thread in self.stop():
                 thread.join()
             raise
 
@@ -83,12 +84,13 @@ class Local:
             outcome = Outcome(task, error=error)
         ends.put(outcome)
 
-    def stop(self) -> None:
-        """Ends what is under way."""
+    def stop(self) -> list[threading.Thread]:
+        """Ends what is under way, in these threads; one that only waits for something ends with the process."""
         with self.lock:
             self.stopping.set()
-            for stop in self.stops:
+            for stop in self.stops.values():
                 stop()
+            return list(self.stops)
 
 
 def executor_for(where: str, slots: Callable[[], int]) -> Local:
@@ -126,12 +128,12 @@ def stopped_by(stop: Callable[[], object]) -> Iterator[None]:
     with executor.lock:
         if executor.stopping.is_set():
             raise KeyboardInterrupt
-        executor.stops.append(stop)
+        executor.stops[threading.current_thread()] = stop
     try:
         yield
     finally:
         with executor.lock:
-            executor.stops.remove(stop)
+            del executor.stops[threading.current_thread()]
 
 
 def is_stopping() -> bool:

@@ -1,10 +1,11 @@
-"""How is a file written so that it is whole or not there, and by one process at a time? Atomic files and folders, locks, JSON, checkpoints."""
+"""How is a file written so that it is whole or not there? Atomic files and folders, tables, JSON."""
 
 import contextlib
 import errno
 import glob
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -28,18 +29,27 @@ def beside(path: Path, kind: str) -> Path:
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{kind}")
 
 
+LEFT_OVER = re.compile(rf"\.(?P<name>.+)\.{re.escape(socket.gethostname())}\.(?P<pid>\d+)\.(?P<kind>part|old)")
+
+
+def left_over(path: Path) -> re.Match[str] | None:
+    """What the name of `path` says (name, pid, kind), where a process of this machine that is gone left it unfinished."""
+    match = LEFT_OVER.fullmatch(path.name)
+    return match if match and process_started(int(match["pid"])) is None else None
+
+
 def sweep(path: Path) -> None:
     """Clears away what processes of this machine that were killed left beside `path`; a folder killed between its two renames is put back."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        host, pid, kind = ["", "", *left.name.removeprefix(f".{path.name}.").rsplit(".", 2)][-3:]
-        if host != socket.gethostname() or kind not in ("part", "old") or not pid.isdigit() or process_started(int(pid)) is not None:
+    for file in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        match = left_over(file)
+        if not match or match["name"] != path.name:
             continue
-        if kind == "old" and not path.exists():
-            left.rename(path)
-        elif left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
+        if match["kind"] == "old" and not path.exists():
+            file.rename(path)
+        elif file.is_dir():
+            shutil.rmtree(file, ignore_errors=True)
         else:
-            left.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

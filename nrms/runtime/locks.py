@@ -13,7 +13,7 @@ from typing import IO
 from nrms import NrmsError
 from nrms.runtime.progress import say_waiting
 
-PATIENCE = 2  # seconds of waiting for another process before it is said
+LOCK_WAIT_SECONDS = 2  # seconds of waiting for another process before it is said
 
 
 @contextlib.contextmanager
@@ -32,8 +32,9 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         yield
         return
     with file:
-        if not take_lock(file, PATIENCE if wait else 0):
-            holder = f"process {holder_of(file)}"
+        if not take_lock(file, LOCK_WAIT_SECONDS if wait else 0):
+            file.seek(0)
+            holder = f"process {file.read() or 'that has not said its name'}"
             if not wait:
                 raise NrmsError(f"{path} is being worked on by {holder}; wait for it or stop it first.")
             say_waiting(f"nrms: waiting for {holder}, which is busy with {path}")
@@ -60,8 +61,3 @@ def take_lock(file: IO[str], seconds: float) -> bool:
             if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):
                 raise
             return True
-
-
-def holder_of(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read() or "that has not said its name"

@@ -75,12 +75,11 @@ class Bar(tqdm):
 
 def progress(iterable=None, what: str = "", **options) -> Bar:
     """`iterable` with a progress bar named `what`."""
-    alone = os.environ.get("RANK", "0") == "0"  # of several processes the first one shows what it does
     silent = None if not in_notebook() and not os.environ.get("NRMS_PROGRESS") else False  # None: silent unless a terminal looks on
-    if in_notebook():
-        options.setdefault("file", io.StringIO())  # shown by `display` alone
-    options = {"delay": 1, "mininterval": 0.5, "leave": in_notebook(), "ascii": " =", "ncols": 100, "disable": silent if alone else True} | options
-    return Bar(iterable, desc=what, **options)
+    silent = silent if os.environ.get("RANK", "0") == "0" else True  # of several processes the first one shows what it does
+    file = {"file": io.StringIO()} if in_notebook() else {}  # shown by `display` alone
+    shape = {"delay": 1, "mininterval": 0.5, "leave": in_notebook(), "ascii": " =", "ncols": 100, "disable": silent}
+    return Bar(iterable, desc=what, **shape | file | options)
 
 
 @contextlib.contextmanager
@@ -107,8 +106,8 @@ def relayed(label: str) -> Iterator[dict[str, str]]:
 
 def say_waiting(text: str) -> None:
     """One line on stderr or, where a notebook is executed for a terminal, in the place of its progress."""
-    if in_notebook() and (shown := os.environ.get("NRMS_PROGRESS")):
+    if in_notebook() and (file := os.environ.get("NRMS_PROGRESS")):
         with contextlib.suppress(OSError):
-            Path(shown).write_text(text)
+            Path(file).write_text(text)
     else:
         print(text, file=sys.stderr, flush=True)

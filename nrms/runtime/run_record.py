@@ -1,15 +1,14 @@
-"""Where and how does a run happen? Folders, seeds, hardware, signals, and the record of a run.
+"""Where is a run, and what has become of it? Its folder, and its record.
 
 Truth is in files: a run is done when its run.json says so, and run.json says so last. Nothing here knows what is trained.
 """
 
 import contextlib
-import functools
 import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,8 @@ def run_folder(dataset: str, name: str, seed: int) -> Path:
 
 def run_folders(dataset: str = "*") -> list[Path]:
     """Every folder <dataset>/<experiment>/seed<number> of reports/ with a run.json, by data set (or of one alone), experiment and seed."""
-    found = [path.parent for path in (home() / "reports").glob(f"{dataset}/*/seed*/run.json") if path.parent.name[4:].isdecimal()]
-    return sorted(found, key=lambda folder: (folder.parent, int(folder.name[4:])))
+    folders = [path.parent for path in (home() / "reports").glob(f"{dataset}/*/seed*/run.json") if path.parent.name[4:].isdecimal()]
+    return sorted(folders, key=lambda folder: (folder.parent, int(folder.name[4:])))
 
 
 # the record of a run -------------------------------------------------------------------------------------------------
@@ -55,17 +54,6 @@ def alive(record: dict[str, Any], folder: Path) -> bool:
         began = process_started(record["pid"])
         return began is not None and abs(began - (record.get("process_started") or 0)) < 2
     return time.time() - max(p.stat().st_mtime for p in folder.iterdir()) < SILENCE
-
-
-def exclusive(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of a Run that one process at a time may be in: what it checks is still so when it writes."""
-
-    @functools.wraps(method)
-    def alone(run: "Run", *args: Any, **facts: Any) -> Any:
-        with locked(run.folder.with_name(f"{run.folder.name}.begin")):
-            return method(run, *args, **facts)
-
-    return alone
 
 
 class Run:
@@ -93,14 +81,14 @@ class Run:
         if self.status == "running" and self.record["pid"] != os.getpid():
             raise NrmsError(f"{self.folder} is being written by process {self.record['pid']} on {self.record['host']}; wait for it or stop it first.")
 
-    @exclusive
     def begin(self, **facts: Any) -> None:
         """Writes run.json with status `running` and removes the results of an earlier run. Refuses a run that another process is busy with."""
-        self.check_free()
-        process = {"pid": os.getpid(), "process_started": process_started(os.getpid()), "host": socket.gethostname()}
-        write_json(self.folder / "run.json", {"status": "running", **process, "started": now()} | environment() | facts)
-        for name in ("metrics.json", "rows.parquet", "beyond.json"):
-            (self.folder / name).unlink(missing_ok=True)
+        with locked(self.folder.with_name(f"{self.folder.name}.begin")):  # what is checked is still so when it is written
+            self.check_free()
+            process = {"pid": os.getpid(), "process_started": process_started(os.getpid()), "host": socket.gethostname()}
+            write_json(self.folder / "run.json", {"status": "running", **process, "started": now()} | environment() | facts)
+            for name in ("metrics.json", "rows.parquet", "beyond.json"):
+                (self.folder / name).unlink(missing_ok=True)
 
     def update(self, **facts: Any) -> None:
         """Adds facts (status among them) to run.json."""

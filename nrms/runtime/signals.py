@@ -10,7 +10,7 @@ class Interrupted(BaseException):
     """This process is told to end while it does what may be broken off."""
 
 
-class Asked(threading.Event):
+class StopRequest(threading.Event):
     """Set when this process has been told to end."""
 
     urgent = False
@@ -28,27 +28,25 @@ class Asked(threading.Event):
 
 
 @contextlib.contextmanager
-def told_to_end() -> Iterator[Asked]:
+def stop_request() -> Iterator[StopRequest]:
     """An event that is set when this process is told to end: by a scheduler (SIGTERM), a person, or whoever executes the notebook (SIGINT).
 
     A second SIGINT is a KeyboardInterrupt. Heard in a main thread alone; what is ignored (as under nohup) stays so.
     """
-    asked = Asked()
+    request, handlers = StopRequest(), {}
 
     def hear(number: int, _: object) -> None:
-        if number == signal.SIGINT and asked.is_set():
+        if number == signal.SIGINT and request.is_set():
             raise KeyboardInterrupt
-        asked.set()
-        if asked.urgent:
+        request.set()
+        if request.urgent:
             raise Interrupted
 
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    heard = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, hear) for number in heard}
     try:
-        yield asked
+        if threading.current_thread() is threading.main_thread():
+            heard = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+            handlers = {number: signal.signal(number, hear) for number in heard}
+        yield request
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -11,7 +11,7 @@ from nrms import ROOT, NrmsError, Stopped
 from nrms.config.resolved import Config
 from nrms.runtime.progress import progress
 from nrms.runtime.run_record import Run
-from nrms.runtime.signals import told_to_end
+from nrms.runtime.signals import stop_request
 
 
 def words_of(config: Config) -> list[str]:
@@ -28,7 +28,7 @@ def launch(config: Config, run: Run) -> None:
 
     Raises NrmsError with what they wrote when they fail, Stopped when they were asked to end.
     """
-    with tempfile.TemporaryDirectory() as folder, told_to_end() as stop:
+    with tempfile.TemporaryDirectory() as folder, stop_request() as stop:
         relayed, errors = os.environ.get("NRMS_PROGRESS"), Path(folder) / "errors"  # relayed: whoever executes this notebook looks there itself
         state = Path(relayed or Path(folder) / "progress")
         bar = progress(what=f"{config.processes} processes:", bar_format="{desc} {postfix}", **({"disable": True} if relayed else {}))
