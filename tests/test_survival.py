@@ -262,6 +262,22 @@ def test_a_run_that_is_told_to_stop_goes_on(place):
     assert 0 < len(kept) < len(lines) and lines[: len(kept)] == kept, "times stand in the lines: these were not made anew"
 
 
+@pytest.mark.slow
+def test_two_runs_that_are_told_to_stop(place):
+    """SIGTERM while two experiments train side by side: both kernels save and are `stopped`, and no process is left."""
+    words = ["nrms", "run", "4", "2", "--dataset", "newsroom-tiny", "--on", "local:2", "-p", "epochs", "200", "-p", "device", "cpu"]
+    process = start(*words, home=place)
+    logs = place / "reports" / "newsroom-tiny"
+    until(lambda: len(list(logs.glob("exp*/seed0/history.jsonl"))) == 2, process, seconds=300)
+    kernels = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate()
+    assert process.returncode == STOPPED and "nrms: stopped" in err and "FAILED" not in out, out + err
+    assert len(kernels) >= 2 and not psutil.wait_procs(kernels, timeout=20)[1]
+    runs = [Run(path.parent) for path in logs.glob("exp*/seed0/run.json")]
+    assert [run.status for run in runs] == ["stopped"] * 2 and all((run.folder / "checkpoint" / "last.safetensors").exists() for run in runs)
+
+
 @pytest.fixture
 def heard():
     """SIGINT as a terminal has it; in the background of a shell it is ignored, and stays so."""

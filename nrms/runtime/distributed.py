@@ -61,8 +61,8 @@ def process_index() -> int:
 def share(n: int, of: int | None = None) -> range:
     """Which of n things are those of process `of`, or of this one: as evenly as can be, in order."""
     bounds = np.linspace(0, n, process_count() + 1).round().astype(int)
-    of = process_index() if of is None else of
-    return range(bounds[of], bounds[of + 1])
+    index = process_index() if of is None else of
+    return range(bounds[index], bounds[index + 1])
 
 
 def barrier() -> None:
@@ -85,27 +85,27 @@ def broadcast_object(value: T) -> T:
     """What process 0 has."""
     if process_count() == 1:
         return value
-    box = [value]
-    distributed.broadcast_object_list(box)
-    return box[0]
+    objects = [value]
+    distributed.broadcast_object_list(objects)
+    return objects[0]
 
 
 def gather_objects(value: T) -> list[T]:
     """What each process has, in their order."""
     if process_count() == 1:
         return [value]
-    box: list[Any] = [None] * process_count()
-    distributed.all_gather_object(box, value)
-    return box
+    objects: list[Any] = [None] * process_count()
+    distributed.all_gather_object(objects, value)
+    return objects
 
 
 def any_of(flag: bool) -> bool:
     """Whether any process says so."""
     if process_count() == 1:
         return flag
-    sign = torch.tensor(int(flag))
-    distributed.all_reduce(sign, distributed.ReduceOp.MAX)
-    return bool(sign)
+    largest = torch.tensor(int(flag))
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+    return bool(largest)
 
 
 def gather(x: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
@@ -139,12 +139,13 @@ def all_reduce_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     if process_count() == 1:
         return
     parameters = list(parameters)
-    has = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
-    distributed.all_reduce(has)
-    for parameter in (p for p, n in zip(parameters, has.tolist(), strict=True) if n):
-        if parameter.grad is None:
+    gradients = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
+    distributed.all_reduce(gradients)
+    for parameter, count in zip(parameters, gradients.tolist(), strict=True):
+        if count and parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        distributed.all_reduce(parameter.grad)
+        if count:
+            distributed.all_reduce(parameter.grad)
 
 
 def by_shares(n: int, make: Callable[[np.ndarray], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
