@@ -355,7 +355,7 @@ def test_a_signal_is_like_ctrl_c(name, capsys):
 HOLD = """
 import sys, time
 from pathlib import Path
-from nrms.files import locked
+from nrms.runtime.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
