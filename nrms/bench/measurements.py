@@ -319,7 +319,7 @@ def measure_preparation(tables: Tables, copies: tuple[int, ...]) -> list[dict]:
 
 
 def measure_catalogue(users: int, items: int, repeats: int, width: int = 64, few: int = 500) -> list[dict]:
-    """Ranks of `users` right items among all `items`, vectors of random numbers, 30 items of each user left out: ours for all, sorting for a few."""
+    """Ranks of `users` relevant items among `items`, vectors of random numbers, 30 items of each user left out: ours for all, sorting for a few."""
     rng = np.random.default_rng(0)
     vectors = torch.from_numpy(rng.standard_normal((items + 1, width), dtype=np.float32))
     states = torch.from_numpy(rng.standard_normal((users, width), dtype=np.float32))

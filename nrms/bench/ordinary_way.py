@@ -80,7 +80,7 @@ def plain_reading(path: Path, rows: int) -> int:
 
 
 def plain_ranks(states: torch.Tensor, items: torch.Tensor, target: np.ndarray) -> np.ndarray:
-    """The rank of each user's right item (n,) among all items (N + 1, D), row 0 none, by sorting all scores of every user."""
+    """The rank of each user's relevant item (n,) among all items (N + 1, D), row 0 none, by sorting all scores of every user."""
     scores = states @ items.T
     scores[:, 0] = -torch.inf
     order = scores.argsort(dim=1, descending=True).numpy()

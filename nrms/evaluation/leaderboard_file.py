@@ -48,23 +48,23 @@ class Expected:
     sizes: np.ndarray  # (n,) candidates of each
 
 
-def submit(run: Run, part: str = "test", source: Path | None = None, pictures: Path | None = None) -> tuple[Path, Counter]:
+def submit(run: Run, part: str = "test", source: Path | None = None, image_folder: Path | None = None) -> tuple[Path, Counter]:
     """Ranks every impression of a part of MIND with the model of a run; returns the path of prediction.zip, and counts of what was read.
 
     source: folder or zip of the part, or of a whole MIND; by default what was downloaded or, of a demo world, generated. Labels, where there are
-    any, are not looked at. pictures: a folder with those of its news that the prepared data set does not have.
+    any, are not looked at. image_folder: images of those of its news that the prepared data set does not have.
     Raises NrmsError when the run cannot rank news that it has not seen, and for a line that is not sound: none may be left out.
     """
     config, tables, model = load_run(run)
     check_can(run, config)
-    if pictures is not None and tables.pixels is None:
+    if image_folder is not None and tables.pixels is None:
         raise NrmsError(f"{config.dataset} was prepared without pictures, so no run reads any: leave out `--images`.")
     source = source or (data_folder("downloads") / config.dataset if config.data.source == "mind" else tables.folder / "raw")
     if not source.exists():
         raise NrmsError(f"There is no {source}: give the folder or zip of the {part} part, e.g. `--from MINDlarge_test.zip`.")
     members, counts, folder = mind.find_part(source, part), Counter(), run.folder / f"submit-{part}"
     with locked(folder), scratch(folder / "new") as new:
-        tables = with_news_of(members["news.tsv"], tables, config.data.max_bad, pictures, new, counts)
+        tables = with_news_of(members["news.tsv"], tables, config.data.max_bad, image_folder, new, counts)
         model = rebound(model, config, tables)
         vectors = encode_items(model)
         with atomic(folder / NAME) as written:
@@ -100,10 +100,10 @@ def scratch(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def with_news_of(member: Member, tables: Tables, most: float, pictures: Path | None, folder: Path, counts: Counter) -> Tables:
-    """`tables` with the news of a news.tsv that the data set does not have behind its own, and with their pictures.
+def with_news_of(member: Member, tables: Tables, most: float, image_folder: Path | None, folder: Path, counts: Counter) -> Tables:
+    """`tables` with the news of a news.tsv that the data set does not have behind its own, and with their images.
 
-    A news that it has stays as it was when models were trained. most: share of rows that may be bad. folder: for pictures and for features of all
+    A news that it has stays as it was when models were trained. most: share of rows that may be bad. folder: for images and for features of all
     these news, which nobody else asks for; it must stay for as long as the tables are used.
     """
     news, (ledger,) = mind.read_all_news({"": member}, most)
@@ -115,10 +115,10 @@ def with_news_of(member: Member, tables: Tables, most: float, pictures: Path | N
     counts["lines of news.tsv left out"] += ledger.rows_in - ledger.rows_out
     if not len(more):
         return tables
-    if pictures is None:
+    if image_folder is None:
         return tables.with_items(more, folder=folder)
     store = folder / "images.npy"
-    counts["pictures of them"] += images.write_store(pictures, ["", *more.id], tables.pixels.values.shape[1], store)["found"]
+    counts["pictures of them"] += images.write_store(image_folder, ["", *more.id], tables.pixels.values.shape[1], store)["found"]
     pixels = images.read_store(store)
     return tables.with_items(more, images.Pixels(pixels.values[1:], pixels.present[1:]), folder)
 

@@ -38,7 +38,7 @@ def slate(scores: np.ndarray, clicked: np.ndarray) -> tuple[pd.DataFrame, Sums]:
 
 
 def catalogue(ranks: np.ndarray, tied: np.ndarray, protocol: str) -> tuple[pd.DataFrame, Sums]:
-    """The right items of one query, line by line, and the metrics that are displayed from the lines.
+    """The relevant items of one query, line by line, and the metrics that are displayed from the lines.
 
     ranks (k,): from 1, among the whole catalogue, ties their average. tied (k,): how many other items score the same. Each is then equally likely at
     any of its `tied` + 1 ranks, and everything is the mean over them, as in metrics.py.

@@ -73,7 +73,7 @@ def beside(parts: Mapping[str, np.ndarray], masked: str | None = None) -> np.nda
 
 @torch.inference_mode()
 def re_encoded(encoder: torch.nn.Module, vectors: np.ndarray, masked: np.ndarray, batch: int = 256) -> np.ndarray:
-    """The `vectors` (N + 1, W) of a joint encoder as they were if it had not been shown the pictures of the items `masked` (N + 1,).
+    """The `vectors` (N + 1, W) of a joint encoder as they were if it had not been shown the images of the items `masked` (N + 1,).
 
     Those it reads anew, the text alone.
     """

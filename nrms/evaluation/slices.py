@@ -34,7 +34,7 @@ def slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
 
 
 def item_slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
-    """{name: bool per right item of the test part of a log}: by how often training has the item, and by whether it has a picture."""
+    """{name: bool per relevant item of the test part of a log}: by how often training has the item, and by whether it has an image."""
     item = split.test.candidates.values
     count = item_counts(split.train, len(tables.items))[item]
     rarity = {f"item {name}": (count >= low) & (count <= high) for name, (low, high) in RARITY.items()}
@@ -45,8 +45,8 @@ def item_slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
 def candidate_slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
     """{name: bool per candidate of the test part} of candidates that are judged by themselves, the others left out.
 
-    Of impressions candidates with and without a picture, ranked among themselves; of users with several right items those of `item_slices`, their
-    ranks as they are. Users with one right item each are in `slices`.
+    Of impressions candidates with and without an image, ranked among themselves; of users with several relevant items those of `item_slices`, their
+    ranks as they are. Users with one relevant item each are in `slices`.
     """
     candidates = split.test.candidates
     if tables.log is not None:
