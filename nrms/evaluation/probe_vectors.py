@@ -27,7 +27,6 @@ from nrms.models.items.feature_cache import cached
 from nrms.models.load import find_run, load_run
 from nrms.models.recommender import Recommender
 
-FROZEN = {True: "text_frozen", False: "morec_ts_sasrec"}  # experiments of impressions, or of logs, that read what frozen encoders say
 ROLES = {"text": "bert", "image": "vit", "joint": "blip"}
 
 
@@ -60,7 +59,7 @@ def add_given(sets: Sets, tables: Tables) -> None:
 
 def frozen(modality: str, dataset: str, data: Dataset) -> Config:
     """An experiment that reads this one modality by the data set's role for it, mean-pooled, and tunes nothing."""
-    config = resolve(FROZEN[data.protocol == "impressions"], dataset)
+    config = resolve("text_frozen" if data.protocol == "impressions" else "morec_ts_sasrec", dataset)
     return config.model_copy(update={"text": None, "image": None, "joint": None, modality: ROLES[modality], "pooling": "mean"})
 
 

@@ -75,8 +75,8 @@ class CatalogueRanks:
     """Where the relevant items of queries, their candidates, stand in the catalogue, and the first items of each ranking."""
 
     queries: Impressions
-    better: np.ndarray  # of every relevant item, flat like queries.candidates.values: how many other items score higher
-    tied: np.ndarray  # and how many the same
+    better: np.ndarray  # how many other items score higher than each relevant item, flat like queries.candidates.values
+    tied: np.ndarray  # how many other items score the same as each relevant item
     first: np.ndarray  # (n, K) first items of each ranking, best first, 0 where there are no more
     protocol: Protocol
 
