@@ -35,10 +35,6 @@ from nrms.runtime.run_record import Bystander, Run, now, run_folder
 from nrms.runtime.terminal import command
 
 
-def reference_run(config: Config, name: str) -> Run:
-    return Run(run_folder(config.dataset, name, 0))
-
-
 def is_judged(run: Run, identity: dict) -> bool:
     """Whether a reference was judged as `identity` has it, with all that is written today."""
     return run.status == "done" and (run.folder / "beyond.json").exists() and all(run.record.get(k) == identity[k] for k in identity)
@@ -53,17 +49,17 @@ def evaluate_references(config: Config) -> list[Run]:
     settings += [config.data.split, config.data.test_share, config.data.rank_seen] if protocol != "impressions" else []
     identity = {"hash": "-".join(map(str, settings)), "family": "reference", "data": tables.manifest["tables"], "protocol": protocol}
     about = references(tables, config.data)
-    runs = [reference_run(config, name) for name in about]
+    runs = {name: Run(run_folder(config.dataset, name, 0)) for name in about}
     with locked(home() / "reports" / config.dataset / "references"):  # experiments that run side by side share them
-        if all(is_judged(run, identity) for run in runs):
-            return runs
+        if all(is_judged(run, identity) for run in runs.values()):
+            return list(runs.values())
         items = known_items(tables, split)
         for name, ranking in reference_rankings(tables, split, config.data, history):
-            run = reference_run(config, name)
+            run = runs[name]
             run.begin(kind="ceiling" if name in CEILINGS else "baseline", about=about[name], config={"data": config.data.test_settings}, **identity)
             write_results(run, tables, split, ranking, items)
             run.update(status="done")
-    return [reference_run(config, name) for name in about]
+    return list(runs.values())
 
 
 def make_references(exp: str, dataset: str, seed: int, given: dict[str, Any]) -> None:
