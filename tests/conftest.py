@@ -1,23 +1,142 @@
-"""Every test session works in a folder of its own, so that notebooks and tests start from nothing and leave nothing behind."""
+"""Every worker of a test session works in a folder of its own, so that notebooks and tests start from nothing and leave nothing behind.
+
+What is dear to make is made once for all of them, in a folder that they share: the tiny world, its three local models, the checkerboard, two runs.
+"""
 
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-WORK = tempfile.TemporaryDirectory(prefix="nrms-tests-")
-os.environ["NRMS_HOME"] = WORK.name
+if "NRMS_TESTS" not in os.environ:  # the first process of a session; workers, and what they start, have it from there
+    WORK = tempfile.TemporaryDirectory(prefix="nrms-tests-")
+    os.environ["NRMS_TESTS"] = WORK.name
+SHARED = Path(os.environ["NRMS_TESTS"])
+os.environ["NRMS_HOME"] = tempfile.mkdtemp(prefix="home-", dir=SHARED)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small gain nothing from threads, which on a busy machine wait for each other
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where a test has threads, those that wait leave the core to others
 
-ORDER = ("data_prep", "train", "eval", "analysis", "browse", "benchmark")  # notebooks, as a reader goes through them
+NOTEBOOKS = ("data_prep", "train", "eval", "analysis", "browse", "benchmark")  # as a reader goes through them: each needs what those before it made
+LONGEST = ("test_processes", "notebooks", "test_kills", "test_graphs", "test_report", "test_sequences", "benchmark", "test_recipes", "test_bench")
 
 
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: ORDER.index(item.path.stem) if item.path.suffix == ".ipynb" else -1)
+def pytest_xdist_auto_num_workers(config) -> int:
+    """A worker for each of two cores; none for a few files that were named, which have ended before workers have started."""
+    named = config.args_source is not config.ArgsSource.TESTPATHS and all(Path(word.split("::")[0]).is_file() for word in config.args)
+    return 0 if named else min(2, os.cpu_count() or 1)
+
+
+def group(path: Path) -> str:
+    """What one worker runs, in order: a file of tests; all notebooks but the benchmark, for each needs what those before it made."""
+    return "notebooks" if path.suffix == ".ipynb" and path.stem != "benchmark" else path.stem
+
+
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(Path(nodeid.split("::")[0]))
+
+    return Groups(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)  # before marks are looked at
+def pytest_collection_modifyitems(config, items):
+    """Groups, the longest first, so that workers end together; without what runs only where `-m` names it."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.notebook)
+    unasked = [item for item in items if any(item.get_closest_marker(m) and m not in config.option.markexpr for m in ("slow", "gpu"))]
+    config.hook.pytest_deselected(items=unasked)
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items[:] = sorted(
+        (item for item in items if item not in unasked),
+        key=lambda item: (rank.get(group(item.path), len(rank)), NOTEBOOKS.index(item.path.stem) if item.path.suffix == ".ipynb" else 0),
+    )
+
+
+def pytest_runtestloop(session):
+    """Notebooks find the world that tests find."""
+    if any(item.path.suffix == ".ipynb" for item in session.items):
+        copy_world(Path(os.environ["NRMS_HOME"]))
+
+
+def shared(name: str, make: Callable[[Path], object]) -> Path:
+    """The folder `name` that all workers share: `make(folder)` fills it for the first who asks. It is for copying: nobody changes it."""
+    from nrms.runtime.locks import locked
+
+    folder = SHARED / name
+    with locked(folder):
+        if not folder.exists():
+            part = folder.with_name(f"{name}.part")
+            part.mkdir()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("NRMS_HOME", str(part))
+                make(part)
+            part.rename(folder)
+    return folder
+
+
+def share_models(dataset: Path) -> None:
+    """Small models of a data set are pre-trained, when one is first asked for, in a folder that all copies share: their names say on what."""
+    models = SHARED / f"models-{dataset.name}"
+    models.mkdir(exist_ok=True)
+    (dataset / "models").symlink_to(models)
+
+
+def copy_file(source: str, target: str) -> None:
+    """Pictures and weights, which no test writes into, have one place on the disk."""
+    try:
+        (os.link if source.endswith((".png", ".safetensors")) else shutil.copy2)(source, target)
+    except OSError:  # another disk
+        shutil.copy2(source, target)
+
+
+def copy(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, symlinks=True, copy_function=copy_file, dirs_exist_ok=True)
+
+
+def make_world(folder: Path) -> None:
+    """The smallest demo world."""
+    from nrms.config import load_dataset
+    from nrms.data.prepare import prepare
+
+    prepare("newsroom-tiny", load_dataset("newsroom-tiny"))
+    share_models(folder / "data" / "newsroom-tiny")
+
+
+def copy_world(home: Path) -> None:
+    """Puts the tiny world into a home that has none."""
+    if not (home / "data" / "newsroom-tiny").exists():
+        copy(shared("world", make_world), home)
+
+
+def make_trained(folder: Path) -> None:
+    """A home with the tiny world and one short run that has been trained."""
+    from nrms.config import resolve
+    from nrms.train import train
+
+    copy_world(folder)
+    train(resolve("exp4", "newsroom-tiny", epochs=1, device="cpu"))
+
+
+def make_finished(folder: Path) -> None:
+    """A home with two short runs of the tiny world, done: one that reads text, and one that reads pictures too."""
+    from nrms.config import resolve
+    from nrms.evaluate import evaluate
+    from nrms.train import train
+
+    copy(shared("trained", make_trained), folder)
+    for exp in ("exp4", "exp3_gate"):
+        short = resolve(exp, "newsroom-tiny", epochs=1, device="cpu")
+        train(short)
+        evaluate(short)
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +180,7 @@ def tiny(config):
     """The tables of the smallest demo world."""
     from nrms.data.prepare import load
 
+    copy_world(Path(os.environ["NRMS_HOME"]))
     return load(config.dataset, config.data)
 
 
@@ -83,18 +203,14 @@ def model(config, tiny):
 
 
 @pytest.fixture(scope="session")
-def finished(config):
+def finished(tiny):
     """Two short runs of the tiny world, done: {experiment: run} of one that reads text, and one that reads pictures too."""
     from nrms.config import resolve
-    from nrms.evaluate import evaluate
-    from nrms.train import train
+    from nrms.runtime import Run, run_folder
 
-    runs = {}
-    for exp in ("exp4", "exp3_gate"):
-        short = resolve(exp, config.dataset, epochs=1, device="cpu")
-        train(short)
-        runs[exp] = evaluate(short)
-    return runs
+    copy(shared("finished", make_finished) / "reports", Path(os.environ["NRMS_HOME"]) / "reports")
+    names = {exp: resolve(exp, "newsroom-tiny", epochs=1, device="cpu").name for exp in ("exp4", "exp3_gate")}
+    return {exp: Run(run_folder("newsroom-tiny", name, 0)) for exp, name in names.items()}
 
 
 @pytest.fixture
@@ -105,10 +221,28 @@ def home(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def place(tiny, home) -> Path:
+def place(home) -> Path:
     """An empty home that has the tiny world."""
-    shutil.copytree(tiny.folder, home / "data" / "newsroom-tiny")
+    copy_world(home)
     return home
+
+
+@pytest.fixture
+def trained(home) -> Path:
+    """A home that has the tiny world and one run on it, trained but not judged: exp4 with `epochs` 1."""
+    copy(shared("trained", make_trained), home)
+    return home
+
+
+@pytest.fixture
+def without_kernels():
+    """Notebooks that papermill executes are executed in this process, which has imported already what they import."""
+    from engine import InThisProcess
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    papermill_engines.register(None, InThisProcess)
+    yield
+    papermill_engines.register(None, NBClientEngine)
 
 
 @pytest.fixture(scope="session")
@@ -147,18 +281,21 @@ def write_log(folder, users=40, items=24, seed=0):
     return np.array(withheld)
 
 
+def make_board(folder: Path) -> None:
+    from nrms.config import load_dataset
+    from nrms.data.prepare import prepare
+
+    np.save(folder / "withheld.npy", write_log(folder / "in"))
+    prepare("movies", load_dataset("movies"), folder / "in")
+    share_models(folder / "data" / "movies")
+
+
 @pytest.fixture(scope="session")
 def board(tmp_path_factory):
     """The checkerboard, prepared once as the data set `movies`; which item each user left out."""
     folder = tmp_path_factory.mktemp("board")
-    withheld = write_log(folder / "in")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NRMS_HOME", str(folder))
-        from nrms.config import load_dataset
-        from nrms.data.prepare import prepare
-
-        prepare("movies", load_dataset("movies"), folder / "in")
-    return folder, withheld
+    copy(shared("board", make_board), folder)
+    return folder, np.load(folder / "withheld.npy")
 
 
 @pytest.fixture

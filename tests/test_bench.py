@@ -62,7 +62,7 @@ def test_what_would_take_too_long_is_left_out(monkeypatch):
     assert [line["items"] for line in scaling.measure_growth((50, 60))] == [50, 50, 60]
 
 
-def test_the_benchmark_runs(home):
+def test_the_benchmark_runs(place):
     """On the smallest world with a tiny encoder: every measurement is there, ratios are positive, results are kept, the figure is drawn."""
     results = bench.run("newsroom-tiny", layers=1, width=64, sizes=(16,), repeats=2, copies=(1, 3), steps=2, catalogue=(50, 90), growth=(60, 120))
     assert bench.latest("newsroom-tiny") == results and bench.latest("newsroom") is None and load("newsroom-tiny", resolve(4, "newsroom-tiny").data)

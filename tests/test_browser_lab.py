@@ -14,23 +14,31 @@ from nrms import ROOT
 WAIT = 120_000  # ms: a kernel that imports torch on a busy machine
 
 
+@pytest.fixture(scope="module")
+def server(finished, tmp_path_factory):
+    """A JupyterLab: its folder, and its address."""
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "work").mkdir()
+    own = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")} | {"IPYTHONDIR": str(folder / "ipython")}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--port=0", "--IdentityProvider.token=secret", "--allow-root"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder / "work", env=os.environ | own, stdout=log, stderr=log)
+        try:
+            yield folder / "work", address(folder / "log", process)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
 @pytest.fixture
-def lab(finished, tmp_path):
-    """The address of a JupyterLab whose folder holds a copy of the notebook, with the values of the runs that are there."""
+def lab(server, request):
+    """The address of a copy of the notebook in JupyterLab, with the values of the runs that are there."""
+    folder, start = server
     notebook = json.loads((ROOT / "notebooks" / "browse.ipynb").read_text())
     parameters = next(cell for cell in notebook["cells"] if cell["metadata"].get("tags") == ["parameters"])
     parameters["source"] += ["\nepochs = 1\n", 'device = "cpu"']
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "browse.ipynb").write_text(json.dumps(notebook))
-    own = {f"JUPYTER_{name}_DIR": str(tmp_path / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")} | {"IPYTHONDIR": str(tmp_path / "ipython")}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--port=0", "--IdentityProvider.token=secret", "--allow-root"]
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(command, cwd=tmp_path / "work", env=os.environ | own, stdout=log, stderr=log)
-        try:
-            yield f"{address(tmp_path / 'log', server)}lab/tree/browse.ipynb?token=secret&reset"
-        finally:
-            server.terminate()
-            server.wait(30)
+    (folder / f"{request.node.name}.ipynb").write_text(json.dumps(notebook))
+    return f"{start}lab/tree/{request.node.name}.ipynb?token=secret&reset"
 
 
 def address(log, server, seconds=90):

@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError
 import numpy as np
 import pytest
 import torch
+import warm
+from conftest import copy_world
 
 from nrms import ROOT, doctor
 from nrms.config import PARAMS, params_files, resolve
@@ -25,9 +27,9 @@ DEAD = 2**22 + 1  # no process has such a number
 
 
 @pytest.fixture
-def place(tiny, home):
+def place(home):
     """A home with the tiny world, and one finished run on it."""
-    shutil.copytree(tiny.folder, data_folder("newsroom-tiny"))
+    copy_world(home)
     run = Run(run_folder("newsroom-tiny", "exp4", 0))
     run.begin(kind="model", protocol="impressions", config=resolve(4, "newsroom-tiny").model_dump(), family="a")
     write_json(run.folder / "metrics.json", {"all": {}})
@@ -54,7 +56,9 @@ def command():
 
     def doctor(home):
         env = os.environ | {"NRMS_HOME": str(home), "PYTHONPATH": str(ROOT)}
-        return subprocess.run([sys.executable, "-m", "nrms", "doctor"], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        process = warm.Process(["-m", "nrms", "doctor"], env, ROOT)
+        out, error = process.communicate()
+        return subprocess.CompletedProcess("doctor", process.returncode, out, error)
 
     return doctor
 

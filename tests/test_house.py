@@ -4,7 +4,6 @@ import ast
 import importlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 import warnings
@@ -14,7 +13,6 @@ import pytest
 import nrms
 from nrms import MOVED, ROOT
 from nrms.config import PARAMS, Dataset, Experiment, load_dataset, reads_a_log, resolve
-from nrms.runtime import data_folder
 
 FLOORS = {  # a file at the root is something one runs, a folder is something it is made of; each imports only from lower floors
     "__init__": 1,
@@ -364,9 +362,8 @@ evaluate.main(["4", "--dataset", "newsroom-tiny", "-p", "epochs", "1", "-p", "de
 """
 
 
-def test_a_bare_machine_trains(tiny, home):
+def test_a_bare_machine_trains(place):
     """Training and evaluation start without notebooks, and need no Jupyter, no plots, no Pillow, no scikit-learn."""
-    shutil.copytree(tiny.folder, data_folder("newsroom-tiny"))
     blocked = {"jupyterlab", "papermill", "nbformat", "nbconvert", "IPython", "matplotlib", "seaborn", "PIL", "sklearn", "torchvision", "pytest"}
     done = subprocess.run([sys.executable, "-c", BARE.format(blocked=blocked)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

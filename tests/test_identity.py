@@ -103,14 +103,14 @@ def digest_of_weights(run) -> str:
 
 
 @pytest.mark.parametrize("exp", WEIGHTS)
-def test_weights_are_the_recorded_ones(exp, home):
+def test_weights_are_the_recorded_ones(exp, place):
     """A short training ends with the weights that it ended with before the house was moved, local encoders and the demo world included."""
     here = torch.__version__, processor()
     if here != MACHINE or torch.get_num_threads() != 1:
         pytest.skip(f"weights were recorded with torch {MACHINE[0]} on {MACHINE[1]}, one thread; here is {here}, {torch.get_num_threads()}")
     if exp == "idrec_sasrec":
-        write_log(home / "in")
-        prepare("movies", load_dataset("movies"), home / "in")
+        write_log(place / "in")
+        prepare("movies", load_dataset("movies"), place / "in")
         config = resolve(exp, "movies", dim=16, heads=2, history=12, batch_size=16, epochs=3, device="cpu")
     else:
         config = resolve(exp, "newsroom-tiny", epochs=1, device="cpu")

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import warm
 from conftest import write_log
 from safetensors.torch import load_file
 
@@ -34,10 +35,9 @@ def source(tmp_path_factory):
     return folder
 
 
-def start(home: Path, source: Path, *words: str) -> subprocess.Popen:
+def start(home: Path, source: Path, *words: str) -> warm.Process:
     surroundings = os.environ | {"NRMS_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(ROOT / "tests" / "killed.py"), str(source), *words]
-    return subprocess.Popen(command, env=surroundings, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return warm.Process([ROOT / "tests" / "killed.py", source, *words], surroundings, ROOT)
 
 
 @pytest.fixture(scope="module")

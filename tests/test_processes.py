@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import warm
+from conftest import copy
 from safetensors.torch import load_file
 
 from nrms import ROOT, NrmsError
@@ -21,7 +23,7 @@ from nrms.data.batches import Batch
 from nrms.runtime import Run, distributed
 from nrms.train import train
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+TWO = ("--standalone", "--nproc-per-node", "2")
 VALUES = {"dim": 16, "heads": 2, "query_dim": 8, "dropout": 0.1, "batch_size": 7, "epochs": 40, "device": "cpu"}
 TRAIN = ["-m", "nrms.train", "idrec_sasrec", "--dataset", "movies", *(str(word) for k, v in VALUES.items() for word in ("-p", k, v))]
 
@@ -30,8 +32,8 @@ TRAIN = ["-m", "nrms.train", "idrec_sasrec", "--dataset", "movies", *(str(word) 
 def place(tiny, board, tmp_path_factory):
     """A home with the smallest demo world and the checkerboard."""
     folder = tmp_path_factory.mktemp("several")
-    shutil.copytree(tiny.folder, folder / "data" / "newsroom-tiny")
-    shutil.copytree(board[0] / "data" / "movies", folder / "data" / "movies")
+    copy(tiny.folder, folder / "data" / "newsroom-tiny")
+    copy(board[0] / "data" / "movies", folder / "data" / "movies")
     return folder
 
 
@@ -39,14 +41,27 @@ def environment(home: Path) -> dict[str, str]:
     return os.environ | {"NRMS_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def start(home: Path, count: int, words: list[str]) -> subprocess.Popen:
-    command = [sys.executable, *words] if count == 1 else [*TORCHRUN, str(count), *words]
-    return subprocess.Popen(command, env=environment(home), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(home: Path, count: int, words: list[str]) -> list[warm.Process]:
+    """`count` processes that find each other as those that torchrun starts do."""
+    group = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    ranks = [group | {"RANK": str(i), "LOCAL_RANK": str(i)} if count > 1 else {} for i in range(count)]
+    return [warm.Process(words, environment(home) | rank, ROOT) for rank in ranks]
 
 
-def finish(process: subprocess.Popen) -> None:
-    out, error = process.communicate(timeout=600)
-    assert process.returncode == 0, out + error
+def torchrun(home: Path, *words: str) -> subprocess.Popen:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *words], env=environment(home), cwd=ROOT, **pipes)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def finish(processes: list) -> None:
+    ends = [process.communicate(timeout=600) for process in processes]
+    assert all(process.returncode == 0 for process in processes), ends
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +131,7 @@ def homes(board, tmp_path_factory):
 
     def make():
         home = tmp_path_factory.mktemp("home")
-        shutil.copytree(board[0] / "data", home / "data")
+        copy(board[0] / "data", home / "data")
         return home
 
     return make
@@ -141,7 +156,7 @@ def test_a_run_of_two_learns_as_a_run_of_one(homes):
         assert here.get("valid", 0.0) == pytest.approx(there.get("valid", 0.0), rel=1e-4)
 
 
-def until_it_learns(home: Path, process: subprocess.Popen) -> None:
+def until_it_learns(home: Path, process: subprocess.Popen | warm.Process) -> None:
     while not list(home.glob("reports/movies/*/seed0/checkpoint/last.safetensors")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -151,7 +166,7 @@ def until_it_learns(home: Path, process: subprocess.Popen) -> None:
 def test_one_that_is_killed_takes_the_others_with_it(rank, homes, two):
     """SIGKILL to one of two: the other says why it stops, all are gone within a minute, and the same command ends with the same weights."""
     home = homes()
-    process = start(home, 2, TRAIN)
+    process = torchrun(home, *TWO, *TRAIN)
     until_it_learns(home, process)
     workers = [p for p in psutil.Process(process.pid).children(recursive=True) if p.environ().get("RANK") in ("0", "1")]
     next(p for p in workers if p.environ()["RANK"] == rank).kill()
@@ -167,7 +182,7 @@ def test_one_that_is_killed_takes_the_others_with_it(rank, homes, two):
 def test_who_is_asked_to_end_saves_and_goes_on(count, homes, two):
     """SIGTERM: the run is stopped at the step it was at, all processes are gone, and the same command ends as if nothing had been."""
     home = homes()
-    process = start(home, count, TRAIN)
+    (process,) = start(home, 1, TRAIN) if count == 1 else [torchrun(home, *TWO, *TRAIN)]
     until_it_learns(home, process)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
@@ -182,14 +197,15 @@ def test_who_is_asked_to_end_saves_and_goes_on(count, homes, two):
 SLOW = """
 import sys, time
 from pathlib import Path
-from nrms import processes, train
-from nrms.arguments import command
+from nrms import train
+from nrms.runtime import distributed
+from nrms.runtime.terminal import command
 
 real, begun = train.validate, Path(sys.argv.pop(1))
 
 def validate(*args):
     begun.touch()
-    if not processes.index():
+    if not distributed.process_index():
         time.sleep(120)
     return real(*args)
 
@@ -202,13 +218,14 @@ def test_a_validation_of_two_is_broken_off(homes, two, tmp_path):
     """SIGTERM while process 0 validates and process 1 waits for it: both end at once, and the same command judges what was saved."""
     home, script = homes(), tmp_path / "slow.py"
     script.write_text(SLOW)
-    process = start(home, 2, [str(script), str(tmp_path / "validating"), *TRAIN[2:]])
+    processes = start(home, 2, [str(script), str(tmp_path / "validating"), *TRAIN[2:]])
     while not (tmp_path / "validating").exists():
-        assert process.poll() is None, process.communicate()
+        assert all(process.poll() is None for process in processes), [process.communicate() for process in processes]
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
-    assert "saved step" in error and record(home)["status"] == "stopped"
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert all("saved step" in error for error in errors) and record(home)["status"] == "stopped"
     finish(start(home, 2, TRAIN))
     assert all(torch.equal(v, weights(home)[k]) for k, v in weights(two).items())
 
@@ -241,11 +258,6 @@ def test_two_judge_as_one(homes, two):
 def test_two_machines_are_two_agents(homes, two):
     """Two agents of torchrun that find each other by an address, as on two machines with one folder: the weights of two processes on one machine."""
     home = homes()
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    meet = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "nrms", "--rdzv-endpoint", address]
-    agents = [start(home, 1, ["-m", "torch.distributed.run", *meet, *TRAIN]) for _ in range(2)]
-    for agent in agents:
-        finish(agent)
+    meet = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "nrms", "--rdzv-endpoint", f"localhost:{free_port()}"]
+    finish([torchrun(home, *meet, *TRAIN) for _ in range(2)])
     assert record(home)["processes"] == 2 and all(torch.equal(v, weights(home)[k]) for k, v in weights(two).items())

@@ -9,7 +9,7 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 CELL = """
 import time
-from nrms import progress
+from nrms.runtime import progress
 progress.EVERY = 0.3
 for _ in progress.progress(range(20), "counting", delay=0, mininterval=0.1):
     time.sleep(0.1)

@@ -8,10 +8,10 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 
 import pytest
+import warm
+from conftest import copy_world
 
 from nrms import ROOT
 from nrms.config import resolve
@@ -35,36 +35,26 @@ def edit(text, diff):
 @pytest.fixture
 def copy(tiny, tmp_path):
     """A copy of the project with the tiny world, and a small BERT in models/mine."""
-    build(resolve("exp2", tiny.manifest["dataset"], device="cpu"), tiny)  # small models are pre-trained once for all tests
+    build(resolve("exp2", tiny.manifest["dataset"], device="cpu"), tiny)  # so that its small BERT has been pre-trained
     for name in ("nrms", "params", "tests", "notebooks", "pyproject.toml", "README.md"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
-    shutil.copytree(tiny.folder, tmp_path / "home" / "data" / tiny.folder.name)
+    copy_world(tmp_path / "home")
     (bert,) = (tiny.folder / "models").glob("bert-*")
     shutil.copytree(bert, tmp_path / "models" / "mine")
     return tmp_path
-
-
-FOLLOW = """
-import os, runpy, sys
-import pytest, nrms.train  # once for all lines: imports take longer than what is run
-for words in {lines}:
-    if not os.fork():
-        sys.argv = words
-        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
-        sys.exit()
-    if os.wait()[1]:
-        sys.exit(f"This line failed: {{words}}")
-"""
 
 
 def follow(lines, folder, source):
     """Runs the lines of a recipe, `python -m ...` or `pytest ...`, in the copy, one after the other; returns what they say."""
     words = [shlex.split(line.removeprefix("python -m ").replace("FOLDER", str(source))) for line in lines.splitlines()]
     where = {"PYTHONPATH": str(folder), "NRMS_HOME": str(folder / "home"), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-c", FOLLOW.format(lines=words)]
-    done = subprocess.run(command, cwd=folder, env=os.environ | where, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
-    return done.stdout
+    said = ""
+    for line in words:
+        process = warm.Process(["-m", *line], os.environ | where, folder)
+        out, error = process.communicate()
+        assert process.returncode == 0, f"This line failed: {line}\n{out[-2000:]}{error[-2000:]}"
+        said += out
+    return said
 
 
 def test_the_readme_has_the_recipes():

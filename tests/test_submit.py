@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from conftest import copy
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -34,7 +35,7 @@ def workshop(tiny, tmp_path_factory):
     """A home with the tiny world and a run of exp2_gate, trained for an epoch and judged: frozen titles and pictures."""
     home = tmp_path_factory.mktemp("submit")
     build(resolve("exp2_gate", NAME, device="cpu"), tiny)  # small models are pre-trained once for all tests
-    shutil.copytree(tiny.folder, home / "data" / NAME)
+    copy(tiny.folder, home / "data" / NAME)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NRMS_HOME", str(home))
         config = resolve("exp2_gate", NAME, device="cpu", epochs=1, name="gate")

@@ -62,7 +62,7 @@ def test_resume_equals_no_interruption(place, two_threads, monkeypatch):
     assert timeless[0] == timeless[1] and whole.record["best_step"] == parts.record["best_step"]
 
 
-def test_a_trained_run_is_left_alone(place):
+def test_a_trained_run_is_left_alone(trained):
     """The same values train once; a changed value or `force` trains again."""
     first = train(small()).record["trained"], train(small()).record["started"]
     assert (train(small()).record["trained"], train(small()).record["started"]) == first
@@ -95,7 +95,7 @@ def test_a_gpu_trains(place):
     assert evaluate(resolve(4, "newsroom-tiny", device="cuda", epochs=1)).status == "done"
 
 
-def test_the_log_has_everything(place):
+def test_the_log_has_everything(trained):
     """Each line: step, loss parts, gradient norm, learning rate and movement by group, items encoded, speed."""
     run = train(small())
     line = json.loads((run.folder / "history.jsonl").read_text().splitlines()[-1])
@@ -186,7 +186,7 @@ def test_the_whole_way(place):
     assert all(next(iter(json.loads((run.folder / name).read_text()))) == "all" for name in ("metrics.json", "beyond.json"))
 
 
-def test_a_given_checkpoint_is_evaluated_without_training(place):
+def test_a_given_checkpoint_is_evaluated_without_training(trained):
     """The same numbers as the run it comes from, in a run folder of its own; done once; nothing is trained."""
     run = evaluate_after_training()
     given = small(checkpoint=str(run.folder / "checkpoint" / "best.safetensors"))
@@ -211,14 +211,14 @@ def evaluate_after_training():
         ({"bert": "some/model"}, "its `bert` was 'local'"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused(place, values, words):
+def test_a_checkpoint_that_does_not_fit_is_refused(trained, values, words):
     """Another width, another reading, another encoder: one sentence with what to give, before any work."""
     path = train(small()).folder / "checkpoint" / "best.safetensors"
     with pytest.raises(NrmsError, match=words):
         evaluate(small(checkpoint=str(path), **values))
 
 
-def test_a_checkpoint_of_other_news_is_refused(place, monkeypatch):
+def test_a_checkpoint_of_other_news_is_refused(trained, monkeypatch):
     """A local encoder belongs to the news it was pre-trained on."""
     path = train(small()).folder / "checkpoint" / "best.safetensors"
     with pytest.raises(NrmsError, match="does not fit newsroom-tiny"):
@@ -242,7 +242,7 @@ def test_a_wrong_checkpoint_file_is_a_sentence(place, tmp_path):
             evaluate(small(checkpoint=str(tmp_path / name)))
 
 
-def test_candidates_with_and_without_pictures_are_ranked_apart(place):
+def test_candidates_with_and_without_pictures_are_ranked_apart(trained):
     """Slices of candidates: metrics among those with a picture equal those of impressions cut down to them."""
     run = evaluate_after_training()
     tables = load("newsroom-tiny", small().data)
