@@ -464,6 +464,7 @@ def test_a_template_escapes_what_it_is_given():
     bar = templates.render("serve/bar.html.j2", name=EVIL, fill='"', zero="", number="1 < 2")
     assert EVIL not in bar and '<i style="&quot;"></i>' in bar and "<b>1 &lt; 2</b>" in bar
     assert bar in document("a", bar, {}) and EVIL not in document("a", EVIL, {})
+    assert type(document("a", bar, {})) is str and ("<p>" + document("a", bar, {})).startswith("<p>")
     with pytest.raises(UndefinedError, match="'number' is undefined"):
         templates.render("serve/bar.html.j2", name="a", fill="", zero="")
 

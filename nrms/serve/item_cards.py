@@ -129,7 +129,7 @@ def compare(models: Sequence[Served], rankings: Sequence[Ranking]) -> str:
         lists.append({"name": f"{numeral}: {served.name}" if numeral else served.name, "about": about, "cards": ranked_cards(served, ranking)})
         for line in meaning(ranking):
             true_of.setdefault(line, []).append(numeral)
-    return render(
+    page = render(
         "serve/cards.html.j2",
         who=f"User {reader.user}" if reader.user is not None else "Somebody with this history",
         dataset=models[0].config.dataset,
@@ -140,3 +140,4 @@ def compare(models: Sequence[Served], rankings: Sequence[Ranking]) -> str:
         verb=verb,
         meanings=[line if len(names) == len(rankings) else f"{', '.join(names)}: {line}" for line, names in true_of.items()],
     )
+    return str(page)  # markup would escape a string that somebody adds it to

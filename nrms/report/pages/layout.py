@@ -38,7 +38,7 @@ def document(title: str, body: str, links: Mapping[str, str], *, location: str =
     digest: of what the page was made of, which `has_digest` reads in its head.
     """
     code = (PAGES / script).read_text() if script else ""
-    return render(
+    page = render(
         "report/pages/layout.html.j2",
         title=title,
         body=body,
@@ -50,6 +50,7 @@ def document(title: str, body: str, links: Mapping[str, str], *, location: str =
         script=code,
         script_digest=base64.b64encode(hashlib.sha256(code.encode()).digest()).decode(),
     )
+    return str(page)  # markup would escape a string that somebody adds it to
 
 
 def has_digest(page: Path, digest: str) -> bool:
