@@ -1,4 +1,7 @@
-"""How does a process behave? Files, locks, records of runs, signals, several processes, progress, errors. Knows nothing of what is trained."""
+"""How does a process behave? Files, locks, records of runs, signals, tasks side by side, several processes, progress, errors.
+
+Knows nothing of what is trained.
+"""
 
 from nrms import home
 from nrms.runtime.environment import peak_mb
