@@ -633,10 +633,10 @@ def test_any_params_end_in_a_config_or_a_sentence(rng):
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(params_files, "ROOT", Path(name))
         patch.setattr(params_files, "PARAMS", Path(name) / "params")
-        (config.PARAMS / "data").mkdir(parents=True)
+        (params_files.PARAMS / "data").mkdir(parents=True)
         files = [spoil_params(rng, rng.choice(PARAMS[folder])) for folder in ("", "data")]
-        (config.PARAMS / "some.yaml").write_bytes(files[0])
-        (config.PARAMS / "data" / "other.yaml").write_bytes(files[1])
+        (params_files.PARAMS / "some.yaml").write_bytes(files[0])
+        (params_files.PARAMS / "data" / "other.yaml").write_bytes(files[1])
         results = []
         for read in (lambda: config.load_dataset("other"), lambda: config.resolve("some", "other")):
             try:
