@@ -185,7 +185,7 @@ def data_answer(name: str, tables, split) -> str:
         reasons.update(file["set_aside"])
     why = f", most of them for `{reasons.most_common(1)[0][0]}`" if reasons else ""
     train = f"{len(split.train.items.values):,} interactions" if hasattr(split.train, "items") else f"{len(split.train):,} impressions"
-    unit = "questions" if hasattr(split.train, "items") else "impressions"
+    unit = "queries" if hasattr(split.train, "items") else "impressions"
     images = "no pictures" if tables.has_image is None else f"{tables.has_image[1:].mean():.0%} of them with a picture"
     verdicts = checks(tables, split)["verdict"]
     odd = verdicts.index[verdicts == "look closer"]

@@ -18,9 +18,9 @@ METRICS = {  # name: (label, definition)
     "ndcg10": ("nDCG@10", "the same among the first 10"),
 }
 CUTS = (5, 10, 20, 50)
-CATALOGUE = {f"hr{k}": (f"HR@{k}", f"share of questions whose item is among the first {k} of the whole catalogue") for k in CUTS}
-CATALOGUE |= {f"ndcg{k}": (f"nDCG@{k}", f"1/log2(rank+1) of the item where it is among the first {k}, else 0; mean over questions") for k in CUTS}
-CATALOGUE |= {"mrr": ("MRR", "1/rank of the item in the whole catalogue; mean over questions")}
+CATALOGUE = {f"hr{k}": (f"HR@{k}", f"share of queries whose item is among the first {k} of the whole catalogue") for k in CUTS}
+CATALOGUE |= {f"ndcg{k}": (f"nDCG@{k}", f"1/log2(rank+1) of the item where it is among the first {k}, else 0; mean over queries") for k in CUTS}
+CATALOGUE |= {"mrr": ("MRR", "1/rank of the item in the whole catalogue; mean over queries")}
 SETS = {f"recall{k}": (f"Recall@{k}", f"share of a user's right items among the first {k} of the whole catalogue; mean over users") for k in CUTS}
 SETS |= {
     f"ndcg{k}": (f"nDCG@{k}", f"sum of 1/log2(rank+1) over a user's right items among the first {k}, over the largest possible; mean over users")

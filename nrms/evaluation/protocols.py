@@ -17,7 +17,8 @@ class Protocol:
     metrics: Mapping[str, tuple[str, str]]
     displayed: tuple[str, ...]
     main: str
-    unit: str  # what a row is
+    unit: str  # what a row is: an impression, a query, a user
+    units: str  # several of them
 
     @property
     def label(self) -> str:
@@ -32,9 +33,9 @@ class Protocol:
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol("impressions", METRICS, ("auc", "mrr", "ndcg5", "ndcg10"), "auc", "impression"),
-        Protocol("catalogue", CATALOGUE, ("ndcg10", "hr10", "hr50", "mrr"), "ndcg10", "question"),
-        Protocol("sets", SETS, ("recall20", "recall10", "ndcg20", "ndcg10"), "recall20", "user"),
+        Protocol("impressions", METRICS, ("auc", "mrr", "ndcg5", "ndcg10"), "auc", "impression", "impressions"),
+        Protocol("catalogue", CATALOGUE, ("ndcg10", "hr10", "hr50", "mrr"), "ndcg10", "query", "queries"),
+        Protocol("sets", SETS, ("recall20", "recall10", "ndcg20", "ndcg10"), "recall20", "user", "users"),
     )
 }
 

@@ -63,7 +63,7 @@ def learning_curves(run: Run) -> Figure:
 
 
 def by_slice(run: Run) -> Figure:
-    """The four metrics of one run by slice, with intervals; the number of impressions or questions beside each name."""
+    """The four metrics of one run by slice, with intervals; the number of impressions or queries beside each name."""
     metrics, protocol = read_json(run.folder / "metrics.json"), PROTOCOLS[run.record.get("protocol", "impressions")]
     figure, axes = canvas(len(protocol.displayed), (13, 0.38 * len(metrics) + 1.2), sharey=True)
     for ax, name in zip(axes, protocol.displayed, strict=True):

@@ -12,8 +12,8 @@ from nrms.report.planned_comparisons import finished
 def side_by_side(dataset: str, other: str) -> pd.DataFrame:
     """What is finished on both data sets, models and baselines, best first on the first of them; index: experiment.
 
-    kind; here and there: the main metric of `dataset` and of `other`, mean over questions of the mean over seeds, with *_low and *_high, its 95 %
-    bootstrap interval over questions, and *_place among these rows, 1 for the best. Empty where the two are not judged by the same metric.
+    kind; here and there: the main metric of `dataset` and of `other`, mean over queries of the mean over seeds, with *_low and *_high, its 95 %
+    bootstrap interval over queries, and *_place among these rows, 1 for the best. Empty where the two are not judged by the same metric.
     """
     sides = {"here": finished(dataset), "there": finished(other)}
     names = [name for name, system in sides["here"].items() if name == system.exp and name in sides["there"] and system.kind != "ceiling"]

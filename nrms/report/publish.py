@@ -97,7 +97,7 @@ def results(folder: Path) -> str:
         lines = [[*cells, names] for cells, names in zip(lines, board["seeds"].where(board["kind"] == "model", ""), strict=True)]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
     mean = f"mean over {'seeds' if len(seeds) != 1 else f'seeds {seeds[0]}'}"
-    about = f"{board['dataset'].iloc[0]}, {board['n'].max():,.0f} test {protocol.unit}s, {mean}; in brackets the 95 % interval."
+    about = f"{board['dataset'].iloc[0]}, {board['n'].max():,.0f} test {protocol.units}, {mean}; in brackets the 95 % interval."
     return f"{answers}\n{about[0].upper()}{about[1:]}\n\n{table}\n"
 
 

@@ -42,7 +42,7 @@ def sentence(row: pd.Series) -> str:
     protocol = PROTOCOLS[row.protocol]
     value, low, high = (row[protocol.main + end] for end in ("", "_low", "_high"))
     text = f"**{row.exp} on {row.dataset}: {protocol.label} {value:.3f}** (95 % interval {low:.3f} to {high:.3f}, "
-    text += f"n = {row.n:,.0f} {protocol.unit}s, {'seeds' if ' ' in row.seeds else 'seed'} {row.seeds})"
+    text += f"n = {row.n:,.0f} {protocol.units}, {'seeds' if ' ' in row.seeds else 'seed'} {row.seeds})"
     if pd.notna(row.difference):
         excludes = row.difference_low > 0 or row.difference_high < 0
         verdict = "the interval excludes 0" if excludes else "the interval includes 0, so this may be chance"
@@ -63,7 +63,7 @@ def beyond_meanings() -> str:
     lines = [f"- **{label}**: {text}." for label, text in BEYOND.values()]
     lines += [
         "- **lists**: how many there are: the first 5 of every slate that has more (a shorter one leaves nothing to choose, and every ranker has the "
-        "same list), equal scores in an order that is drawn once for all rankers; or the first 10 of the catalogue for every question. A mean is "
+        "same list), equal scores in an order that is drawn once for all rankers; or the first 10 of the catalogue for every query. A mean is "
         "over lists that have the value: calibration and popularity shift need a history. No number looks at ranks within a list, or at clicks.",
         "- A list can only hold what its slate has: read a number beside that of **random**, what slates or the catalogue hold by themselves.",
         "- **training users** are those of the train part, their histories counted in; an empty row was judged before these numbers were there: "
@@ -77,8 +77,8 @@ def definitions(*names: str) -> str:
     protocols = [PROTOCOLS[name] for name in names or PROTOCOLS]
     lines = [f"- **{label}**: {text}." for p in protocols for name, (label, text) in p.metrics.items() if name in p.displayed]
     lines += [
-        "- **[low, high]**, **low to high**: 95 % bootstrap interval over impressions or questions (1,000 resamples) of the mean over seeds.",
-        "- **n**: test impressions with a defined metric (**skipped**: those where nothing or everything was clicked), or questions: users asked for "
+        "- **[low, high]**, **low to high**: 95 % bootstrap interval over impressions or queries (1,000 resamples) of the mean over seeds.",
+        "- **n**: test impressions with a defined metric (**skipped**: those where nothing or everything was clicked), or queries: users asked for "
         "their next item, or for several, with all items as candidates but those that the user had before (`rank_seen`: those too).",
         "- **vs best baseline**: main metric (AUC of impressions, nDCG@10 of catalogues, Recall@20 of sets) minus that of the best baseline; "
         "paired, p of a paired t-test, Holm-corrected over the models of the data set.",
@@ -92,7 +92,7 @@ def definitions(*names: str) -> str:
         "- **clicks seen**: training rows, repeats by epoch counted; **encoded**: items that went through a pre-trained model while training, each "
         "once where it is frozen.",
         "- **minutes**: training, without evaluation; **peak MB**: most memory the process held.",
-        "- **not comparable**: done, but judged in another way, or asked other questions (of another split, say), than most rows of its data set: in "
+        "- **not comparable**: done, but judged in another way, or asked other queries (of another split, say), than most rows of its data set: in "
         "no comparison.",
         "- **dead**: a run whose process is gone; **stale**: done, but on data that have been prepared anew since; **incomplete**: said to be done, "
         "but the files of its numbers are not there: `python -m nrms run EXP --force` writes them.",

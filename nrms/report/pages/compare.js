@@ -32,7 +32,7 @@ if (data) {
   function sentence(t, first, second) {
     const says = { more: "The interval lies above 0.", less: "The interval lies below 0.", unclear: "The interval includes 0, so this may be chance." };
     return make("p", { class: "answer" }, make("b", {}, `${first} against ${second}: ${data.label} ${signed(t.mean)}`),
-      ` (95 % interval ${span(t)}; p ${probability(t.p)}, paired, not corrected; n = ${t.n.toLocaleString("en")} ${data.unit}s). ${says[verdict(t)]}`);
+      ` (95 % interval ${span(t)}; p ${probability(t.p)}, paired, not corrected; n = ${t.n.toLocaleString("en")} ${data.units}). ${says[verdict(t)]}`);
   }
 
   function table(head, lines) {
@@ -71,7 +71,7 @@ if (data) {
     const first = data.rows[a.value], second = data.rows[b.value];
     if (a.value === b.value) return shown.replaceChildren(make("p", { class: "answer" }, "Choose two different runs."));
     const { tests, forth, back } = pairOf(+a.value, +b.value);
-    if (!tests.length || tests[0].name !== "all") return shown.replaceChildren(make("p", { class: "answer" }, `${first} and ${second} have no ${data.unit}s in common.`));
+    if (!tests.length || tests[0].name !== "all") return shown.replaceChildren(make("p", { class: "answer" }, `${first} and ${second} have no ${data.units} in common.`));
     const lines = tests.map((t) => [[t.name, signed(t.mean), span(t), probability(t.p), t.n.toLocaleString("en")], {}]);
     shown.replaceChildren(sentence(tests[0], first, second),
       make("div", { class: "sides" }, make("figure", {}, drawing(tests), make("figcaption", {}, `${data.label}: ${first} minus ${second}, by slice, with 95 % interval; open: includes 0`)),

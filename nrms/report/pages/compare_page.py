@@ -58,6 +58,7 @@ def facts(dataset: str, rows: Sequence[System]) -> dict:
     return {
         "label": rows[0].protocol.label,
         "unit": rows[0].protocol.unit,
+        "units": rows[0].protocol.units,
         "rows": labels(rows),
         "kinds": [e.kind for e in rows],
         "means": [None if np.isnan(column).all() else rounded(float(np.nanmean(column))) for column in columns],
