@@ -36,9 +36,9 @@ MOVED = {  # modules that were at the root of the package in 0.1, as notebooks i
     "original": "report.original_thesis",
     "portrait": "report.figures_of_a_run",
     "probe": "evaluation.probe report.pages.probe_page",
-    "show": "data.description runtime.notebook_output report.experiment_settings",
+    "show": "data.summary runtime.notebook_output report.experiment_settings",
     "transfer": "models.warm_start",
-    "two_splits": "report.other_split",
+    "two_splits": "report.split_comparison",
 }
 
 

@@ -17,7 +17,7 @@ from nrms.config import Experiment
 from nrms.data.tables import Impressions, Ragged
 from nrms.evaluation.protocols import PROTOCOLS
 from nrms.evaluation.vector_diagnostics import flat_map
-from nrms.report import experiment_settings, figures, figures_of_a_run, planned_comparisons, tables
+from nrms.report import experiment_settings, figures, figures_of_a_run, planned_comparisons, result_tables
 from nrms.report.pages import interval_plot
 from nrms.runtime import Run, run_folder
 from nrms.runtime.files import write_json
@@ -196,7 +196,7 @@ def test_cost_and_ranking_of_any_number_of_experiments(home, count):
         Run(run_folder("made-up", f"exp{i}", 0)).update(minutes=0.0 if i == 0 else float(i), trainable=1000 * i)
     figure = figures.cost("made-up")
     assert sorted(drawn(figure)) == sorted([*(f"exp{i}" for i in range(count)), "ceiling", "content"])
-    levels = figures.levels(tables.leaderboard("made-up"), "auc")
+    levels = figures.levels(result_tables.leaderboard("made-up"), "auc")
     assert list(levels) == ["ceiling", "content"] and levels["content"][0] == pytest.approx(base.mean() + 0.2)
     ranking = figures.ranking("made-up")
     drawn(ranking)
@@ -220,11 +220,11 @@ def test_rows_without_a_value_are_not_drawn(home):
     """Where nothing can be judged there is a sentence in the place of dots; beside others such a row is left out."""
     fake("exp1", 0, np.full(30, np.nan), n=30)
     protocol = PROTOCOLS["impressions"]
-    assert interval_plot.panel(tables.leaderboard("made-up"), protocol) == "<p>No finished run has a value of AUC.</p>"
+    assert interval_plot.panel(result_tables.leaderboard("made-up"), protocol) == "<p>No finished run has a value of AUC.</p>"
     drawn(figures.cost("made-up"))
     drawn(figures.ranking("made-up"))
     fake("exp2", 0, np.linspace(0, 1, 30), n=30)
-    assert interval_plot.panel(tables.leaderboard("made-up"), protocol).count("<circle") == 1
+    assert interval_plot.panel(result_tables.leaderboard("made-up"), protocol).count("<circle") == 1
 
 
 def test_contrasts_name_every_setting_that_differs(home):

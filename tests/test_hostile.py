@@ -26,7 +26,7 @@ from nrms import ROOT, NrmsError
 from nrms.__main__ import main
 from nrms.config import load_dataset, params_files, resolve
 from nrms.config.parameters import Dataset
-from nrms.data import description, images
+from nrms.data import images, summary
 from nrms.data.examples import typical
 from nrms.data.images import decode
 from nrms.data.prepare import prepare
@@ -593,8 +593,8 @@ def test_titles_are_text_in_every_table(tiny, split):
     manifest = {"files": [{"file": f"{SCRIPT}/news.tsv", "rows_in": 1, "rows_out": 1, "set_aside": {}, "repaired": {}, "noted": {SCRIPT: 1}}]}
     manifest["example"] = {"lines": [{"file": SCRIPT, "line": 1, "text": SCRIPT}]}
     row = typical(split.train)
-    tables = [description.history(evil, split.train, row), description.slate(evil, split.train, row), description.data_report(manifest)]
-    tables += [description.raw(manifest), description.record(evil, 1)]
+    tables = [summary.history(evil, split.train, row), summary.slate(evil, split.train, row), summary.data_report(manifest)]
+    tables += [summary.raw(manifest), summary.record(evil, 1)]
     tables.append(notebook_output.readable(pd.DataFrame({SCRIPT: [1.23456]}, index=[SCRIPT])))
     for table in tables:
         text = table.to_html()

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from test_report import fake
 
 from nrms.config import resolve
-from nrms.data import description
+from nrms.data import summary
 from nrms.data.tables import Impressions, Ragged
 from nrms.evaluate import evaluate_references
 from nrms.evaluation import metrics_by_hand
@@ -205,7 +205,7 @@ def test_a_vector_is_described(model, tiny):
 def test_no_title_leaves_its_place(model, tiny, tmp_path, title):
     """Titles of strangers in computed sentences stay text on the page, whatever Markdown makes of ends of lines and backticks."""
     news = replace(tiny.items, title=np.where(np.arange(len(tiny.items)) == 7, title, tiny.items.title).astype(object))
-    cells = [explain.vector(model, news, 7), description.words(news, 7), explain.tokens(model, title)]
+    cells = [explain.vector(model, news, 7), summary.words(news, 7), explain.tokens(model, title)]
     outputs = [new_output("display_data", {"text/markdown": text}) for text in cells]
     nbformat.write(new_notebook(cells=[new_markdown_cell("# Title"), new_code_cell("", outputs=outputs)]), tmp_path / "page.ipynb")
     render(tmp_path / "page.ipynb", tmp_path / "page.html")

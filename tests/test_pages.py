@@ -19,9 +19,9 @@ from nrms.data.tables import IMPRESSIONS_SCHEMA, ITEMS_SCHEMA, Ragged
 from nrms.evaluation.metrics import rank_metrics
 from nrms.evaluation.protocols import PROTOCOLS
 from nrms.evaluation.statistics import compare
+from nrms.report.compare_runs import Examples, most_apart
 from nrms.report.experiments import by_slice, read_systems
 from nrms.report.pages import index_page
-from nrms.report.pages.disagreements import Examples, most_apart
 from nrms.report.pages.layout import document, plain
 from nrms.report.pages.notebook_page import render
 from nrms.runtime import Run, run_folder, templates

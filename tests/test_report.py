@@ -15,7 +15,7 @@ import pytest
 from nrms import ROOT, pipeline, report
 from nrms.evaluation.metrics import METRICS
 from nrms.evaluation.protocols import PROTOCOLS
-from nrms.report import experiments, figures, kept_intervals, other_split, planned_comparisons, research_questions, tables
+from nrms.report import experiments, figures, kept_intervals, planned_comparisons, research_questions, result_tables, split_comparison
 from nrms.report.pages import compare_page, index_page
 from nrms.runtime import Run, run_folder
 from nrms.runtime.files import process_started, write_json
@@ -57,7 +57,7 @@ def test_a_leaderboard_is_made_once(runs, monkeypatch):
     """As long as no file of its runs changes; what is done with it by one who has it is not seen by the next."""
     first = report.leaderboard("made-up")
     first["auc"] = 0
-    monkeypatch.setattr(tables, "intervals", lambda samples: pytest.fail("made anew"))
+    monkeypatch.setattr(result_tables, "intervals", lambda samples: pytest.fail("made anew"))
     assert (report.leaderboard("made-up")["auc"].dropna() > 0).all()
     monkeypatch.undo()
 
@@ -258,27 +258,27 @@ def test_two_splits_side_by_side(home):
     for exp, values in {"popularity": (0.1, 0.15), "cooccurrence": (0.45, 0.05)}.items():
         for dataset, value in zip(("drawn", "later"), values, strict=True):
             fake(exp, 0, noise + value, "baseline", dataset=dataset, protocol="sets", n=50)
-    both = other_split.side_by_side("drawn", "later")
+    both = split_comparison.side_by_side("drawn", "later")
     assert list(both.index) == ["ours", "theirs", "cooccurrence", "third", "popularity"]
     assert list(both["here_place"]) == [1, 2, 3, 4, 5] and list(both["there_place"]) == [4, 2, 5, 1, 3]
-    says = other_split.sentence(both, "drawn", "later")
+    says = split_comparison.sentence(both, "drawn", "later")
     assert says.startswith("**Of 3 models ours is the best on drawn, and number 3 on later.** Kendall's tau of the two orders is -1.00")
     assert says.endswith("Above the best baseline, cooccurrence and popularity, are 2 on drawn and 2 on later.")
-    assert other_split.table(both, "drawn", "later").loc["ours", "drawn"].startswith("0.60")
+    assert split_comparison.table(both, "drawn", "later").loc["ours", "drawn"].startswith("0.60")
     assert len(figures.two_splits(both, ("drawn", "later"), "Recall@20").axes) == 2
 
 
 def test_splits_that_are_judged_otherwise_do_not_stand_side_by_side(runs, home):
     """Recall of one data set and AUC of another have no common table, and neither has what was not run."""
     fake("ours", 0, np.ones(50), dataset="drawn", protocol="sets", n=50)
-    assert other_split.side_by_side("drawn", "made-up").empty and other_split.side_by_side("drawn", "nothing").empty
-    assert other_split.sentence(other_split.side_by_side("drawn", "drawn"), "drawn", "drawn") == ""
+    assert split_comparison.side_by_side("drawn", "made-up").empty and split_comparison.side_by_side("drawn", "nothing").empty
+    assert split_comparison.sentence(split_comparison.side_by_side("drawn", "drawn"), "drawn", "drawn") == ""
 
 
 def test_inputs_of_an_ensemble():
     """What a row read and was given, without empty parts; of a path its last name."""
-    assert tables.inputs({"config": {"given": {"of": "a + b"}}}) == tables.inputs({"members": ["a", "b"]}) == "of a + b"
-    assert tables.inputs({"config": {"text": "bert", "tuning": "full", "given": {"bert": "/home/me/small"}}}) == "title, bert small"
+    assert result_tables.inputs({"config": {"given": {"of": "a + b"}}}) == result_tables.inputs({"members": ["a", "b"]}) == "of a + b"
+    assert result_tables.inputs({"config": {"text": "bert", "tuning": "full", "given": {"bert": "/home/me/small"}}}) == "title, bert small"
 
 
 def test_report_command(runs, home):
@@ -295,7 +295,9 @@ def test_a_seed_more_makes_one_row_anew(runs, home, monkeypatch):
     """What was made of the other runs is in the file still, and so is their difference to the best baseline; the numbers are the same."""
     before, made = report.leaderboard("made-up").set_index("exp"), []
     fake("exp9", 0, runs)
-    monkeypatch.setattr(tables, "measure", lambda systems, measure=tables.measure: made.extend(s.exp for s in systems) or measure(systems))
+    monkeypatch.setattr(
+        result_tables, "measure", lambda systems, measure=result_tables.measure: made.extend(s.exp for s in systems) or measure(systems)
+    )
     after = report.leaderboard("made-up").set_index("exp")
     assert made == ["exp9"] and {"exp9 0", "exp9 0 - content 0", "exp4 0 1 - content 0"} <= set(intervals_kept(home))
     pd.testing.assert_frame_equal(after.loc[["content", "random"]], before.loc[["content", "random"]])

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from nrms.config import Experiment, load_dataset
-from nrms.data import description
+from nrms.data import summary
 from nrms.data.prepare import load
 from nrms.data.tables import Impressions, Interactions, Items, Ragged, Split
 from nrms.report import experiment_settings
@@ -38,7 +38,7 @@ def small():
 
 def test_checks_count_what_they_say(small):
     """Shares by hand: 3 of 10 rows lost, half the test users new, half of what is right never seen, two of three titles the same."""
-    found = description.checks(*small)
+    found = summary.checks(*small)
     assert found["found"].to_dict() == {
         "rows are kept": "7 of 10",
         "what is asked for comes after all training": "0.0% of it does not",
@@ -55,11 +55,11 @@ def test_checks_count_what_they_say(small):
 
 def test_the_answer_on_data_is_computed(small, tiny, split):
     """Rows, reasons, pictures and what asks for a closer look; nothing suspicious is said where all checks come out well."""
-    answer = description.data_answer("small", *small)
+    answer = summary.data_answer("small", *small)
     assert "**small: 10 rows in, 7 out, 3 set aside**, most of them for `time`" in answer
     assert "3 items, 33% of them with a picture; 2 impressions to train on, 1 impressions to choose by, 2 to judge by" in answer
     assert "Look closer at 3 of 8 checks, where it does not hold that rows are kept" in answer
-    assert "Nothing looks suspicious: all 8 checks below come out well" in description.data_answer("newsroom-tiny", tiny, split)
+    assert "Nothing looks suspicious: all 8 checks below come out well" in summary.data_answer("newsroom-tiny", tiny, split)
 
 
 def test_a_log_split_at_random_may_know_the_future(board, monkeypatch):
@@ -69,9 +69,9 @@ def test_a_log_split_at_random_may_know_the_future(board, monkeypatch):
     tables = load("movies", data)
     split = tables.split(data)
     late = (split.test.time <= split.train.time.max()).mean()
-    found = description.checks(tables, split).loc["what is asked for comes after all training"]
+    found = summary.checks(tables, split).loc["what is asked for comes after all training"]
     assert late > 0.5 and found["found"] == f"{late:.1%} of it does not" and found["verdict"] == "look closer"
-    assert "interactions to train on" in description.data_answer("movies", tables, split)
+    assert "interactions to train on" in summary.data_answer("movies", tables, split)
 
 
 def test_a_table_whose_names_repeat_can_be_shown():
@@ -81,7 +81,7 @@ def test_a_table_whose_names_repeat_can_be_shown():
 
 def test_timeline(small):
     """Each part in its place on one axis, with its size; the highest share of each line is a full block."""
-    train, valid, test, axis = description.timeline(small[1], width=4).split("\n")
+    train, valid, test, axis = summary.timeline(small[1], width=4).split("\n")
     assert train == "train |██  |  2" and valid == "valid |  █ |  1"  # 0 and 10, 20, 30 and 40 of 0 .. 40
     assert test == "test  |   █|  2"
     assert axis.split()[0] == "1997-05-19"
@@ -91,31 +91,31 @@ def test_timeline_without_time():
     """A log that only has an order is drawn by places in it."""
     log = Interactions(np.array(["a"]), ragged([1, 2]), np.array([0, 1]))
     asked = questions([2], [[1, 2]], [[3]], [1])
-    assert "place 0" in description.timeline(Split(log, asked, asked)) and "place 2" in description.timeline(Split(log, asked, asked))
+    assert "place 0" in summary.timeline(Split(log, asked, asked)) and "place 2" in summary.timeline(Split(log, asked, asked))
 
 
 def test_words_are_counted():
     """Words and marks of one title, and over all titles."""
     news = SimpleNamespace(title=np.array(["", "It's a cat", "A `dog`"], object))
-    text = description.words(news, 1)
+    text = summary.words(news, 1)
     assert "`it · ' · s · a · cat` has 5 words and marks" in text and "4.5 on average, 5 at most; 7 different ones make up 2 titles" in text
-    assert description.words(news, 2).count("`") == 2
+    assert summary.words(news, 2).count("`") == 2
 
 
 def test_lines_and_rows_of_the_example(tiny):
     """The line with its tabs marked beside the row it became; data of an earlier version say so."""
     example = tiny.manifest["example"]
-    assert " ⇥ ".join(example["lines"][0]["text"].split("\t")[:2]) in description.raw(tiny.manifest).to_html()
+    assert " ⇥ ".join(example["lines"][0]["text"].split("\t")[:2]) in summary.raw(tiny.manifest).to_html()
     item = int(np.flatnonzero(tiny.items.id == example["item"])[0])
-    assert tiny.items.title[item].split()[0] in description.record(tiny.items, item).to_html()
-    assert "earlier version" in description.raw({"files": []})
+    assert tiny.items.title[item].split()[0] in summary.record(tiny.items, item).to_html()
+    assert "earlier version" in summary.raw({"files": []})
 
 
 def test_the_picture_of_the_example_stands_first(tiny):
     """If it has one; each picture once."""
     has = np.flatnonzero(tiny.pixels.present)
-    assert next(iter(description.pictures(tiny.items, tiny.pixels, has[3], most=4))) == tiny.items.title[has[3]]
-    assert len(description.pictures(tiny.items, tiny.pixels, has[3], most=4)) == 4 and description.pictures(tiny.items, None, 1) == {}
+    assert next(iter(summary.pictures(tiny.items, tiny.pixels, has[3], most=4))) == tiny.items.title[has[3]]
+    assert len(summary.pictures(tiny.items, tiny.pixels, has[3], most=4)) == 4 and summary.pictures(tiny.items, None, 1) == {}
 
 
 def test_a_slate_is_ranked_by_all_digits():
@@ -123,9 +123,9 @@ def test_a_slate_is_ranked_by_all_digits():
     many = np.arange(1, 41)
     news = SimpleNamespace(**{k: np.array([f"{k}{i}" for i in range(41)], object) for k in ("id", "category", "title")})
     shown = questions([0], [[1]], [many], np.zeros(40))
-    table = description.slate(news, shown, 0, np.full(40, 0.1)).data
+    table = summary.slate(news, shown, 0, np.full(40, 0.1)).data
     assert table["news"].tolist() == [f"id{i}" for i in many] and table.index.tolist() == many.tolist() and table.index.name == "rank"
-    table = description.slate(news, shown, 0, np.where(many == 1, 0.1001, np.where(many == 2, 0.1004, 0.0))).data
+    table = summary.slate(news, shown, 0, np.where(many == 1, 0.1001, np.where(many == 2, 0.1004, 0.0))).data
     assert table["news"].tolist()[:3] == ["id2", "id1", "id3"] and table["score"].tolist()[:2] == [0.1, 0.1]
 
 
@@ -134,7 +134,7 @@ def test_what_cannot_be_asked_is_not_checked(small):
     tables, split = small
     tables.items = replace(tables.items, title=np.array([""] * 4, object))
     nothing = replace(split.test, clicked=np.zeros(4, bool))
-    found = description.checks(tables, replace(split, test=nothing))
+    found = summary.checks(tables, replace(split, test=nothing))
     assert not {"titles tell items apart", "what is right was in training"} & set(found.index) and found.loc[
         "items have a title", "found"
     ].startswith("100")
@@ -144,11 +144,9 @@ def test_what_cannot_be_asked_is_not_checked(small):
 def test_words_of_scripts_without_spaces():
     """Each character counts as one, beside the words of other scripts; an item, or a data set, without titles says so."""
     news = SimpleNamespace(title=np.array(["", "iPhone 发布会", "", "한국 뉴스"], object))
-    assert "`iphone · 发 · 布 · 会` has 4 characters, words and marks; titles have 2.0 on average, 4 at most; 6 different" in description.words(
-        news, 1
-    )
-    assert description.words(news, 2).startswith("This item has no title") and "`" not in description.words(news, 2)
-    assert description.words(SimpleNamespace(title=np.array(["", ""], object)), 1) == "No item has a title."
+    assert "`iphone · 发 · 布 · 会` has 4 characters, words and marks; titles have 2.0 on average, 4 at most; 6 different" in summary.words(news, 1)
+    assert summary.words(news, 2).startswith("This item has no title") and "`" not in summary.words(news, 2)
+    assert summary.words(SimpleNamespace(title=np.array(["", ""], object)), 1) == "No item has a title."
 
 
 def test_text_of_strangers_in_markdown():

@@ -21,7 +21,7 @@ from scipy.optimize import isotonic_regression
 from nrms.evaluation.protocols import BEYOND, PROBE_METRICS
 from nrms.report.experiments import protocol_of, read_systems
 from nrms.report.planned_comparisons import Difference
-from nrms.report.tables import leaderboard, means_beyond
+from nrms.report.result_tables import leaderboard, means_beyond
 from nrms.runtime.run_record import Run
 
 BLUE, ORANGE, GREEN = sns.color_palette("colorblind")[:3]

@@ -13,7 +13,7 @@ import pandas as pd
 from nrms.evaluation.metrics import METRICS, rank_metrics
 from nrms.evaluation.protocols import PROTOCOLS
 from nrms.report.format import with_interval
-from nrms.report.tables import leaderboard
+from nrms.report.result_tables import leaderboard
 
 
 def beside_the_original(dataset: str) -> pd.DataFrame:

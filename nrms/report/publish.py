@@ -17,7 +17,7 @@ from nrms.report.format import name_only, number, thousands, with_interval
 from nrms.report.pages import index_page
 from nrms.report.pages.layout import OF_A_DATA_SET, OF_A_RUN
 from nrms.report.planned_comparisons import from_table, summary
-from nrms.report.tables import leaderboard
+from nrms.report.result_tables import leaderboard
 from nrms.runtime.files import atomic, atomic_folder, read_json, write_json
 
 PRIVATE = ("host", "pid", "process_started", "error")  # facts of run.json that say where, and nothing of what

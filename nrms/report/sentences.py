@@ -4,7 +4,7 @@ import pandas as pd
 
 from nrms.evaluation.protocols import BEYOND, DIAGNOSTICS, PROTOCOLS
 from nrms.report.format import p_value
-from nrms.report.tables import leaderboard
+from nrms.report.result_tables import leaderboard
 from nrms.runtime.run_record import Run
 
 

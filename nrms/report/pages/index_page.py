@@ -16,8 +16,8 @@ from nrms.report.pages import interval_plot
 from nrms.report.pages.compare_page import comparisons, page_digest
 from nrms.report.pages.layout import OF_A_DATA_SET, document, has_digest, plain
 from nrms.report.planned_comparisons import differences, questions_of, summary, table_of
+from nrms.report.result_tables import leaderboard
 from nrms.report.sentences import definitions, sentence
-from nrms.report.tables import leaderboard
 from nrms.runtime.files import atomic
 from nrms.runtime.templates import render
 
