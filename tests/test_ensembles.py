@@ -60,7 +60,7 @@ def test_an_ensemble_without_memory_is_one_failure_of_a_run(board, monkeypatch):
     monkeypatch.setattr(ensemble, "rank_catalogue", full)
     job, said = pipeline.jobs_of([], [two], force=False)[0], []
     assert pipeline.do(job, force=False, say=said.append) is False
-    record = Run(job[0]).record
+    record = Run(job.folder).record
     assert record["status"] == "failed" and record["error"].startswith("There was not enough memory.") and said == [f"FAILED  {record['error']}"]
 
 

@@ -221,7 +221,7 @@ def measure_parts(config: Config, tables: Tables, size: int, repeats: int) -> li
         ids, place = distinct(batch)
         vectors = model.items(ids)
         marks.append(clock())
-        loss = listwise(model.rank(vectors, place, batch), batch.candidate_mask, batch.clicked)
+        loss = listwise(model.states_and_scores(vectors, place, batch)[1], batch.candidate_mask, batch.clicked)
         marks.append(clock())
         optimizer.zero_grad()
         loss.backward()

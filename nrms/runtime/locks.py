@@ -34,7 +34,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     with file:
         if not take_lock(file, LOCK_WAIT_SECONDS if wait else 0):
             file.seek(0)
-            holder = f"process {file.read() or 'that has not said its name'}"
+            name = file.read()
+            holder = f"process {name}" if name else "another process"
             if not wait:
                 raise NrmsError(f"{path} is being worked on by {holder}; wait for it or stop it first.")
             say_waiting(f"nrms: waiting for {holder}, which is busy with {path}")
