@@ -4,6 +4,7 @@ Nothing here knows what a task does. Another place to run them is another class 
 """
 
 import contextlib
+import importlib
 import json
 import os
 import queue
@@ -13,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from nrms import ROOT, NrmsError, home
@@ -178,7 +178,9 @@ def call_in_process(function: str, values: Mapping[str, Any], label: str, thread
 
 
 def called() -> None:
-    """The process that `call_in_process` starts: calls what its arguments say."""
+    """The process that `call_in_process` starts: calls what its arguments say, a function of this package."""
     module, function = sys.argv[1].split(":")
+    if not module.startswith("nrms."):
+        raise ValueError(f"{module} is no file of this package")
     values = json.loads(sys.argv[2])
-    command(lambda: getattr(import_module(module), function)(**values))
+    command(lambda: getattr(importlib.import_module(module), function)(**values))
