@@ -26,7 +26,7 @@ from nrms.runtime.environment import has_nvidia
 from nrms.runtime.errors import sentence
 from nrms.runtime.executor import Outcome, Task, call_in_process, executor_for
 from nrms.runtime.files import read_json
-from nrms.runtime.kernels import execute_notebook
+from nrms.runtime.jupyter_kernels import execute_notebook
 from nrms.runtime.locks import locked
 from nrms.runtime.run_record import Run, data_folder, run_folder, run_folders
 

@@ -15,7 +15,7 @@ import pytest
 from nrms import ROOT, pipeline, report
 from nrms.evaluation.metrics import METRICS
 from nrms.evaluation.protocols import PROTOCOLS
-from nrms.report import experiments, figures, kept_intervals, planned_comparisons, research_questions, result_tables, split_comparison
+from nrms.report import experiments, figures, interval_cache, planned_comparisons, research_questions, result_tables, split_comparison
 from nrms.report.pages import compare_page, index_page
 from nrms.runtime import Run, run_folder
 from nrms.runtime.files import process_started, write_json
@@ -318,7 +318,7 @@ def test_reports_that_cannot_be_written_to_are_shown(runs, home, monkeypatch):
     def refused(*args):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(kept_intervals, "write_json", refused)
+    monkeypatch.setattr(interval_cache, "write_json", refused)
     assert report.leaderboard("made-up").auc.notna().sum() == 4 and not (home / "reports" / "made-up" / "intervals.json").exists()
 
 

@@ -9,7 +9,7 @@ from nrms.evaluation.protocols import BEYOND, DIAGNOSTICS
 from nrms.evaluation.statistics import compare_each, holm, intervals
 from nrms.report.experiments import System, align, comparable, protocol_of, read_systems
 from nrms.report.format import difference, name_only, number, thousands, with_interval
-from nrms.report.kept_intervals import Numbers, numbers_of
+from nrms.report.interval_cache import Numbers, numbers_of
 from nrms.runtime.files import read_json
 from nrms.runtime.run_record import Run, members_of
 
