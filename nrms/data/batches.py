@@ -7,7 +7,7 @@ click, drawn anew each epoch. Where an impression has fewer than K of those, the
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 
@@ -27,8 +27,7 @@ class Batch:
     prior: torch.Tensor | None = None  # (C,) or (B, C), added to the scores in the loss alone
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{name: None if value is None else change(value) for name, value in values.items()})
+        return Batch(**{name: None if value is None else change(value) for name, value in vars(self).items()})
 
     def to(self, device: torch.device | str) -> "Batch":
         return self.map(lambda x: x.to(device, non_blocking=True))
@@ -39,14 +38,12 @@ class Batch:
     def of_histories(self, begin: int, end: int) -> tuple["Batch", torch.Tensor]:
         """The rows of the histories `begin` to `end` as a batch of their own, and which rows these are."""
         rows = ((self.history_id >= begin) & (self.history_id < end)).nonzero()[:, 0]
-        values = {"history_id": self.history_id[rows] - begin}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.name in ("history", "history_mask", "hidden"):
-                values[f.name] = None if value is None else value[begin:end]
-            elif f.name != "history_id":
-                shared = value is None or (f.name in ("candidates", "prior") and value.dim() == 1)  # one line for all rows
-                values[f.name] = value if shared else value[rows]
+        values = vars(self) | {"history_id": self.history_id - begin}
+        for name, value in values.items():
+            if name in ("history", "history_mask", "hidden"):
+                values[name] = None if value is None else value[begin:end]
+            elif value is not None and not (name in ("candidates", "prior") and value.dim() == 1):  # which is one line for all rows
+                values[name] = value[rows]
         return Batch(**values), rows
 
     @property

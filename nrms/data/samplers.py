@@ -91,7 +91,7 @@ class ClickSampler:
             )
 
 
-MAX_DRAWS = 50  # draws of a negative before it is masked out: for a user who has nearly everything
+MAX_DRAWS = 51  # draws of a negative before it is masked out: for a user who has nearly everything
 
 
 @dataclass(kw_only=True)
@@ -207,13 +207,13 @@ class SequenceSampler:
 
     def draw(self, user: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """K known items for each of these users that they do not have, (B, K), and whether one was found."""
-        drawn = self.known[rng.integers(len(self.known), size=(len(user), self.negatives))]
-        bad = self.has(user[:, None], drawn)
+        drawn = np.zeros((len(user), self.negatives), np.int64)
+        bad = np.ones(drawn.shape, bool)
         for _ in range(MAX_DRAWS):
-            if not bad.any():
-                break
             drawn[bad] = self.known[rng.integers(len(self.known), size=int(bad.sum()))]
             bad = self.has(user[:, None], drawn)
+            if not bad.any():
+                break
         return np.where(bad, 0, drawn), ~bad
 
     def has(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:

@@ -58,19 +58,25 @@ def split_by_time(parts: dict[str, Impressions], valid_share: float) -> Split:
     return Split(train, valid, parts["dev"])
 
 
-def next_items(log: Interactions, position: np.ndarray) -> Impressions:
-    """For each user the query for the item at `position` (R,) of the sequence, given all before it; no query where that is the length."""
-    users = np.flatnonzero(position < log.items.lengths)
-    ragged_index = log.items.offsets[users] + position[users]
-    history = cut(log, position).items.take(users)
-    target = Ragged(log.items.values[ragged_index], np.arange(len(users) + 1))
-    return Impressions(log.user[users], log.user[users], log.time[ragged_index], history, target, np.ones(len(users), bool), users)
+def chosen(log: Interactions, choice: np.ndarray) -> Interactions:
+    """The interactions where `choice` is True, a bool for each; users may be left without any."""
+    count = np.bincount(log.items.rows[choice], minlength=len(log))
+    return Interactions(log.user, Ragged.of(log.items.values[choice], count), log.time[choice])
 
 
-def cut(log: Interactions, count: np.ndarray) -> Interactions:
-    """The first `count` (R,) interactions of every user; users may be left without any."""
-    first = log.items.positions < count[log.items.rows]
-    return Interactions(log.user, Ragged(log.items.values[first], np.concatenate([[0], np.cumsum(count)])), log.time[first])
+def queries(log: Interactions, asked: np.ndarray, given: np.ndarray) -> Impressions:
+    """For each user with interactions where `asked` is True the query for these, given those where `given` is: each a bool for every interaction."""
+    targets = chosen(log, asked)
+    users = np.flatnonzero(targets.items.lengths)
+    time = targets.time[targets.items.offsets[users]]
+    history, items = chosen(log, given).items.take(users), targets.items.take(users)
+    return Impressions(log.user[users], log.user[users], time, history, items, np.ones(len(items.values), bool), users)
+
+
+def next_items(log: Interactions, count: np.ndarray) -> Impressions:
+    """For each user the query for the one item behind the first `count` (R,), given those; no query where there is none behind them."""
+    position, count = log.items.positions, count[log.items.rows]
+    return queries(log, position == count, position < count)
 
 
 def leave_one_out(log: Interactions) -> Split:
@@ -78,7 +84,8 @@ def leave_one_out(log: Interactions) -> Split:
     length = log.items.lengths
     if length.min(initial=3) < 3:
         raise NrmsError(f"User {log.user[length.argmin()]!r} has {length.min()} interactions; to leave two out takes three: raise `min_length`.")
-    return Split(cut(log, length - 2), next_items(log, length - 2), next_items(log, length - 1))
+    train = chosen(log, log.items.positions < (length - 2)[log.items.rows])
+    return Split(train, next_items(log, length - 2), next_items(log, length - 1))
 
 
 def split_log_by_time(log: Interactions, valid_share: float, test_share: float) -> Split:
@@ -92,7 +99,7 @@ def split_log_by_time(log: Interactions, valid_share: float, test_share: float) 
     if not before.any() or first == second:
         raise NrmsError("The log cannot be split by time: too few interactions, or all at the same time.")
     past = np.where(before == until, log.items.lengths, before)  # nothing between the moments: no query
-    return Split(cut(log, before), next_items(log, past), next_items(log, until))
+    return Split(chosen(log, log.time < first), next_items(log, past), next_items(log, until))
 
 
 def by_part(log: Interactions, part: np.ndarray) -> Split:
@@ -102,19 +109,7 @@ def by_part(log: Interactions, part: np.ndarray) -> Split:
     """
     if (counts := np.bincount(part, minlength=3)).min() == 0:
         raise NrmsError(f"The log cannot be split so: {counts[0]:,} interactions would train, {counts[1]:,} validate, {counts[2]:,} test.")
-
-    def items_of(number: int) -> Ragged:
-        member = part == number
-        return Ragged(log.items.values[member], np.concatenate([[0], np.cumsum(np.bincount(log.items.rows[member], minlength=len(log)))]))
-
-    def queries(number: int) -> Impressions:
-        items = items_of(number)
-        users = np.flatnonzero(items.lengths)
-        time = log.time[part == number][items.offsets[users]]
-        history, targets = items_of(0).take(users), items.take(users)
-        return Impressions(log.user[users], log.user[users], time, history, targets, np.ones(len(targets.values), bool), users)
-
-    return Split(Interactions(log.user, items_of(0), log.time[part == 0]), queries(1), queries(2))
+    return Split(chosen(log, part == 0), queries(log, part == 1, part == 0), queries(log, part == 2, part == 0))
 
 
 def random_parts(log: Interactions, valid_share: float, test_share: float) -> np.ndarray:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pandas.io.formats.style import Styler
 
 from nrms.data.sources.rows import counts_of
+from nrms.data.tables import unseen
 from nrms.runtime.notebook_output import code, readable
 
 SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Thai to Chinese: no spaces
@@ -140,14 +141,8 @@ def timeline(split, width: int = 60) -> str:
 
 def never_trained(split, size: int) -> float:
     """Share of what is relevant in the test part that training has nowhere: neither shown nor read, or never taken."""
-    known = np.zeros(size, bool)
-    if hasattr(split.train, "items"):
-        known[split.train.items.values] = True
-    else:
-        for part in (split.train, split.valid):
-            known[part.history.values] = known[part.candidates.values] = True
     relevant = split.test.candidates.values[split.test.clicked]
-    return float((~known[relevant]).mean()) if len(relevant) else float("nan")
+    return float(unseen(split, size)[relevant].mean()) if len(relevant) else float("nan")
 
 
 def checks(tables, split) -> pd.DataFrame:
@@ -180,9 +175,7 @@ def data_answer(name: str, tables, split) -> str:
     """One computed sentence, in Markdown: what was read, what was set aside, what has a picture, and what looks suspicious."""
     files = tables.manifest["files"]
     rows, lost = sum(f["rows_in"] for f in files), sum(f["rows_in"] - f["rows_out"] for f in files)
-    reasons = Counter()
-    for file in files:
-        reasons.update(file["set_aside"])
+    reasons = sum((Counter(file["set_aside"]) for file in files), Counter())
     why = f", most of them for `{reasons.most_common(1)[0][0]}`" if reasons else ""
     train = f"{len(split.train.items.values):,} interactions" if hasattr(split.train, "items") else f"{len(split.train):,} impressions"
     unit = "queries" if hasattr(split.train, "items") else "impressions"

@@ -3,7 +3,6 @@
 Items are numbered 0..N; 0 is padding and no news. Every column is a numpy array; lists of varying length are `Ragged`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +26,11 @@ class Ragged:
     def __getitem__(self, row: int) -> np.ndarray:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
+    @classmethod
+    def of(cls, values: np.ndarray, lengths: np.ndarray) -> "Ragged":
+        """`values`, cut into rows of these lengths."""
+        return cls(values, np.concatenate([[0], np.cumsum(lengths)]))
+
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
@@ -49,7 +53,7 @@ class Ragged:
 
     def take(self, rows: np.ndarray) -> "Ragged":
         """These rows, in this order."""
-        return Ragged(self.values[self.index(rows)], np.concatenate([[0], np.cumsum(self.lengths[rows])]))
+        return Ragged.of(self.values[self.index(rows)], self.lengths[rows])
 
     def pad(self, rows: np.ndarray, last: int) -> tuple[np.ndarray, np.ndarray]:
         """The last `last` values of each of these rows as (B, L) with 0 behind a shorter row, and the mask (B, L); L is at least 1."""
@@ -147,14 +151,7 @@ ITEMS_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "category", "su
 NO_ITEM = pa.table([[""]] * len(ITEMS_SCHEMA), schema=ITEMS_SCHEMA)  # row 0, padding
 NUMBERS = pa.list_(pa.int32())  # of items
 IMPRESSIONS_SCHEMA = pa.schema(
-    {
-        "id": pa.string(),
-        "user": pa.string(),
-        "time": pa.timestamp("s"),
-        "history": NUMBERS,
-        "candidates": NUMBERS,
-        "clicked": pa.list_(pa.bool_()),
-    }
+    {"id": pa.string(), "user": pa.string(), "time": pa.timestamp("s"), "history": NUMBERS, "candidates": NUMBERS, "clicked": pa.list_(pa.bool_())}
 )
 INTERACTIONS_SCHEMA = pa.schema([("user", pa.string()), ("items", NUMBERS), ("time", pa.list_(pa.int64()))])
 PART = pa.field("part", pa.list_(pa.int8()))  # one more column, where the source says which part an interaction belongs to
@@ -190,9 +187,11 @@ def read_interactions(path: Path) -> Interactions:
     return Interactions(table["user"].to_numpy(zero_copy_only=False), ragged(table["items"]), ragged(table["time"]).values, part)
 
 
-def unseen(train: Sequence[Impressions], size: int) -> np.ndarray:
-    """(size,) True for items that stand neither in a history nor among the candidates of `train`."""
+def unseen(split: Split, size: int) -> np.ndarray:
+    """(size,) True for items that training has nowhere: not in its log; of impressions, in no history and among no candidates of train and valid."""
+    if isinstance(split.train, Interactions):
+        return np.bincount(split.train.items.values, minlength=size) == 0
     flags = np.ones(size, bool)
-    for part in train:
+    for part in (split.train, split.valid):
         flags[part.history.values] = flags[part.candidates.values] = False
     return flags

@@ -28,7 +28,7 @@ def slices(tables: Tables, split: Split) -> dict[str, np.ndarray]:
     if tables.log is not None:
         by_item = item_slices(tables, split) if (test.candidates.lengths == 1).all() else {}
         return {"all": np.ones(len(test), bool)} | by_item | by_length
-    new = unseen([split.train, split.valid], size)[test.candidates.values]
+    new = unseen(split, size)[test.candidates.values]
     clicked_new = np.bincount(test.candidates.rows[test.clicked & new], minlength=len(test)) > 0
     return {"all": np.ones(len(test), bool)} | by_length | {"a clicked news is new": clicked_new, "no clicked news is new": ~clicked_new}
 

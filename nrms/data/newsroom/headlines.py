@@ -8,68 +8,48 @@ The words are plain data; the people are invented from syllables, and none of th
 
 import numpy as np
 
-TOPICS = {
-    "sports": {
-        "football": "touchdown quarterback goalpost linebacker playoff midfield huddle kickoff",
-        "tennis": "racket baseline tiebreak volley backhand grandslam serve doubles",
-        "cycling": "peloton sprint saddle climb breakaway velodrome yellow-jersey descent",
-        "swimming": "freestyle lane relay butterfly medley backstroke pool lap",
-    },
-    "finance": {
-        "markets": "stocks bond index dividend trader futures rally hedge",
-        "housing": "mortgage rent landlord listing lease downpayment suburb foreclosure",
-        "startups": "founder funding valuation unicorn prototype investor incubator pitch",
-        "careers": "salary resume hiring layoff promotion union overtime commute",
-    },
-    "health": {
-        "nutrition": "protein vitamin sugar fiber cholesterol breakfast calorie fasting",
-        "medicine": "vaccine surgeon clinic antibiotic dosage trial diagnosis infection",
-        "fitness": "treadmill yoga stretching marathon squat dumbbell cardio posture",
-        "sleep": "insomnia pillow nap snoring bedtime dream mattress melatonin",
-    },
-    "travel": {
-        "beaches": "island snorkel lagoon coral boardwalk surf palm sandbar",
-        "cities": "skyline museum subway rooftop cathedral market hostel tram",
-        "mountains": "summit ridge glacier cabin trail avalanche gondola valley",
-        "flights": "runway airline layover cockpit luggage turbulence upgrade terminal",
-    },
-    "food": {
-        "baking": "sourdough pastry oven frosting yeast croissant brownie muffin",
-        "grilling": "brisket charcoal ribs marinade smoker skewer burger barbecue",
-        "drinks": "espresso cocktail winery brewery lemonade barista cider teapot",
-        "dining": "bistro chef tasting menu waiter reservation buffet diner",
-    },
-    "science": {
-        "space": "rocket telescope asteroid orbit lander comet galaxy astronaut",
-        "animals": "whale panda falcon wolf turtle penguin elephant otter",
-        "climate": "drought hurricane emission wildfire flood heatwave reef permafrost",
-        "physics": "laser particle magnet quantum reactor neutrino superconductor collider",
-    },
-    "politics": {
-        "elections": "ballot primary candidate turnout recount debate swing-state poll",
-        "courts": "judge verdict appeal jury lawsuit ruling hearing subpoena",
-        "diplomacy": "embassy treaty summit-talks ambassador sanction ceasefire border envoy",
-        "budgets": "deficit tax subsidy spending audit pension tariff stimulus",
-    },
-    "movies": {
-        "comedy": "sitcom standup punchline parody sketch prank spoof roast",
-        "thriller": "heist detective hostage spy alibi conspiracy fugitive cliffhanger",
-        "animation": "cartoon storyboard voiceover pixel anime puppet sidekick stop-motion",
-        "awards": "nominee redcarpet trophy speech gown critic snub statuette",
-    },
-    "autos": {
-        "electric": "charger battery range plug hatchback kilowatt autopilot hybrid",
-        "classics": "chrome roadster carburetor restoration convertible fender auction coupe",
-        "racing": "pitstop podium lap-record chicane turbo qualifying throttle helmet",
-        "trucks": "pickup trailer diesel payload towing flatbed axle tailgate",
-    },
-    "lifestyle": {
-        "weddings": "bride bouquet honeymoon proposal veil reception vows bridesmaid",
-        "parenting": "toddler nursery stroller homework tantrum playground babysitter lullaby",
-        "gardening": "tulip compost greenhouse orchard seedling pruning rosebush mulch",
-        "fashion": "runway-show denim handbag sneaker tailor stylist scarf sequin",
-    },
-}
+TOPICS = (  # category, sub-category, nouns
+    ("sports", "football", "touchdown quarterback goalpost linebacker playoff midfield huddle kickoff"),
+    ("sports", "tennis", "racket baseline tiebreak volley backhand grandslam serve doubles"),
+    ("sports", "cycling", "peloton sprint saddle climb breakaway velodrome yellow-jersey descent"),
+    ("sports", "swimming", "freestyle lane relay butterfly medley backstroke pool lap"),
+    ("finance", "markets", "stocks bond index dividend trader futures rally hedge"),
+    ("finance", "housing", "mortgage rent landlord listing lease downpayment suburb foreclosure"),
+    ("finance", "startups", "founder funding valuation unicorn prototype investor incubator pitch"),
+    ("finance", "careers", "salary resume hiring layoff promotion union overtime commute"),
+    ("health", "nutrition", "protein vitamin sugar fiber cholesterol breakfast calorie fasting"),
+    ("health", "medicine", "vaccine surgeon clinic antibiotic dosage trial diagnosis infection"),
+    ("health", "fitness", "treadmill yoga stretching marathon squat dumbbell cardio posture"),
+    ("health", "sleep", "insomnia pillow nap snoring bedtime dream mattress melatonin"),
+    ("travel", "beaches", "island snorkel lagoon coral boardwalk surf palm sandbar"),
+    ("travel", "cities", "skyline museum subway rooftop cathedral market hostel tram"),
+    ("travel", "mountains", "summit ridge glacier cabin trail avalanche gondola valley"),
+    ("travel", "flights", "runway airline layover cockpit luggage turbulence upgrade terminal"),
+    ("food", "baking", "sourdough pastry oven frosting yeast croissant brownie muffin"),
+    ("food", "grilling", "brisket charcoal ribs marinade smoker skewer burger barbecue"),
+    ("food", "drinks", "espresso cocktail winery brewery lemonade barista cider teapot"),
+    ("food", "dining", "bistro chef tasting menu waiter reservation buffet diner"),
+    ("science", "space", "rocket telescope asteroid orbit lander comet galaxy astronaut"),
+    ("science", "animals", "whale panda falcon wolf turtle penguin elephant otter"),
+    ("science", "climate", "drought hurricane emission wildfire flood heatwave reef permafrost"),
+    ("science", "physics", "laser particle magnet quantum reactor neutrino superconductor collider"),
+    ("politics", "elections", "ballot primary candidate turnout recount debate swing-state poll"),
+    ("politics", "courts", "judge verdict appeal jury lawsuit ruling hearing subpoena"),
+    ("politics", "diplomacy", "embassy treaty summit-talks ambassador sanction ceasefire border envoy"),
+    ("politics", "budgets", "deficit tax subsidy spending audit pension tariff stimulus"),
+    ("movies", "comedy", "sitcom standup punchline parody sketch prank spoof roast"),
+    ("movies", "thriller", "heist detective hostage spy alibi conspiracy fugitive cliffhanger"),
+    ("movies", "animation", "cartoon storyboard voiceover pixel anime puppet sidekick stop-motion"),
+    ("movies", "awards", "nominee redcarpet trophy speech gown critic snub statuette"),
+    ("autos", "electric", "charger battery range plug hatchback kilowatt autopilot hybrid"),
+    ("autos", "classics", "chrome roadster carburetor restoration convertible fender auction coupe"),
+    ("autos", "racing", "pitstop podium lap-record chicane turbo qualifying throttle helmet"),
+    ("autos", "trucks", "pickup trailer diesel payload towing flatbed axle tailgate"),
+    ("lifestyle", "weddings", "bride bouquet honeymoon proposal veil reception vows bridesmaid"),
+    ("lifestyle", "parenting", "toddler nursery stroller homework tantrum playground babysitter lullaby"),
+    ("lifestyle", "gardening", "tulip compost greenhouse orchard seedling pruning rosebush mulch"),
+    ("lifestyle", "fashion", "runway-show denim handbag sneaker tailor stylist scarf sequin"),
+)
 
 TONES = {  # tone: (verbs, adjectives)
     "alarm": ("warns fears threatens panics dreads", "deadly grim alarming dire perilous"),
@@ -93,8 +73,7 @@ PATTERNS = (
     "Watch {name}: {noun} {verb} the {adj} {other} this week in {place}",
 )
 
-SUBCATEGORIES = [(category, sub) for category, subs in TOPICS.items() for sub in subs]
-NOUNS = [nouns.split() for subs in TOPICS.values() for nouns in subs.values()]  # by sub-category
+NOUNS = [nouns.split() for *_, nouns in TOPICS]  # by sub-category
 VERBS, ADJECTIVES = ([words[i].split() for words in TONES.values()] for i in (0, 1))  # by tone
 
 

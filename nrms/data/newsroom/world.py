@@ -69,7 +69,7 @@ class Slates:
 
 
 def draw_stories(world: World, rng: np.random.Generator) -> Stories:
-    n, subs, tones, people = world.news, len(headlines.SUBCATEGORIES), len(headlines.TONES), 10 * 12
+    n, subs, tones, people = world.news, len(headlines.TOPICS), len(headlines.TONES), 10 * 12
     category = np.arange(subs) // 4
     published = START + np.sort(np.where(rng.random(n) < 0.5, rng.random(n) * 28, 28 - 2 + rng.random(n) * 9) * DAY).astype(np.int64)
     published[0] = START  # so that there is always something to show
@@ -138,7 +138,7 @@ def draw_slates(
         parts.append((story.astype(np.int32), clicked))
         lengths.append(length)
     story, clicked = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Slates(user, time, Ragged(story, np.concatenate([[0], np.cumsum(np.concatenate(lengths))])), clicked)
+    return Slates(user, time, Ragged.of(story, np.concatenate(lengths)), clicked)
 
 
 def rank_within(row: np.ndarray) -> np.ndarray:
@@ -200,15 +200,13 @@ def write_truth(path: Path, world: World, stories: Stories, dev: Slates, tastes:
         columns["image"][part] = np.einsum("ij,ij->i", tastes[user, FACTS:], x[:, FACTS:])
         columns["freshness"][part] = freshness(world, stories, story, dev.time[row[part]])
         columns["history"][part] = np.einsum("ij,ij->i", estimates[user], x) + columns["freshness"][part]
-    offsets = pa.array(dev.stories.offsets, pa.int32())
-    impression = pa.array(np.arange(1, len(dev.user) + 1).astype(str))
-    lists = {name: pa.ListArray.from_arrays(offsets, pa.array(values)) for name, values in columns.items()}
-    pq.write_table(pa.table({"impression": impression, **lists}), path, compression="zstd")
+    lists = {name: pa.ListArray.from_arrays(dev.stories.offsets, values) for name, values in columns.items()}
+    pq.write_table(pa.table({"impression": np.arange(1, len(dev.user) + 1).astype(str), **lists}), path, compression="zstd")
 
 
 def joined(words: pa.Array, offsets: np.ndarray) -> pa.Array:
     """The words of each row in one string, with spaces between them."""
-    return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), words), " ")
+    return pc.binary_join(pa.ListArray.from_arrays(offsets, words), " ")
 
 
 def write_behaviors(path: Path, names: pa.Array, slates: Slates, clicks: Ragged) -> None:
@@ -229,7 +227,7 @@ def write_news(path: Path, world: World, stories: Stories, names: pa.Array, rng:
     abstracts = headlines.write_abstracts(stories.sub, stories.tone, rng)
     with path.open("w") as file:
         for name, s, title, abstract in zip(names.to_pylist(), stories.sub.tolist(), titles, abstracts, strict=True):
-            category, sub = headlines.SUBCATEGORIES[s]
+            category, sub, _ = headlines.TOPICS[s]
             file.write(f"{name}\t{category}\t{sub}\t{title}\t{abstract}\thttps://newsroom.invalid/{name}\t[]\t[]\n")
 
 
@@ -245,10 +243,8 @@ def generate(world: World, folder: Path) -> None:
     rng = np.random.default_rng(world.seed)
     stories, (tastes, mean) = draw_stories(world, rng), draw_readers(world, rng)
     user, time, story = draw_histories(world, stories, tastes, rng)
-    slates = {
-        "train": draw_impressions(world, stories, tastes, world.train, (0, 6), rng),
-        "dev": draw_impressions(world, stories, tastes, world.dev, (6, 7), rng),
-    }
+    planned = {"train": (world.train, (0, 6)), "dev": (world.dev, (6, 7))}  # how many impressions, on which days
+    slates = {name: draw_impressions(world, stories, tastes, count, days, rng) for name, (count, days) in planned.items()}
     number = 1 + rng.permutation(world.news)  # ids say nothing about time
     names = pc.binary_join_element_wise(pa.scalar("N"), pa.array(number.astype(str)), "")
     for name, part in slates.items():

@@ -183,7 +183,7 @@ def words_of(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
 
 def lists(values: pa.Array, size: np.ndarray) -> pa.ListArray:
     """`values` cut into rows of the given sizes."""
-    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(size)]), pa.int32()), values)
+    return pa.ListArray.from_arrays(np.concatenate([[0], np.cumsum(size)]), values)
 
 
 def convert(source: Path, folder: Path, max_bad: float) -> dict:
