@@ -48,12 +48,11 @@ def run(
     and graphs are made of.
     """
     tables = load(dataset, resolve(4, dataset).data)
-    config = resolve(4, dataset, bert=str(measurements.random_encoder(tables, layers, width)), dropout=0.0)
-    pictures = tables.pixels is not None
+    config = resolve(4, dataset, bert=str(measurements.random_model(tables, layers, width)), dropout=0.0)
     both = None
-    if pictures:  # in two passes: at full size the pictures of a batch do not fit into 24 GB at once
-        both = resolve(3, dataset, bert=config.data.bert, vit=str(measurements.random_vision(tables, layers, width)), dropout=0.0, encode_at_once=128)
-    machine = measurements.measure_machine(repeats)
+    if tables.pixels is not None:  # in two passes: at full size the pictures of a batch do not fit into 24 GB at once
+        vit = str(measurements.random_model(tables, layers, width, vision=True))
+        both = resolve(3, dataset, bert=config.data.bert, vit=vit, dropout=0.0, encode_at_once=128)
     results = {
         "made": now(),
         "machine": platform.processor() or platform.machine(),
@@ -61,7 +60,7 @@ def run(
         "torch": torch.__version__,
         "dataset": dataset,
         "encoder": {"layers": layers, "width": width},
-        "gives": machine,
+        "gives": measurements.measure_machine(repeats),
         "reading": measurements.measure_reading(tables, repeats),
         "preparation": measurements.measure_preparation(tables, copies),
         "catalogue": measurements.measure_catalogue(*catalogue, max(repeats // 3, 1)),
@@ -72,8 +71,8 @@ def run(
         "steps": measurements.measure_steps(config, tables, list(sizes), repeats),
         "steps_with_pictures": measurements.measure_steps(both, tables, list(sizes), repeats) if both else [],
         "epochs": measurements.measure_epochs(resolve(2, dataset, dim=256, heads=16, query_dim=200), tables, steps),
+        "peak_mb": peak_mb(),
     }
-    results |= {"peak_mb": peak_mb()}
     write_json(path(), results)
     return results
 

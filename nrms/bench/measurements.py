@@ -6,7 +6,7 @@ import itertools
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,13 @@ from accelerate import Accelerator
 from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
 from nrms import NrmsError
-from nrms.bench.ordinary_way import SLICE, autocast, plain_metrics, plain_ranks, plain_reading, plain_step, rows_of
+from nrms.bench.ordinary_way import SLICE, autocast, device, plain_metrics, plain_ranks, plain_reading, plain_step, rows_of
 from nrms.config.params_files import resolve
 from nrms.config.resolved import Config
 from nrms.data.batches import Batch, ahead
 from nrms.data.prepare import Tables
 from nrms.data.samplers import ClickSampler
 from nrms.data.sources import mind
-from nrms.data.splits import split_by_time
 from nrms.data.tables import Impressions, Ragged
 from nrms.evaluation.metrics import rank_metrics
 from nrms.evaluation.ranking import encode_items, rank_catalogue, rank_impressions
@@ -41,10 +40,6 @@ from nrms.runtime.files import atomic_folder
 from nrms.runtime.progress import progress
 from nrms.training.gradients import backward_in_two_passes
 from nrms.training.losses import listwise
-
-
-def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def clock() -> float:
@@ -86,51 +81,33 @@ def our_step(model: Recommender, batch: Batch, part: int | None = None) -> float
     return loss.item()
 
 
-def random_model(tables: Tables, name: str, save: Callable[[Path, dict[str, int]], None], layers: int, width: int) -> Path:
-    """Folder of a transformer of this size with random weights: speed does not depend on what weights know."""
-    folder = tables.folder / "models" / f"{name}-{layers}x{width}"
-    if not folder.exists():
-        sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": max(width // 64, 1), "intermediate_size": 4 * width}
-        with atomic_folder(folder) as part:
-            torch.manual_seed(0)
-            save(part, sizes)
+def random_model(tables: Tables, layers: int, width: int, *, vision: bool = False) -> Path:
+    """Folder of a BERT of this size with a vocabulary of these titles, or of a ViT with patches of 16 pixels. Their weights are random: speed does
+    not depend on what weights know."""
+    folder = tables.folder / "models" / f"random{'-vit' if vision else ''}-{layers}x{width}"
+    if folder.exists():
+        return folder
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": max(width // 64, 1), "intermediate_size": 4 * width}
+    with atomic_folder(folder) as part:
+        torch.manual_seed(0)
+        if vision:
+            ViTModel(ViTConfig(image_size=tables.pixels.values.shape[1], **sizes)).save_pretrained(part)
+        else:
+            tokenizer = local_models.train_tokenizer(list(tables.items.title[1:20_000]))
+            BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(part)
+            tokenizer.save_pretrained(part)
     return folder
 
 
-def random_encoder(tables: Tables, layers: int, width: int) -> Path:
-    """A BERT with a vocabulary of these titles."""
-
-    def save(folder: Path, sizes: dict[str, int]) -> None:
-        tokenizer = local_models.train_tokenizer(list(tables.items.title[1:20_000]))
-        BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-    return random_model(tables, "random", save, layers, width)
-
-
-def random_vision(tables: Tables, layers: int, width: int) -> Path:
-    """A ViT with patches of 16 pixels."""
-
-    def save(folder: Path, sizes: dict[str, int]) -> None:
-        ViTModel(ViTConfig(image_size=tables.pixels.values.shape[1], **sizes)).save_pretrained(folder)
-
-    return random_model(tables, "random-vit", save, layers, width)
-
-
-def flops_of(model: Recommender, items: torch.Tensor, tokens: int | None = None) -> float:
-    """Floating point operations of a forward and a backward pass over `items`: 6 for each weight of a linear map that a token or patch meets.
-
-    tokens: of the text, where it is not what these titles have.
-    """
+def flops_of(model: Recommender, items: torch.Tensor, tokens: int) -> float:
+    """Floating point operations of a forward and a backward pass over `tokens` of text and the images of `items`: 6 for each weight of a linear map
+    that a token or patch meets."""
     total = 0.0
     for name, encoder in model.items.encoders.items():
-        weights = sum(m.weight.numel() for m in encoder.model.modules() if isinstance(m, torch.nn.Linear))
-        if name == "text":
-            count = int(encoder.lengths[items].sum()) if tokens is None else tokens
-        else:
-            config = encoder.model.config
+        count, config = tokens, encoder.model.config
+        if name != "text":
             count = int(encoder.present[items].sum()) * ((config.image_size // config.patch_size) ** 2 + 1)
-        total += 6.0 * count * weights
+        total += 6.0 * count * sum(m.weight.numel() for m in encoder.model.modules() if isinstance(m, torch.nn.Linear))
     return total
 
 
@@ -139,13 +116,13 @@ def measure_steps(config: Config, tables: Tables, sizes: list[int], repeats: int
 
     Items and tokens encoded, FLOP/s, minutes of an epoch at this rate, and on a GPU the most memory that a step held, in MB.
     """
-    split, lines = split_by_time(tables.parts, config.data.valid_share), []
+    train, lines = tables.split(config.data).train, []
     torch.manual_seed(0)
     model = build(config, tables, device()).train()
     lengths = model.items.lengths
     for size in progress(sizes, f"steps of {config.exp} by batch size"):
         for by_reader in (False, True):
-            sampler = ClickSampler(split.train, batch_size=size, negatives=config.negatives, history=config.history, seed=0, by_reader=by_reader)
+            sampler = ClickSampler(train, batch_size=size, negatives=config.negatives, history=config.history, seed=0, by_reader=by_reader)
             batch = next(sampler.epoch(0)).to(device())
             items, _ = distinct(batch)
             places = len(batch) * (batch.history.shape[1] + batch.candidates.shape[1])
@@ -163,11 +140,9 @@ def measure_steps(config: Config, tables: Tables, sizes: list[int], repeats: int
                     torch.cuda.reset_peak_memory_stats()
                 took = times(once, count)
                 took |= {k: took[k] * len(batch) / len(rows) for k in ("median", "low", "high")}
-                line = {"exp": config.exp, "batch": size, "way": way, "by_reader": by_reader, "encoded": encoded, "tokens": tokens, **took}
-                line["flops"] = flops_of(model, items, None if way == "ours" else tokens) / took["median"]
-                line["epoch_minutes"] = took["median"] * len(sampler) / 60
-                line["peak_mb"] = torch.cuda.max_memory_allocated() >> 20 if device() == "cuda" else None
-                lines.append(line)
+                facts = {"exp": config.exp, "batch": size, "way": way, "by_reader": by_reader, "encoded": encoded, "tokens": tokens, **took}
+                rates = {"flops": flops_of(model, items, tokens) / took["median"], "epoch_minutes": took["median"] * len(sampler) / 60}
+                lines.append(facts | rates | {"peak_mb": torch.cuda.max_memory_allocated() >> 20 if device() == "cuda" else None})
     return lines
 
 
@@ -176,7 +151,7 @@ def measure_epochs(config: Config, tables: Tables, steps: int, width: int = 768,
 
     44 % of the news have a picture, as in MIND-small with IM-MIND. `steps` steps, sampling and optimizer included, stand for the epoch.
     """
-    split, lines, rng = split_by_time(tables.parts, config.data.valid_share), [], np.random.default_rng(0)
+    train, lines, rng = tables.split(config.data).train, [], np.random.default_rng(0)
     names = ("dim", "heads", "query_dim", "dropout", "history")
     items = torch.arange(len(tables.items)) > 0
     with_image = items & torch.from_numpy(rng.random(len(items)) < 0.44)
@@ -194,7 +169,7 @@ def measure_epochs(config: Config, tables: Tables, steps: int, width: int = 768,
             encoders["both"] = SideNetwork([table, table], with_image, with_image, **options)
         fusion = FUSIONS[values.fusion](dim=values.dim, modalities=len(encoders), dropout=values.modality_dropout)
         model = Recommender(ItemTower(encoders, fusion), USERS[values.users](**{k: getattr(values, k) for k in names})).to(device()).train()
-        sampler = ClickSampler(split.train, batch_size=values.batch_size, negatives=values.negatives, history=values.history, seed=0)
+        sampler = ClickSampler(train, batch_size=values.batch_size, negatives=values.negatives, history=values.history, seed=0)
         optimizer, marks = torch.optim.AdamW(model.parameters(), lr=1e-4), []
         for batch in itertools.islice(ahead(sampler.epoch(0), pin=device() == "cuda"), steps + 3):  # three to warm up
             optimizer.zero_grad()
@@ -208,34 +183,34 @@ def measure_epochs(config: Config, tables: Tables, steps: int, width: int = 768,
 
 def measure_parts(config: Config, tables: Tables, size: int, repeats: int) -> list[dict]:
     """Where the time of one of our steps goes: sampling, encoding, ranking, gradients, the optimizer's step."""
-    split = split_by_time(tables.parts, config.data.valid_share)
     torch.manual_seed(0)
     model = build(config, tables, device()).train()
-    sampler = ClickSampler(split.train, batch_size=size, negatives=config.negatives, history=config.history, seed=0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    batches, seconds = sampler.epoch(0), []
-    for _ in range(repeats + 1):  # once to warm up
-        marks = [clock()]
+    sampler = ClickSampler(tables.split(config.data).train, batch_size=size, negatives=config.negatives, history=config.history, seed=0)
+    batches, optimizer = sampler.epoch(0), torch.optim.AdamW(model.parameters(), lr=1e-5)
+
+    def step() -> Iterator[str]:
+        """One step, which says the name of each part when that is done."""
         batch = next(batches).to(device())
-        marks.append(clock())
+        yield "sampling"
         ids, place = distinct(batch)
         vectors = model.items(ids)
-        marks.append(clock())
+        yield "encoding news"
         loss = listwise(model.states_and_scores(vectors, place, batch)[1], batch.candidate_mask, batch.clicked)
-        marks.append(clock())
+        yield "users and scores"
         optimizer.zero_grad()
         loss.backward()
-        marks.append(clock())
+        yield "gradients"
         optimizer.step()
-        marks.append(clock())
-        seconds.append(np.diff(marks))
-    names = ("sampling", "encoding news", "users and scores", "gradients", "optimizer")
-    return [{"part": name, "median": median} for name, median in zip(names, np.median(seconds[1:], axis=0).tolist(), strict=True)]
+        yield "optimizer"
+
+    names = list(step())  # to warm up
+    seconds = np.median([np.diff([clock(), *(clock() for _ in step())]) for _ in range(repeats)], axis=0)
+    return [{"part": name, "median": median} for name, median in zip(names, seconds.tolist(), strict=True)]
 
 
 def measure_evaluation(config: Config, tables: Tables, repeats: int) -> dict[str, list[dict]]:
     """Metrics by both ways, for a growing number of impressions; and the whole evaluation from the vectors of all items."""
-    test = split_by_time(tables.parts, config.data.valid_share).test
+    test = tables.split(config.data).test
     model = build(config, tables, device())
     vectors = torch.randn(len(tables.items), config.dim, device=device())
     scores = np.random.default_rng(0).random(len(test.candidates.values)).astype(np.float32)
@@ -245,10 +220,9 @@ def measure_evaluation(config: Config, tables: Tables, repeats: int) -> dict[str
         first = test.take(np.arange(n))
         judge = partial(rank_metrics, relevant=first.clicked, offsets=first.candidates.offsets)
         rank = partial(rank_impressions, model, vectors, first, config.history)
-        size = len(first.clicked)
-        metrics.append({"way": "ours", "impressions": n, **times(partial(judge, scores[:size]), repeats)})
+        metrics.append({"way": "ours", "impressions": n, **times(partial(judge, scores[: len(first.clicked)]), repeats)})
         took = times(lambda judge=judge, rank=rank: judge(rank()), max(repeats // 2, 1))
-        moved = 4 * 6 * config.dim * size  # a candidate's vector and its reader's state: each gathered, which reads and writes, and read
+        moved = 4 * 6 * config.dim * len(first.clicked)  # a candidate's vector, its reader's state: each gathered, which reads and writes, and read
         evaluation.append({"way": "ours", "impressions": n, "bytes": moved / took["median"], **took})
     few = test.take(np.arange(min(2000, len(test))))
     plain = partial(plain_metrics, scores[: len(few.clicked)], few.clicked, few.candidates.offsets)
@@ -332,16 +306,12 @@ def measure_catalogue(users: int, items: int, repeats: int, width: int = 64, few
     more = peak_mb() - before
     with torch.inference_mode():
         plain = times(lambda: plain_ranks(states[:few], vectors, target[:few]), max(repeats, 2))
-    return [
-        {"way": "ours", "users": users, "items": items, **ours, "more_mb": more},
-        {"way": "plain", "users": few, "items": items, **plain},
-    ]
+    return [{"way": "ours", "users": users, "items": items, **ours, "more_mb": more}, {"way": "plain", "users": few, "items": items, **plain}]
 
 
 def measure_machine(repeats: int) -> dict[str, float]:
     """What the machine gives: FLOP/s of a large matrix product, bytes/s of a large copy (read and written), the best of `repeats`."""
-    n = 8192 if device() == "cuda" else 2048
-    dtype = torch.bfloat16 if device() == "cuda" else torch.float32
+    n, dtype = (8192, torch.bfloat16) if device() == "cuda" else (2048, torch.float32)
     a, b = (torch.randn(n, n, device=device(), dtype=dtype) for _ in range(2))
     source = torch.empty(1 << 28, dtype=torch.uint8, device=device())
     target = torch.empty_like(source)

@@ -20,10 +20,13 @@ from nrms.training.losses import listwise
 SLICE = 8  # rows of a batch that the plain way encodes at once; more would not fit in memory
 
 
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def autocast() -> torch.autocast:
     """bf16 on a GPU, nothing on a CPU: the same for both ways."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+    return torch.autocast(device(), torch.bfloat16, enabled=device() == "cuda")
 
 
 def plain_scores(model: Recommender, batch: Batch) -> torch.Tensor:

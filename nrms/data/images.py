@@ -59,11 +59,11 @@ class Stacked:
         return pixels
 
 
-def decode(path: Path, size: int, cut: "Callable[[Image.Image], Image.Image | str] | None" = None) -> np.ndarray | str:
-    """An image as (size, size, 3) uint8, upright, stretched to a square; or the reason (a key of REASONS) why it cannot be used.
+Cut = Callable[["Image.Image"], "Image.Image | str"]  # takes the part that matters out of an image, or says why there is none
 
-    cut: takes the part that matters out of the whole, or says why there is none.
-    """
+
+def decode(path: Path, size: int, cut: Cut | None = None) -> np.ndarray | str:
+    """An image as (size, size, 3) uint8, upright, stretched to a square; or the reason (a key of REASONS) why it cannot be used."""
     from PIL import Image, ImageOps, UnidentifiedImageError  # here, for machines that only train have no Pillow
 
     try:
@@ -93,18 +93,10 @@ def decode(path: Path, size: int, cut: "Callable[[Image.Image], Image.Image | st
         return "broken"  # decoders raise whatever damaged data make them trip over
 
 
-def write_store(
-    source: Path,
-    ids: Sequence[str],
-    size: int,
-    target: Path,
-    *,
-    names: Mapping[str, str] | None = None,
-    cut: "Callable[[Image.Image], Image.Image | str] | None" = None,
-) -> dict:
+def write_store(source: Path, ids: Sequence[str], size: int, target: Path, *, names: Mapping[str, str] | None = None, cut: Cut | None = None) -> dict:
     """Decodes the image of every item (row 0, padding, has none) from the folder `source` into target (a .npy of (N + 1, size, size, 3) uint8).
 
-    names: what the images of items are called; by default by the item ids. cut: as in `decode`.
+    names: what the images of items are called; by default by the item ids.
     Returns {found, missing, bad: {reason: count}, unknown}; found counts usable images. Raises NrmsError if there is no such folder.
     """
     names = {name: name for name in ids} if names is None else names

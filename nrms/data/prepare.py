@@ -143,7 +143,9 @@ def make(name: str, data: Dataset, source: Path | None, image_folder: Path | Non
         if data.source == "interactions":
             options = {"min_rating": data.min_rating, "min_length": data.min_length, "name": data.log}
             facts = interactions.convert(source, folder, data.max_bad, **options)
-            check_vectors(name, data, facts["vectors"])
+            for modality in data.given:
+                if modality not in facts["vectors"]:
+                    raise NrmsError(f"params/data/{name}.yaml says `given: {data.given}`, but there is no {modality}.npy beside the log.")
             if image_folder is None and (source / "images").is_dir():
                 image_folder = source / "images"
         else:
@@ -160,13 +162,6 @@ def make(name: str, data: Dataset, source: Path | None, image_folder: Path | Non
         manifest["tables"] = {path.name: images.file_digest(path) for path in sorted(paths)}
         write_json(folder / "manifest.json", manifest)
     return manifest
-
-
-def check_vectors(name: str, data: Dataset, widths: dict[str, int]) -> None:
-    """Raises NrmsError when vectors that the data set's file counts on did not come."""
-    for modality in data.given:
-        if modality not in widths:
-            raise NrmsError(f"params/data/{name}.yaml says `given: {data.given}`, but there is no {modality}.npy beside the log.")
 
 
 def load(name: str, data: Dataset) -> Tables:

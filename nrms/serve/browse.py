@@ -86,17 +86,15 @@ class Browser:
 
     def pickers(self, user: str) -> tuple[dict[str, widgets.Widget], widgets.Widget]:
         """{name: picker} and the box that they stand in."""
-        model, style = self.served(self.first[0]), {"description_width": "4rem"}
+        model, style = self.served(self.first[0]), {"style": {"description_width": "4rem"}}
         users = list(model.users)[:MAX_USERS_OFFERED]
         left, right = self.first[0], self.first[1] if len(self.first) > 1 else None
         among = list(CANDIDATES) if model.config.data.protocol == "impressions" else list(CANDIDATES)[1:]
         pickers = {
-            "user": widgets.Combobox(
-                value=user, options=users, description="user", placeholder="type to search", continuous_update=False, style=style
-            ),
-            "left": widgets.Dropdown(options=list(self.runs), value=left, description="A", style=style),
-            "right": widgets.Dropdown(options=[("none", None), *((n, n) for n in self.runs)], value=right, description="B", style=style),
-            "among": widgets.Dropdown(options=among, description="ranked", style=style),
+            "user": widgets.Combobox(value=user, options=users, description="user", placeholder="type to search", continuous_update=False, **style),
+            "left": widgets.Dropdown(options=list(self.runs), value=left, description="A", **style),
+            "right": widgets.Dropdown(options=[("none", None), *((n, n) for n in self.runs)], value=right, description="B", **style),
+            "among": widgets.Dropdown(options=among, description="ranked", **style),
         }
         box = widgets.Box(list(pickers.values()), layout={"flex_flow": "wrap"})
         pickers["message"] = widgets.Label()

@@ -7,7 +7,6 @@ colour of the page around it, so that it fits a light page, a dark one and Jupyt
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -19,23 +18,6 @@ from nrms.serve.one_user import Ranking, Served, meaning
 SIDE = 96  # pixels of an image that is shown
 LATEST = 8  # clicks of a history that are open to see
 COLOURS = {"text": "#2b83c6", "picture": "#e08a00"}  # told apart by all eyes; every bar has its name beside it
-
-
-@dataclass(frozen=True)
-class Card:
-    """An item as it is shown. image: an address that holds it, empty where the item has none, None where the data set has none.
-
-    Of an item in a ranking also its rank and score (`standing`), what the user did with it, and the click that did most for it (`most_by`).
-    """
-
-    title: str
-    facts: str
-    image: str | None
-    bars: Sequence[str]
-    standing: str = ""
-    chosen: bool = False
-    seen: str = ""
-    most_by: str = ""
 
 
 def image_address(tables: Tables, item: int) -> str | None:
@@ -50,24 +32,28 @@ def image_address(tables: Tables, item: int) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def bar(name: str, value: float, low: float, high: float, form: str = "+.2f") -> str:
-    """One number with its name, as a bar from 0 on a scale from `low`, at most 0, to `high`, at least 0; written as `form` says."""
+def bar(name: str, value: float | None, low: float, high: float, form: str = "+.2f") -> str:
+    """One number with its name, as a bar from 0 on a scale from `low`, at most 0, to `high`, at least 0; written as `form` says.
+
+    None, of a click: that the ranking did not read it.
+    """
+    if value is None:
+        return render("serve/bar.html.j2", name=name, fill="", number="not read")
     width = max(high - low, 1e-12)
     left, zero = (min(value, 0) - low) / width, -low / width
     fill = f"left:{left:.1%};width:{abs(value) / width:.1%};background:{COLOURS.get(name, '#888')}"
     return render("serve/bar.html.j2", name=name, fill=fill, zero=f"{zero:.1%}", number=f"{value:{form}}")
 
 
-def unread(name: str) -> str:
-    """In the place of a bar: that a ranking did not read this click."""
-    return render("serve/bar.html.j2", name=name, fill="", number="not read")
+def card(tables: Tables, item: int, bars: Sequence[str], **ranked: object) -> dict:
+    """What the template shows of an item: title, facts (category and id), image and bars.
 
-
-def card(tables: Tables, item: int, bars: Sequence[str], **standing: object) -> Card:
-    """The card of an item, with its category and id below its title."""
-    items = tables.items
-    facts = " · ".join(str(part) for part in (items.category[item], items.id[item]) if part)
-    return Card(str(items.name(item)), facts, image_address(tables, item), bars, **standing)
+    ranked: of an item in a ranking also its rank and score (`standing`), what the user did with it (`chosen`, `seen`), and the click that did most
+    for it (`most_by`).
+    """
+    facts = " · ".join(str(part) for part in (tables.items.category[item], tables.items.id[item]) if part)
+    shown = {"title": str(tables.items.name(item)), "facts": facts, "image": image_address(tables, item), "bars": bars}
+    return shown | {"standing": "", "chosen": False, "most_by": ""} | ranked
 
 
 def numerals(rankings: Sequence[Ranking]) -> list[str]:
@@ -75,7 +61,7 @@ def numerals(rankings: Sequence[Ranking]) -> list[str]:
     return [""] if len(rankings) == 1 else [chr(ord("A") + i) for i in range(len(rankings))]
 
 
-def click_cards(tables: Tables, rankings: Sequence[Ranking], history: np.ndarray) -> list[Card]:
+def click_cards(tables: Tables, rankings: Sequence[Ranking], history: np.ndarray) -> list[dict]:
     """The clicks of a history, latest first, each with its weight and attention in every ranking.
 
     Models read histories of different length: each its own number of the latest clicks of the same past.
@@ -90,12 +76,12 @@ def click_cards(tables: Tables, rankings: Sequence[Ranking], history: np.ndarray
         scales += [(name, values, largest) for name, values in known.items()]
     cards = []
     for age, item in enumerate(history[::-1], 1):
-        bars = [bar(name, values[-age], 0, largest, ".2f") if age <= len(values) else unread(name) for name, values, largest in scales]
+        bars = [bar(name, values[-age] if age <= len(values) else None, 0, largest, ".2f") for name, values, largest in scales]
         cards.append(card(tables, item, bars))
     return cards
 
 
-def ranked_cards(served: Served, ranking: Ranking) -> list[Card]:
+def ranked_cards(served: Served, ranking: Ranking) -> list[dict]:
     """The items of a ranking in order, each with its lead, the parts of it, and the click that did most."""
     tables, reader = served.tables, ranking.reader
     lengths = {"lead": ranking.leads} | ranking.parts
@@ -103,17 +89,13 @@ def ranked_cards(served: Served, ranking: Ranking) -> list[Card]:
     cards = []
     for i, item in enumerate(ranking.items):
         most = ranking.most_by(i)
-        cards.append(
-            card(
-                tables,
-                item,
-                [bar(name, values[i], low, high) for name, values in lengths.items()],
-                standing=f"rank {i + 1} · score {ranking.scores[i]:.3f}",
-                chosen=reader.user is not None and item in reader.relevant,
-                seen="shown, not clicked" if item in reader.slate else "",
-                most_by="" if most is None else f"most by “{tables.items.name(most[0])}” {most[1]:+.2f}",
-            )
-        )
+        ranked = {
+            "standing": f"rank {i + 1} · score {ranking.scores[i]:.3f}",
+            "chosen": reader.user is not None and item in reader.relevant,
+            "seen": "shown, not clicked" if item in reader.slate else "",
+            "most_by": "" if most is None else f"most by “{tables.items.name(most[0])}” {most[1]:+.2f}",
+        }
+        cards.append(card(tables, item, [bar(name, values[i], low, high) for name, values in lengths.items()], **ranked))
     return cards
 
 
@@ -121,8 +103,7 @@ def compare(models: Sequence[Served], rankings: Sequence[Ranking]) -> str:
     """One reader's history, and what each model ranks for them, side by side where there is room; below, what the numbers mean."""
     verb, reader = models[0].verb, rankings[0].reader
     longest = max((ranking.reader for ranking in rankings), key=lambda r: len(r.history))
-    lists = []
-    true_of: dict[str, list[str]] = {}  # {line: the rankings of which it is true}
+    lists, true_of = [], {}  # true_of: {line: the rankings of which it is true}
     for numeral, served, ranking in zip(numerals(rankings), models, rankings, strict=True):
         found_at = f"; {verb}: rank {', '.join(map(str, ranking.ranks))}" if len(ranking.ranks) else ""
         about = f"first {len(ranking.items):,} of {ranking.among:,}{found_at}"

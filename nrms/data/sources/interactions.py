@@ -142,13 +142,13 @@ def seconds(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return values.astype(np.int64), bad
 
 
-def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, max_bad: float) -> tuple[pd.DataFrame, Ledger]:
+def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, max_bad: float) -> tuple[pd.DataFrame, list[Ledger]]:
     """(user, item, time, part) of every sound interaction, in the order of the file; no part where no column says it.
 
     ids: known items; None: whatever the log names.
     """
     names, separator = read_header(path)
-    ledger, blocks = Ledger(path.name), [pd.DataFrame({"user": [], "item": [], "time": []})]
+    ledger, blocks = Ledger(path.name), []
     user, item, time = (column_of(names, kind, path) for kind in ("user", "item", "time"))
     rating = column_of(names, "rating", path, needed=min_rating is not None)
     label = column_of(names, "part", path, needed=False)
@@ -167,7 +167,7 @@ def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, max_b
         if label is not None:
             frame["part"] = [PARTS[word] for word in rows.columns[label].to_pylist()]
         blocks.append(pd.DataFrame(frame))
-    log = pd.concat(blocks[1:] or blocks, ignore_index=True)
+    log = pd.concat(blocks, ignore_index=True)
     repeated = log.duplicated(["user", "item", "time"]).to_numpy(bool)
     if repeated.any():
         ledger.counts["repeated"] += int(repeated.sum())
@@ -176,7 +176,7 @@ def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, max_b
         log = log[~repeated]
     ledger.rows_out = len(log)
     ledger.check(max_bad)
-    return log, ledger
+    return log, [ledger]
 
 
 def read_sequences(paths: Sequence[Path], ids: pa.Array | None, max_bad: float) -> tuple[pd.DataFrame, list[Ledger]]:
@@ -219,16 +219,13 @@ def read_sequences(paths: Sequence[Path], ids: pa.Array | None, max_bad: float) 
 def copy_vectors(source: Path, folder: Path, items: pa.Table, ledger: Ledger | None) -> dict[str, int]:
     """Copies text.npy and image.npy as (N + 1, W), row 0 zero; returns the widths. Raises NrmsError where rows are not those of the items."""
     widths = {}
-    for name in ("text", "image"):
-        path = source / f"{name}.npy"
-        if not path.is_file():
-            continue
+    for path in filter(Path.is_file, (source / "text.npy", source / "image.npy")):
         if ledger is None or ledger.rows_in != len(items) - 1:
             fault = "there is none" if ledger is None else "some are set aside"
             raise NrmsError(f"{path} goes by the lines of the table of items, of which {fault}.")
         table = read_vectors(path, len(items) - 1)
-        np.save(folder / f"{name}.npy", table)
-        widths[name] = table.shape[1]
+        np.save(folder / path.name, table)
+        widths[path.stem] = table.shape[1]
     return widths
 
 
@@ -289,19 +286,14 @@ def convert(source: Path, folder: Path, max_bad: float, *, min_rating: float | N
     paths, table = find_log(source, name), find_items(source)
     items, item_ledger = (None, None) if table is None else read_item_table(table, max_bad)
     ids = None if items is None else items["id"].combine_chunks()[1:]
-    if len(paths) == 1:
-        log, ledger = read_pairs(paths[0], ids, min_rating, max_bad)
-        ledgers = [ledger]
-    else:
-        log, ledgers = read_sequences(paths, ids, max_bad)
+    log, ledgers = read_pairs(paths[0], ids, min_rating, max_bad) if len(paths) == 1 else read_sequences(paths, ids, max_bad)
+    files = [ledger.summary() for ledger in (item_ledger, *ledgers) if ledger]
     if items is None:
         names = pd.unique(log["item"]).tolist()
         items = pa.table([["", *names], *[[""] * (len(names) + 1)] * 5], schema=ITEMS_SCHEMA)
-    else:
-        ledgers.insert(0, item_ledger)
     widths = copy_vectors(source, folder, items, item_ledger)
     facts = write_log(log, items, folder, min_length)
-    return {**facts, "has_time": len(paths) == 1 and log["time"].nunique() > 1, "vectors": widths, "files": [ledger.summary() for ledger in ledgers]}
+    return {**facts, "has_time": len(paths) == 1 and log["time"].nunique() > 1, "vectors": widths, "files": files}
 
 
 def write_log(log: pd.DataFrame, items: pa.Table, folder: Path, min_length: int) -> dict:
@@ -311,19 +303,14 @@ def write_log(log: pd.DataFrame, items: pa.Table, folder: Path, min_length: int)
     if short.all():
         raise NrmsError(f"No user has {min_length} interactions, which `min_length` asks for; the log has {len(log):,} sound ones in all.")
     left_out = {"users": int(log["user"][short].nunique()), "interactions": int(short.sum())}
-    log = log[~short]
-    user, names = pd.factorize(log["user"])
-    order = np.lexsort((np.arange(len(log)), log["time"].to_numpy(), user))  # ties keep the order of the file
-    number = pc.index_in(pa.array(log["item"].tolist(), pa.string()), value_set=items["id"].combine_chunks()).to_numpy()[order]
-    offsets = pa.array(np.searchsorted(user[order], np.arange(len(names) + 1)), pa.int32())
-    columns = [
-        pa.array([str(n) for n in names], pa.string()),
-        pa.ListArray.from_arrays(offsets, pa.array(number.astype(np.int32))),
-        pa.ListArray.from_arrays(offsets, pa.array(log["time"].to_numpy(np.int64)[order])),
-    ]
-    pq.write_table(items, folder / "news.parquet", compression="zstd")
-    table = pa.table(columns, schema=INTERACTIONS_SCHEMA)
+    user, names = pd.factorize(log["user"][~short])
+    log = log[~short].iloc[np.lexsort((log["time"][~short], user))]  # which is stable: ties keep the order of the file
+    number = pc.index_in(pa.array(log["item"].tolist(), pa.string()), value_set=items["id"].combine_chunks())
+    schema, columns = INTERACTIONS_SCHEMA, [number.to_numpy().astype(np.int32), log["time"].to_numpy(np.int64)]
     if "part" in log:
-        table = table.append_column(PART, pa.ListArray.from_arrays(offsets, pa.array(log["part"].to_numpy(np.int8)[order])))
-    pq.write_table(table, folder / "interactions.parquet", compression="zstd")
+        schema, columns = schema.append(PART), [*columns, log["part"].to_numpy(np.int8)]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(user))])
+    lists = [pa.ListArray.from_arrays(offsets, values) for values in columns]
+    pq.write_table(items, folder / "news.parquet", compression="zstd")
+    pq.write_table(pa.table([[str(n) for n in names], *lists], schema=schema), folder / "interactions.parquet", compression="zstd")
     return {"news": len(items) - 1, "users": len(names), "interactions": len(log), "short": left_out}
