@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import tempfile
 import time
+import timeit
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -27,14 +28,13 @@ from nrms.data.sources import mind
 from nrms.data.tables import Impressions, Ragged
 from nrms.evaluation.metrics import rank_metrics
 from nrms.evaluation.ranking import encode_items, rank_catalogue, rank_impressions
-from nrms.models.build import build
+from nrms.models.build import build, build_users
 from nrms.models.items import local_models
 from nrms.models.items.encoders import Frozen
 from nrms.models.items.fusion import FUSIONS
 from nrms.models.items.side_network import SideNetwork
 from nrms.models.items.tower import ItemTower
 from nrms.models.recommender import Recommender, distinct
-from nrms.models.users import USERS
 from nrms.runtime.environment import peak_mb
 from nrms.runtime.files import atomic_folder
 from nrms.runtime.progress import progress
@@ -53,11 +53,7 @@ def times(work: Callable[[], object], repeats: int, *, warm: bool = True) -> dic
     """Seconds of `work`, done `repeats` times, after once to warm up unless it is too long for that: median, quartiles low and high, n."""
     if warm:
         work()
-    seconds = []
-    for _ in range(repeats):
-        began = clock()
-        work()
-        seconds.append(clock() - began)
+    seconds = timeit.repeat(work, "gc.enable()", clock, repeats, number=1)
     low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75]).tolist()
     return {"median": median, "low": low, "high": high, "n": repeats}
 
@@ -152,7 +148,6 @@ def measure_epochs(config: Config, tables: Tables, steps: int, width: int = 768,
     44 % of the news have a picture, as in MIND-small with IM-MIND. `steps` steps, sampling and optimizer included, stand for the epoch.
     """
     train, lines, rng = tables.split(config.data).train, [], np.random.default_rng(0)
-    names = ("dim", "heads", "query_dim", "dropout", "history")
     items = torch.arange(len(tables.items)) > 0
     with_image = items & torch.from_numpy(rng.random(len(items)) < 0.44)
     for exp in ("exp2", "exp3_side"):
@@ -168,7 +163,7 @@ def measure_epochs(config: Config, tables: Tables, steps: int, width: int = 768,
             encoders = {"text": SideNetwork([table], items, items, **options), "image": SideNetwork([table], with_image, with_image, **options)}
             encoders["both"] = SideNetwork([table, table], with_image, with_image, **options)
         fusion = FUSIONS[values.fusion](dim=values.dim, modalities=len(encoders), dropout=values.modality_dropout)
-        model = Recommender(ItemTower(encoders, fusion), USERS[values.users](**{k: getattr(values, k) for k in names})).to(device()).train()
+        model = Recommender(ItemTower(encoders, fusion), build_users(values, tables, encoders, fusion.width)).to(device()).train()
         sampler = ClickSampler(train, batch_size=values.batch_size, negatives=values.negatives, history=values.history, seed=0)
         optimizer, marks = torch.optim.AdamW(model.parameters(), lr=1e-4), []
         for batch in itertools.islice(ahead(sampler.epoch(0), pin=device() == "cuda"), steps + 3):  # three to warm up

@@ -4,9 +4,9 @@ Training rows are clicks, every click of every impression once per epoch, each b
 click, drawn anew each epoch. Where an impression has fewer than K of those, the slots are masked out, never filled with another item.
 """
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -52,35 +52,20 @@ class Batch:
         return self.candidates.expand(self.clicked.shape)[self.clicked]
 
 
-DONE = object()  # behind the last batch
-
-
 def ahead(batches: Iterable[Batch], pin: bool, size: int = 4) -> Iterator[Batch]:
     """The same batches, made by a thread while the last one is worked on; pin: in memory from which a GPU copies without waiting."""
-    ready: queue.Queue = queue.Queue(size)
-    stop = threading.Event()
+    source = iter(batches)
 
-    def work() -> None:
-        try:
-            for batch in batches:
-                if stop.is_set():
-                    return
-                ready.put(batch.map(torch.Tensor.pin_memory) if pin else batch)
-            ready.put(DONE)
-        except BaseException as error:  # handed to whoever waits for the next batch
-            ready.put(error)
+    def make() -> Batch | None:
+        """The next batch; None behind the last one."""
+        batch = next(source, None)
+        return batch.map(torch.Tensor.pin_memory) if pin and batch is not None else batch
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    thread = ThreadPoolExecutor(1)
     try:
-        for item in iter(ready.get, DONE):
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        coming = deque(thread.submit(make) for _ in range(size))
+        while (batch := coming.popleft().result()) is not None:  # an error in the thread is raised here
+            coming.append(thread.submit(make))
+            yield batch
     finally:
-        stop.set()
-        while thread.is_alive():  # it may wait for a slot in the queue
-            try:
-                ready.get(timeout=0.05)
-            except queue.Empty:
-                thread.join(0.05)
+        thread.shutdown(cancel_futures=True)

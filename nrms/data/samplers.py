@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from nrms.data.batches import Batch
-from nrms.data.tables import Impressions, Interactions, Ragged
+from nrms.data.tables import Impressions, Interactions
 
 
 def draw_distinct(count: np.ndarray, k: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -33,11 +33,11 @@ def draw_distinct(count: np.ndarray, k: int, rng: np.random.Generator) -> tuple[
     return numbers, numbers < count[:, None]
 
 
-def first_column(mask: np.ndarray) -> np.ndarray:
-    """True in column 0, where the clicked item stands beside drawn ones, and as wide as `mask`."""
-    clicked = np.zeros_like(mask)
-    clicked[:, 0] = True
-    return clicked
+def beside_drawn(clicked: np.ndarray, drawn: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Candidates of which column 0 is what was clicked (B,), the others what was drawn (B, K), with its mask; as in Batch."""
+    first = np.ones(len(clicked), bool)
+    masks = {"candidate_mask": np.column_stack([first, mask]), "clicked": np.column_stack([first, np.zeros_like(mask)])}
+    return {"candidates": np.column_stack([clicked, drawn]), **masks}
 
 
 def batch_of(**columns: np.ndarray | None) -> Batch:
@@ -54,11 +54,9 @@ class ClickSampler:
     def __init__(self, impressions: Impressions, *, batch_size: int, negatives: int, history: int, seed: int, by_reader: bool = False):
         self.impressions, self.batch_size, self.negatives, self.history, self.seed = impressions, batch_size, negatives, history, seed
         self.by_reader = by_reader
-        slates = impressions.candidates
-        offsets = np.concatenate([[0], np.cumsum(~impressions.clicked)])[slates.offsets]
-        self.not_clicked = Ragged(slates.values[~impressions.clicked], offsets)
+        self.not_clicked = impressions.candidates.where(~impressions.clicked)
         self.clicks = np.flatnonzero(impressions.clicked)  # ragged indices
-        self.rows = slates.rows[self.clicks]
+        self.rows = impressions.candidates.rows[self.clicks]
 
     def __len__(self) -> int:
         """Batches per epoch; the last one may be smaller."""
@@ -77,18 +75,10 @@ class ClickSampler:
             rows, drawn_mask = self.rows[chosen], mask[chosen]
             negatives = np.zeros(drawn_mask.shape, np.int64)
             negatives[drawn_mask] = self.not_clicked.values[(self.not_clicked.offsets[rows][:, None] + drawn[chosen])[drawn_mask]]
-            candidates = np.column_stack([self.impressions.candidates.values[self.clicks[chosen]], negatives])
-            candidate_mask = np.column_stack([np.ones(len(chosen), bool), drawn_mask])
+            candidates = beside_drawn(self.impressions.candidates.values[self.clicks[chosen]], negatives, drawn_mask)
             _, first, history_id = np.unique(self.impressions.history_id[rows], return_index=True, return_inverse=True)
             history, history_mask = self.impressions.history.pad(rows[first], self.history)
-            yield batch_of(
-                history=history.astype(np.int64),
-                history_mask=history_mask,
-                history_id=history_id,
-                candidates=candidates,
-                candidate_mask=candidate_mask,
-                clicked=first_column(candidate_mask),
-            )
+            yield batch_of(history=history.astype(np.int64), history_mask=history_mask, history_id=history_id, **candidates)
 
 
 MAX_DRAWS = 51  # draws of a negative before it is masked out: for a user who has nearly everything
@@ -178,9 +168,7 @@ class SequenceSampler:
     def candidates_of(self, user: np.ndarray, history_id: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray | None]:
         """The candidates of rows with these targets, their mask, which is the target, and what is added to scores in the loss; as in Batch."""
         if self.candidates == "drawn":
-            drawn, drawn_mask = self.draw(user[history_id], rng)
-            mask = np.column_stack([np.ones(len(target), bool), drawn_mask])
-            return {"candidates": np.column_stack([target, drawn]), "candidate_mask": mask, "clicked": first_column(mask)}
+            return beside_drawn(target, *self.draw(user[history_id], rng))
         candidates = np.unique(target) if self.candidates == "batch" else self.known
         slot = np.searchsorted(candidates, target)
         clicked = np.zeros((len(target), len(candidates)), bool)
@@ -193,16 +181,12 @@ class SequenceSampler:
             of_user = np.zeros((len(user), len(candidates)), bool)
             of_user[items.rows[is_candidate], slots[is_candidate]] = True
             mask = ~of_user[history_id] | clicked
-        prior = None
+        prior = None if self.log_share is None else -self.log_share[candidates]
         if self.candidates == "batch":  # each row of the batch is a negative: an item counts as often as it stands there
             log_count = np.log(np.bincount(slot, minlength=len(candidates))).astype(np.float32)
-            prior = log_count
-            if self.log_share is not None:
-                prior = prior - self.log_share[candidates]
+            prior = log_count if prior is None else log_count + prior
             if self.mask_same:  # but once for its own rows
                 prior = prior - np.where(clicked, log_count, 0)
-        elif self.log_share is not None:
-            prior = -self.log_share[candidates]
         return {"candidates": candidates, "candidate_mask": mask, "clicked": clicked, "prior": prior}
 
     def draw(self, user: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

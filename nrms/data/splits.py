@@ -34,7 +34,7 @@ takes the parts from a column of the log.
 import numpy as np
 
 from nrms import NrmsError
-from nrms.data.tables import Impressions, Interactions, Ragged, Split
+from nrms.data.tables import Impressions, Interactions, Split
 
 
 def split_by_time(parts: dict[str, Impressions], valid_share: float) -> Split:
@@ -60,8 +60,7 @@ def split_by_time(parts: dict[str, Impressions], valid_share: float) -> Split:
 
 def chosen(log: Interactions, choice: np.ndarray) -> Interactions:
     """The interactions where `choice` is True, a bool for each; users may be left without any."""
-    count = np.bincount(log.items.rows[choice], minlength=len(log))
-    return Interactions(log.user, Ragged.of(log.items.values[choice], count), log.time[choice])
+    return Interactions(log.user, log.items.where(choice), log.time[choice])
 
 
 def queries(log: Interactions, asked: np.ndarray, given: np.ndarray) -> Impressions:

@@ -55,6 +55,10 @@ class Ragged:
         """These rows, in this order."""
         return Ragged.of(self.values[self.index(rows)], self.lengths[rows])
 
+    def where(self, flags: np.ndarray) -> "Ragged":
+        """All rows, with the values alone where `flags` is True."""
+        return Ragged(self.values[flags], np.concatenate([[0], np.cumsum(flags)])[self.offsets])
+
     def pad(self, rows: np.ndarray, last: int) -> tuple[np.ndarray, np.ndarray]:
         """The last `last` values of each of these rows as (B, L) with 0 behind a shorter row, and the mask (B, L); L is at least 1."""
         end = self.offsets[rows + 1]

@@ -1,6 +1,7 @@
 """What is a text as a vector, without training? TF-IDF, or vectors that came with the data."""
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from nrms.data.prepare import Tables
@@ -8,13 +9,10 @@ from nrms.data.prepare import Tables
 
 def tfidf(titles: np.ndarray) -> sparse.csr_matrix:
     """(N + 1, words) rows of unit length: words of lower-cased titles, weighed by log(N / news that have it)."""
-    number: dict[str, int] = {}
-    row, word = [], []
-    for i, title in enumerate(titles):
-        for token in title.lower().split():
-            row.append(i)
-            word.append(number.setdefault(token.strip(".,:;!?'\"()"), len(number)))
-    counts = sparse.csr_matrix((np.ones(len(word)), (row, word)), shape=(len(titles), max(len(number), 1)))
+    tokens = [title.lower().split() for title in titles]
+    row = np.repeat(np.arange(len(titles)), [len(words) for words in tokens])
+    word, known = pd.factorize(np.array([token.strip(".,:;!?'\"()") for words in tokens for token in words], object))
+    counts = sparse.csr_matrix((np.ones(len(word)), (row, word)), shape=(len(titles), max(len(known), 1)))
     titles_with = np.asarray((counts > 0).sum(0)).ravel()
     weighed = counts @ sparse.diags(np.log(len(titles) / np.maximum(titles_with, 1)))
     norm = np.sqrt(np.asarray(weighed.multiply(weighed).sum(1)).ravel())

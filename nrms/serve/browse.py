@@ -4,7 +4,7 @@ The page is an output of its own, which the pickers replace: a notebook that was
 last, and never a picker without a kernel behind it.
 """
 
-import time
+import timeit
 import traceback
 from collections.abc import Sequence
 
@@ -103,11 +103,7 @@ class Browser:
 
 def speed(served: Served, ranking: Ranking, calls: int = 20) -> str:
     """How long one call takes for this reader, reasons included, beside the multiplications that its scores need."""
-    times = []
-    for _ in range(calls):
-        began = time.perf_counter()
-        served.rank(ranking.reader)
-        times.append(time.perf_counter() - began)
+    times = timeit.repeat(lambda: served.rank(ranking.reader), number=1, repeat=calls)
     items, width, clicks = len(served.tables.items) - 1, served.vectors.shape[1], len(ranking.reader.history)
     million, typical_ms = (clicks + 1) * items * width / 1e6, 1000 * float(np.median(times))
     return (

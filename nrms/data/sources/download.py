@@ -23,6 +23,7 @@ from nrms.data.images import file_digest
 from nrms.data.sources.mind import FILES
 from nrms.data.sources.rows import Member, read_blocks
 from nrms.data.sources.zips import entries
+from nrms.runtime.files import flush
 from nrms.runtime.locks import locked
 from nrms.runtime.progress import progress
 from nrms.runtime.run_record import data_folder
@@ -182,8 +183,7 @@ def get(url: str, target: Path, archive: Archive, *, attempts: int = 5, wait: fl
             reason, resumed = str(error), True
             continue
         if not (fault := fault_of(part, archive)):
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
+            flush(part)
             os.replace(part, target)
             for leftover in target.parent.glob(f".{glob.escape(target.name)}.*"):
                 leftover.unlink()
