@@ -59,7 +59,7 @@ def times(work: Callable[[], object], repeats: int, *, warm: bool = True) -> dic
 
 
 def our_step(model: Recommender, batch: Batch, part: int | None = None) -> float:
-    """The same loss and gradients: each different news once, in parts of like length, each history once.
+    """The same loss and gradients, earlier ones gone: each different news once, in parts of like length, each history once.
 
     part: gradients in two passes, so many items at a time, for what does not fit into memory at once.
     """
@@ -67,6 +67,7 @@ def our_step(model: Recommender, batch: Batch, part: int | None = None) -> float
     def loss_of(scores: torch.Tensor) -> torch.Tensor:
         return listwise(scores, batch.candidate_mask, batch.clicked)
 
+    model.zero_grad()
     if part:
         accelerator = Accelerator(mixed_precision="bf16" if device() == "cuda" else "no")
         return backward_in_two_passes(model, batch, loss_of, part, accelerator)[0].item()
@@ -127,14 +128,9 @@ def measure_steps(config: Config, tables: Tables, sizes: list[int], repeats: int
                 few = rows_of(batch, slice(0, min(size, 2 * SLICE)))  # the plain way takes as long for every row
                 work["plain"] = (plain_step, places, places * config.title_tokens, few, max(repeats // 2, 1))
             for way, (step, encoded, tokens, rows, count) in work.items():
-
-                def once(step=step, rows=rows) -> None:
-                    model.zero_grad()
-                    step(model, rows)
-
                 if device() == "cuda":
                     torch.cuda.reset_peak_memory_stats()
-                took = times(once, count)
+                took = times(partial(step, model, rows), count)
                 took |= {k: took[k] * len(batch) / len(rows) for k in ("median", "low", "high")}
                 facts = {"exp": config.exp, "batch": size, "way": way, "by_reader": by_reader, "encoded": encoded, "tokens": tokens, **took}
                 rates = {"flops": flops_of(model, items, tokens) / took["median"], "epoch_minutes": took["median"] * len(sampler) / 60}
@@ -167,7 +163,6 @@ def measure_epochs(config: Config, tables: Tables, steps: int, width: int = 768,
         sampler = ClickSampler(train, batch_size=values.batch_size, negatives=values.negatives, history=values.history, seed=0)
         optimizer, marks = torch.optim.AdamW(model.parameters(), lr=1e-4), []
         for batch in itertools.islice(ahead(sampler.epoch(0), pin=device() == "cuda"), steps + 3):  # three to warm up
-            optimizer.zero_grad()
             our_step(model, batch.to(device()))
             optimizer.step()
             marks.append(time.perf_counter())

@@ -44,7 +44,8 @@ def plain_scores(model: Recommender, batch: Batch) -> torch.Tensor:
 
 
 def plain_step(model: Recommender, batch: Batch) -> float:
-    """Loss and gradients of a batch in slices of rows, whose gradients add up: what fits in memory."""
+    """Loss and gradients of a batch, earlier ones gone, in slices of rows, whose gradients add up: what fits in memory."""
+    model.zero_grad()
     total = 0.0
     for begin in range(0, len(batch), SLICE):
         part = rows_of(batch, slice(begin, begin + SLICE))

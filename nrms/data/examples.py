@@ -62,7 +62,7 @@ def find(source: Path, folder: Path, log: str | None = None) -> dict:
         row = 0 if has_image is None else int(has_image[last].argmax())
         user, item = str(log_table.user[row]), str(items.id[last[row]])
         mind_like = log is None and interactions.is_mind(source)
-        lines = lines_of_news(source, item) if mind_like else lines_of_log(source, user, item, log)
+        lines = [line_of_news(source, item)] if mind_like else lines_of_log(source, user, item, log)
         return {"user": user, "item": item, "lines": [line for line in lines if line]}
     for part in ("dev", "train"):
         path = folder / f"{part}.parquet"
@@ -70,17 +70,15 @@ def find(source: Path, folder: Path, log: str | None = None) -> dict:
         if len(impressions):
             row = typical(impressions, has_image)
             impression, item = str(impressions.id[row]), str(items.id[target_of(impressions, row, has_image)])
-            lines = [*lines_of_news(source, item), line_with(mind.find_members(source)[part]["behaviors.tsv"], {0: impression})]
+            lines = [line_of_news(source, item), line_with(mind.find_members(source)[part]["behaviors.tsv"], {0: impression})]
             return {"impression": impression, "item": item, "lines": [line for line in lines if line]}
     return {}
 
 
-def lines_of_news(source: Path, item: str) -> Iterator[dict | None]:
+def line_of_news(source: Path, item: str) -> dict | None:
     """The line of an item in the first news.tsv that has it."""
-    for files in mind.find_members(source).values():
-        if "news.tsv" in files and (line := line_with(files["news.tsv"], {0: item})):
-            yield line
-            return
+    lines = (line_with(files["news.tsv"], {0: item}) for files in mind.find_members(source).values() if "news.tsv" in files)
+    return next(filter(None, lines), None)
 
 
 def lines_of_log(source: Path, user: str, item: str, log: str | None) -> Iterator[dict | None]:

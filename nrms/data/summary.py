@@ -28,8 +28,7 @@ def data_report(manifest: Mapping) -> Styler:
 def splits(split) -> pd.DataFrame:
     """The three sets of a split: their size, their time, their clicks."""
     lines = {}
-    for name in ("train", "valid", "test"):
-        part = getattr(split, name)
+    for name, part in vars(split).items():
         begin, end = (pd.Timestamp(int(t), unit="s") for t in (part.time.min(), part.time.max()))
         if hasattr(part, "items"):  # a log
             lines[name] = {"users": len(part), "interactions": len(part.items.values)}
@@ -127,7 +126,7 @@ def pictures(items, pixels, item: int, most: int = 6) -> dict[str, np.ndarray]:
 def timeline(split, width: int = 60) -> str:
     """How much of each part of a split happens when, drawn in characters: each line by its own largest share. Of a log without time: at which
     position in the order of each user."""
-    parts = {name: getattr(split, name).time for name in ("train", "valid", "test")}
+    parts = {name: part.time for name, part in vars(split).items()}
     low, high = min(t.min() for t in parts.values()), max(t.max() for t in parts.values())
     dated = pd.Timestamp(int(high), unit="s").year > 1971
     ends = [f"{pd.Timestamp(int(t), unit='s'):%Y-%m-%d %H:%M}" if dated else f"place {t:,}" for t in (low, high)]

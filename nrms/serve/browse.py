@@ -7,6 +7,7 @@ last, and never a picker without a kernel behind it.
 import timeit
 import traceback
 from collections.abc import Sequence
+from functools import cache
 
 import ipywidgets as widgets
 import numpy as np
@@ -33,13 +34,8 @@ class Browser:
         self.runs = models_of(dataset)
         names = {run.folder: name for name, run in self.runs.items()}
         self.first = [names[run.folder] for run in runs]
-        self.opened: dict[str, Served] = {}
+        self.served = cache(lambda name: open_run(self.runs[name]))
         self.k = k
-
-    def served(self, name: str) -> Served:
-        if name not in self.opened:
-            self.opened[name] = open_run(self.runs[name])
-        return self.opened[name]
 
     @property
     def somebody(self) -> str:

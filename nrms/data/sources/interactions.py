@@ -60,12 +60,10 @@ def find_log(source: Path, name: str | None = None) -> list[Path]:
     """The log of a folder: one file of interactions, that called `name` or the one there is, or three of sequences."""
     if not source.is_dir():
         raise NrmsError(f"There is no folder {source}; `--from` takes a folder with interactions.tsv and items.tsv.")
+    if (log := find_table(source, name or "interactions")) is not None:
+        return [log]
     if name is not None:
-        if (log := find_table(source, name)) is None:
-            raise NrmsError(f"`log` is {name}, but {source} has no {name}.tsv, .csv or .inter.")
-        return [log]
-    if (log := find_table(source, "interactions")) is not None:
-        return [log]
+        raise NrmsError(f"`log` is {name}, but {source} has no {name}.tsv, .csv or .inter.")
     parts = [find_table(source, part) for part in ("train", "valid", "test")]
     if all(parts):
         return parts
@@ -106,21 +104,20 @@ def read_item_table(path: Path, max_bad: float) -> tuple[pa.Table, Ledger]:
     """The table of items, row 0 padding. `title`: the column of that name, else text or name; all other text, categories too, goes to `abstract`."""
     names, separator = read_header(path)
     ledger = Ledger(path.name)
-    number = {kind: column_of(names, kind, path, needed=kind == "item") for kind in ("item", "title", "category", "subcategory", "url")}
+    number = {kind: column_of(names, kind, path, needed=False) for kind in ("title", "category", "subcategory", "url")}
+    number["id"] = column_of(names, "item", path)
     if number["subcategory"] is None:
         number["subcategory"] = number["category"]
     rest = [i for i, name in enumerate(names) if i != number["title"] and name.lower() not in (*NAMES["item"], *NAMES["url"])]  # no second id
     blocks, seen = [NO_ITEM], set()
     for rows in read_table(path, ledger, names, separator):
-        rows.drop("id", is_blank(rows.columns[number["item"]]))
-        rows.drop("duplicate", repeats(rows.columns[number["item"]], seen))
+        rows.drop("id", is_blank(rows.columns[number["id"]]))
+        rows.drop("duplicate", repeats(rows.columns[number["id"]], seen))
         empty = pa.array([""] * len(rows.numbers), pa.string())
         columns = {kind: empty if i is None else rows.columns[i] for kind, i in number.items()}
         rows.count("empty_title", is_blank(columns["title"]))
         columns["abstract"] = pc.utf8_trim_whitespace(pc.binary_join_element_wise(*(rows.columns[i] for i in rest), " ")) if rest else empty
-        ordered = [columns[kind] for kind in ("item", "category", "subcategory", "title", "abstract", "url")]
-        blocks.append(pa.table(ordered, schema=ITEMS_SCHEMA))
-        ledger.rows_out += len(rows.numbers)
+        blocks.append(pa.table(columns, schema=ITEMS_SCHEMA))
     ledger.check(max_bad)
     return pa.concat_tables(blocks), ledger
 
@@ -200,7 +197,6 @@ def read_sequences(paths: Sequence[Path], ids: pa.Array | None, max_bad: float) 
             for name, items in zip(rows.columns[user].to_pylist(), compress(sequences, ~unknown), strict=True):
                 if len(items) > len(items_by_user.get(name, ())):
                     items_by_user[name] = items
-            ledger.rows_out += len(rows.numbers)
         ledger.check(max_bad)
         parts.append(items_by_user)
         ledgers.append(ledger)

@@ -100,7 +100,6 @@ def read_all_news(members: dict[str, Member], max_bad: float) -> tuple[pa.Table,
             rows.drop("id", is_blank(rows.columns[0]))
             rows.drop("duplicate", repeats(rows.columns[0], seen))
             rows.count("empty_title", is_blank(rows.columns[3]))
-            ledger.rows_out += len(rows.numbers)
             ids = rows.columns[0].to_pylist()
             texts = list(zip(*(c.to_pylist() for c in rows.columns[1:5]), strict=True))
             rows.count("conflict", np.array([known.get(i, t) != t for i, t in zip(ids, texts, strict=True)], bool))
@@ -159,7 +158,6 @@ def read_behaviors(member: Member, labelled: bool, ids: pa.Array, ledger: Ledger
         if labelled:
             clicks = np.bincount(np.repeat(np.arange(len(size)), size)[clicked], minlength=len(size))
             rows.count("one_class", (clicks == 0) | (clicks == size))
-        ledger.rows_out += len(rows.numbers)
         labels = lists(pa.array(clicked), size) if labelled else pa.nulls(len(size), pa.list_(pa.bool_()))
         time = pc.strptime(rows.columns[2], format=TIME, unit="s")
         yield pa.table([*rows.columns[:2], time, lists(past.drop_null(), length), lists(number, size), labels], schema=IMPRESSIONS_SCHEMA)

@@ -170,13 +170,15 @@ def split_cells(text: pa.Array, separator: str) -> pa.Array:
 
 
 def read_rows(member: Member, ledger: Ledger, width: int, *, separator: str = "\t", skip: int = 0) -> Iterator[Rows]:
-    """The rows of a file that have `width` columns of sound text, block by block; the first `skip` lines are a header."""
-    line = 1
-    for raw, bom in read_blocks(member):
-        head, raw = raw[:skip], raw[skip:]
-        line, skip = line + len(head), skip - len(head)
-        rows = Rows(ledger, pa.array(raw, pa.binary()), line + np.arange(len(raw)))
-        line += len(raw)
+    """The rows of a file that have `width` columns of sound text, block by block; the first `skip` lines are a header.
+
+    What the reader then drops of them is set aside; the rest is counted as `rows_out` when it asks for the next.
+    """
+    first = 1  # number of the block's first line
+    for lines, bom in read_blocks(member):
+        raw = lines[skip:]
+        rows = Rows(ledger, pa.array(raw, pa.binary()), np.arange(first, first + len(lines))[skip:])
+        first, skip = first + len(lines), max(skip - len(lines), 0)
         if bom:
             ledger.counts["bom"] += 1
         windows = flags(pc.ends_with(rows.lines, pattern=b"\r"))
@@ -197,6 +199,7 @@ def read_rows(member: Member, ledger: Ledger, width: int, *, separator: str = "\
         cells = cells.filter(pa.array(~wrong))
         rows.columns = [pc.list_element(cells, i) for i in range(width)] if len(cells) else [pa.array([], pa.string())] * width
         yield rows
+        ledger.rows_out += len(rows.numbers)  # all that whoever reads them has not set aside
 
 
 def flags(array: pa.Array) -> np.ndarray:

@@ -4,6 +4,7 @@ Entries that nobody asks for are left alone, whatever they are called; zips insi
 honest size, or it is refused in a sentence before memory is spent on it.
 """
 
+import contextlib
 import stat
 import zipfile
 import zlib
@@ -37,7 +38,7 @@ def fault_of(info: zipfile.ZipInfo, size: int) -> str | None:
     return None
 
 
-class Entry:
+class Entry(contextlib.AbstractContextManager):
     """An entry of a zip, open for reading; no more comes out than its header says, and damage is a sentence."""
 
     def __init__(self, path: Path, info: zipfile.ZipInfo):
@@ -52,9 +53,6 @@ class Entry:
 
     def read(self, size: int = -1) -> bytes:
         return self.guarded(lambda: self.file.read(size))
-
-    def __enter__(self) -> "Entry":
-        return self
 
     def __exit__(self, *_) -> None:
         self.file.close()
