@@ -53,7 +53,7 @@ def times(work: Callable[[], object], repeats: int, *, warm: bool = True) -> dic
     """Seconds of `work`, done `repeats` times, after once to warm up unless it is too long for that: median, quartiles low and high, n."""
     if warm:
         work()
-    seconds = timeit.repeat(work, "gc.enable()", clock, repeats, number=1)
+    seconds = timeit.repeat(work, setup="gc.enable()", timer=clock, repeat=repeats, number=1)  # garbage is collected as in real work
     low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75]).tolist()
     return {"median": median, "low": low, "high": high, "n": repeats}
 
