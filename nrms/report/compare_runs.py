@@ -1,25 +1,26 @@
 """How do any two runs differ? Every two finished rows, in every slice, and the impressions where they differ most, as the users saw them, with the
 ranks that each run gave. Computed here, from files; pages/compare_page.py draws it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from nrms import home
 from nrms.data.tables import Impressions, Items, Ragged, ragged, read_impressions, read_interactions, read_items
 from nrms.evaluation.protocols import Protocol
 from nrms.evaluation.statistics import compare_all
 from nrms.report.experiments import System, by_slice
+from nrms.runtime.run_record import data_folder
 
 LENGTH = 110  # characters of a title
 EXAMPLES = 3  # each way, of every pair
 FIRST = 2  # items that each of the two put first, shown beside the right ones
 BEFORE = 5  # items of the history
-NOTHING = {"before": [], "ranked": [], "of": 0}  # of what is not there any more
 
 
 def sizes(system: System) -> pd.DataFrame:
@@ -74,28 +75,26 @@ class Examples:
     index: pd.Index  # of the impressions of the comparison
     protocol: Protocol
 
+    def read(self, table: str, reader: Callable[[Path], Any]) -> Any:
+        """A table of the data set, None where it is not there."""
+        path = data_folder(self.dataset) / table
+        return reader(path) if path.exists() else None
+
     @cached_property
     def items(self) -> Items | None:
-        path = home() / "data" / self.dataset / "news.parquet"
-        return read_items(path) if path.exists() else None
+        return self.read("news.parquet", read_items)
 
     @cached_property
     def slates(self) -> tuple[np.ndarray, Impressions] | None:
         """Where in the dev part every impression is, and that part."""
-        path = home() / "data" / self.dataset / "dev.parquet"
-        if not path.exists():
-            return None
-        dev = read_impressions(path)
-        return pd.Index(dev.id).get_indexer(self.index), dev
+        dev = self.read("dev.parquet", read_impressions)
+        return None if dev is None else (pd.Index(dev.id).get_indexer(self.index), dev)
 
     @cached_property
     def log(self) -> tuple[np.ndarray, Ragged] | None:
         """Where in the log the user of every query is, and what each user took."""
-        path = home() / "data" / self.dataset / "interactions.parquet"
-        if not path.exists():
-            return None
-        log = read_interactions(path)
-        return pd.Index(log.user).get_indexer(self.index), log.items
+        log = self.read("interactions.parquet", read_interactions)
+        return None if log is None else (pd.Index(log.user).get_indexer(self.index), log.items)
 
     def slate(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Candidates, which of them were clicked, and the history of an impression; None where it is not there, or nobody knows the clicks."""
@@ -136,7 +135,7 @@ def disagreement(row: int, a: Rankings, b: Rankings, examples: Examples, history
         return of_catalogue(row, a, b, examples, history)
     slate, ranks = examples.slate(row), (a.slate(row), b.slate(row))
     if slate is None or any(r is None or len(r) != len(slate[0]) for r in ranks):
-        return NOTHING
+        return {"before": [], "ranked": [], "of": 0}  # it is not there any more
     items, clicked, clicks_before = slate
     has_a_line = clicked.copy()
     for r in ranks:

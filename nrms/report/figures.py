@@ -21,7 +21,7 @@ from scipy.optimize import isotonic_regression
 from nrms.evaluation.protocols import BEYOND, PROBE_METRICS
 from nrms.report.experiments import protocol_of, read_systems
 from nrms.report.planned_comparisons import Difference
-from nrms.report.result_tables import leaderboard, means_beyond
+from nrms.report.result_tables import leaderboard, levels, means_beyond
 from nrms.runtime.run_record import Run
 
 BLUE, ORANGE, GREEN = sns.color_palette("colorblind")[:3]
@@ -43,11 +43,12 @@ def canvas(columns: int, size: tuple[float, float], rows: int = 1, **options) ->
 
 
 def dots(ax: Axes, names: Iterable[str], means: ArrayLike, colors: Iterable[Color], hollow: Color | None = None) -> None:
-    """Means with their intervals, one above the other, each beside its name. means: (n, 3), mean, low, high. hollow: the colour of empty dots."""
+    """Means with their intervals, one below the other, each beside its name. means: (n, 3), mean, low, high. hollow: the colour of empty dots."""
     for y, ((mean, low, high), color) in enumerate(zip(np.asarray(means, float), colors, strict=True)):
         ax.plot([low, high], [y, y], color=color, lw=3, alpha=0.5)
         ax.plot(mean, y, "o", color=color, mfc="white" if color == hollow else color)
     ax.set(yticks=range(len(means)), yticklabels=names)
+    ax.yaxis.set_inverted(True)
 
 
 def columns_of(metric: str) -> list[str]:
@@ -55,21 +56,23 @@ def columns_of(metric: str) -> list[str]:
     return [metric, f"{metric}_low", f"{metric}_high"]
 
 
+def dots_of_kinds(board: pd.DataFrame) -> list[plt.Line2D]:
+    """What a legend has: a dot for every kind of rows that there are."""
+    return [plt.Line2D([], [], marker="o", ls="", color=color, label=kind) for kind, color in COLORS.items() if (board["kind"] == kind).any()]
+
+
 def ranking(dataset: str, only: Run | None = None) -> Figure:
     """Every finished row of a data set by its main metric, with its interval: models (or this run alone), baselines, and ceilings."""
     board, protocol = leaderboard(dataset, only), protocol_of(dataset)
     metric = protocol.main
-    board = board[board["status"] == "done"].dropna(subset=[metric]).sort_values(metric)
+    board = board[board["status"] == "done"].dropna(subset=[metric]).sort_values(metric, ascending=False)
     figure, (ax,) = canvas(1, (9, 0.4 * len(board) + 1.2))
     dots(ax, board["exp"], board[columns_of(metric)], board["kind"].map(COLORS))
-    for value, color in levels(board, metric).values():
-        ax.axvline(value, color=color, ls=":", zorder=0)
-    for kind, color in COLORS.items():
-        if (board["kind"] == kind).any():
-            ax.plot([], [], "o", color=color, label=kind)
+    for _, row in levels(board, metric).iterrows():
+        ax.axvline(row[metric], color=COLORS[row.kind], ls=":", zorder=0)
     ax.set(xlabel=f"{protocol.label} with 95 % interval", title=dataset)
-    if len(board):
-        ax.legend(loc="lower right")
+    if handles := dots_of_kinds(board):
+        ax.legend(handles=handles, loc="lower right")
     return figure
 
 
@@ -80,15 +83,7 @@ def two_splits(both: pd.DataFrame, datasets: Sequence[str], label: str) -> Figur
         dots(ax, both.index, both[columns_of(side)], both["kind"].map(COLORS))
         ax.axvline(both[both["kind"] == "baseline"][side].max(), color=GREY, ls=":", zorder=0)
         ax.set(title=dataset, xlabel=f"{label} with 95 % interval")
-    axes[0].invert_yaxis()
     return figure
-
-
-def levels(board: pd.DataFrame, metric: str) -> dict[str, tuple[float, tuple]]:
-    """{name: (value, colour)} of what models are held against: every ceiling, and the best baseline."""
-    done = board[board["status"] == "done"].dropna(subset=[metric])
-    rows = pd.concat([done[done["kind"] == "ceiling"], done[done["kind"] == "baseline"].nlargest(1, metric)])
-    return {row.exp: (row[metric], COLORS[row.kind]) for _, row in rows.iterrows()}
 
 
 def spread_labels(values: np.ndarray, gap: float) -> np.ndarray:
@@ -121,7 +116,7 @@ def cost(dataset: str) -> Figure:
     models, lines = done[done["kind"] == "model"], levels(board, protocol.main)
     height = max(4.0, 0.21 * (len(models) + len(lines)) + 1.2)
     figure, axes = canvas(2, (15, height), sharey=True)
-    values = np.r_[models[protocol.main].to_numpy(float), [value for value, _ in lines.values()]]
+    values = np.r_[models[protocol.main].to_numpy(float), lines[protocol.main].to_numpy(float)]
     low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
     margin = 0.06 * max(high - low, 0.01)
     heights = spread_labels(values, 0.21 / (height - 1.2) * (high - low + 2 * margin))
@@ -131,13 +126,12 @@ def cost(dataset: str) -> Figure:
         x = np.maximum(x, x[x > 0].min(initial=1.0))  # a logarithmic scale has no zero; what is not known stays so
         numbers = x[~np.isnan(x)]
         ax.scatter(x, models[protocol.main], color=BLUE, zorder=3)
-        for value, color in lines.values():
-            ax.axhline(value, color=color, ls=":", zorder=1)
         for name, point, y in zip(models["exp"], zip(x, models[protocol.main], strict=True), heights[: len(models)], strict=True):
             if not np.isnan(point[0]):
                 label_at_the_right(ax, name, y, point, ax.transData, "black")
-        for (name, (value, color)), y in zip(lines.items(), heights[len(models) :], strict=True):
-            label_at_the_right(ax, name, y, (1.0, value), ax.get_yaxis_transform(), color)
+        for (_, row), y in zip(lines.iterrows(), heights[len(models) :], strict=True):
+            ax.axhline(row[protocol.main], color=COLORS[row.kind], ls=":", zorder=1)
+            label_at_the_right(ax, row.exp, y, (1.0, row[protocol.main]), ax.get_yaxis_transform(), COLORS[row.kind])
         ax.set(xlabel=label, ylim=(low, high))
         if not len(numbers):
             ax.set(xticks=[], xlabel=f"{label}: not known of any experiment")
@@ -164,7 +158,6 @@ def differences(comparisons: Sequence[Difference]) -> Figure:
     ax.plot([], [], "|", color="black", label="one seed", ls="none")
     ax.axvline(0, color="black", lw=0.8)
     ax.set(xlabel=f"{comparisons[0].label} difference, paired, with 95 % interval")
-    ax.invert_yaxis()
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -179,7 +172,6 @@ def slice_differences(sliced: Mapping[tuple[str, str], pd.DataFrame], label: str
         dots(ax, names, table[["mean", "low", "high"]], colors)
         ax.axvline(0, color="black", lw=0.8)
         ax.set(xlabel=f"{label}: {exp} minus {other}, with 95 % interval")
-        ax.invert_yaxis()
     return figure
 
 
@@ -242,8 +234,7 @@ def beyond(dataset: str) -> Figure:
             ax.axvline(value, color=GREY, ls=":", lw=1)
         ax.set(title=label.replace(", ", ",\n").replace(" ", "\n", 1))
         ax.xaxis.set_major_locator(plt.MaxNLocator(2))
-    axes[0].invert_yaxis()
-    handles = [plt.Line2D([], [], marker="o", ls="", color=color, label=kind) for kind, color in COLORS.items() if (board["kind"] == kind).any()]
+    handles = dots_of_kinds(board)
     handles += [plt.Line2D([], [], color=GREY, ls=":", label="random")] if (board["exp"] == "random").any() else []
     several = names and any(" " in seeds for seeds in board["seeds"])
     meaning = f"{protocol.label}: 95 % interval;\nthe others: mean over\nseeds of their 95 % intervals" if several else "95 % interval"

@@ -72,7 +72,6 @@ def by_slice(run: Run) -> Figure:
         dots(ax, slices.index, means, [BLUE] * len(slices))
         ax.axvline(means["mean"].iloc[0], color=GREY, ls=":")
         ax.set(title=protocol.metrics[name][0])
-    axes[0].invert_yaxis()
     return figure
 
 

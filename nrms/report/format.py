@@ -30,9 +30,10 @@ def p_value(p: float) -> str:
     return "" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def with_interval(row: pd.Series, name: str) -> str:
-    return "" if pd.isna(row.get(name)) else f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+def bracketed(mean: float, low: float, high: float, sign: str = "") -> str:
+    """A mean and its interval; sign `+`: of a difference."""
+    return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
-def difference(row: pd.Series) -> str:
-    return "" if pd.isna(row.difference) else f"[{row.difference_low:+.3f}, {row.difference_high:+.3f}], p {p_value(row.p)}"
+def with_interval(row: pd.Series, name: str, sign: str = "") -> str:
+    return "" if pd.isna(row.get(name)) else bracketed(row[name], row[f"{name}_low"], row[f"{name}_high"], sign)

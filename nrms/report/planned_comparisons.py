@@ -13,7 +13,7 @@ from nrms.evaluation.statistics import compare, compare_each, holm
 from nrms.report import experiments
 from nrms.report import research_questions as questions
 from nrms.report.experiments import System, align, comparable, protocol_of
-from nrms.report.format import p_value
+from nrms.report.format import bracketed, p_value
 
 
 def questions_of(dataset: str, systems: Sequence[System] | None = None) -> questions.Planned:
@@ -51,13 +51,13 @@ class Difference:
         return text + (f"; same sign in {same} of {len(self.seeds)} seeds" if len(self.seeds) > 1 else "; one seed" if self.seeds else "")
 
 
-def finished(dataset: str, systems: Sequence[System] | None = None) -> dict[str | tuple[str, ...], System]:
-    """Systems that are `comparable` by name, an ensemble by its members too, `best baseline` among them.
+def finished(dataset: str, systems: Sequence[System] | None = None) -> dict[str, System]:
+    """Systems that are `comparable` by name, an ensemble by its members too (`a + b`), `best baseline` among them.
 
     Where a name has several (other values), that with the most seeds.
     """
     group = sorted(comparable(dataset, systems), key=lambda s: len(s.seeds))
-    by_name = {s.exp: s for s in group} | {s.members: s for s in group if s.members}
+    by_name = {s.exp: s for s in group} | {" + ".join(s.members): s for s in group if s.members}
     baselines = [s for s in group if s.kind == "baseline"]
     if baselines:
         by_name[questions.BASELINE] = max(baselines, key=lambda s: s.main.mean())
@@ -113,11 +113,13 @@ def summary(question: str, comparisons: Sequence[Difference]) -> str:
         pairs = {("exp4", "text_frozen"), ("exp3", "exp2"), ("exp3_gate", "exp2_gate")}
         main = [d for d in comparisons if (d.exp, d.other) in pairs] or comparisons
         return f"{count(main, 'tuned encoders are better than the same ones frozen')}."
-    if question not in questions.COUNTED:
+    if question == questions.IMAGES:
         return summary_of_images(comparisons)
     main = [d for d in comparisons if d.exp != "idrec_sasrec"] or comparisons
     unclear = [named(d, main) for d in main if d.verdict == "unclear"]
-    return count(main, questions.COUNTED[question]) + (f"; no difference shown: {', '.join(unclear)}." if unclear else ".")
+    return count(main, questions.COUNTED.get(question, questions.FIRST_IS_BETTER)) + (
+        f"; no difference shown: {', '.join(unclear)}." if unclear else "."
+    )
 
 
 def summary_of_frozen(main: Sequence[Difference]) -> str:
@@ -165,7 +167,7 @@ def table(comparisons: Sequence[Difference]) -> pd.DataFrame:
         {
             "comparison": f"{d.exp} against {d.other}",
             "what differs": d.about,
-            f"{d.label} difference": f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
+            f"{d.label} difference": bracketed(d.mean, d.low, d.high, "+"),
             "p": p_value(d.p),
             "by seed": " ".join(f"{s:+.3f}" for s in d.seeds),
             "n": f"{d.n:,}",
@@ -199,8 +201,7 @@ def from_table(table: pd.DataFrame) -> list[Difference]:
     return [Difference(**line | {"seeds": tuple(map(float, str(line["seeds"]).split()))}) for line in lines]
 
 
-Pair = tuple[str, str]
-SLICED: dict[str, list[Pair]] = {  # whose difference is shown by slice
+SLICED = {  # whose difference is shown by slice
     "impressions": [("exp3_gate", "exp4")],
     "catalogue": [("morec_ts_sasrec", "idrec_sasrec"), ("morec_e2e_sasrec", "idrec_sasrec"), ("missrec", "idrec_sasrec")],
     "sets": [("freedom", "lightgcn"), ("alignrec", "lightgcn")],
@@ -215,8 +216,8 @@ def where(sliced: pd.DataFrame, exp: str, other: str) -> str:
     better, unclear = {exp: [], other: []}, []
     for (name, row), p in zip(parts.iterrows(), holm(parts["p"]), strict=True):
         if p < 0.05 and row["low"] * row["high"] > 0:
-            numbers = f"{row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], n = {int(row['n']):,}"
-            better[exp if row["mean"] > 0 else other].append(f"{name} ({numbers})")
+            difference = bracketed(row["mean"], row["low"], row["high"], "+")
+            better[exp if row["mean"] > 0 else other].append(f"{name} ({difference}, n = {row['n']:,.0f})")
         else:
             unclear.append(name)
     sentences = [

@@ -18,7 +18,7 @@ from nrms.report.pages import index_page
 from nrms.report.pages.layout import OF_A_DATA_SET, OF_A_RUN
 from nrms.report.planned_comparisons import from_table, summary
 from nrms.report.result_tables import leaderboard
-from nrms.runtime.files import atomic, atomic_folder, read_json, write_json
+from nrms.runtime.files import atomic_folder, read_json, write_json, write_text
 
 PRIVATE = ("host", "pid", "process_started", "error")  # facts of run.json that say where, and nothing of what
 FILES = ("metrics.json", "diagnostics.json", "beyond.json")
@@ -90,24 +90,22 @@ def results(folder: Path) -> str:
     board = board[board["status"] == "done"].fillna({"inputs": ""})
     protocol, seeds = PROTOCOLS[board["protocol"].iloc[0]], board.loc[board["kind"] == "model", "seeds"].unique()
     board = board.assign(order=board["kind"].map(KINDS.index)).sort_values(["order", protocol.main], ascending=[True, False])
-    lines = [line(row, protocol) for _, row in board.iterrows()]
-    head = ["", "reads", *(protocol.metrics[name][0] for name in protocol.displayed), "against the best baseline", "weights that learn"]
-    if len(seeds) > 1:
-        head = [*head, "seeds"]
-        lines = [[*cells, names] for cells, names in zip(lines, board["seeds"].where(board["kind"] == "model", ""), strict=True)]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
+    table = pd.DataFrame([line(row, protocol) for _, row in board.iterrows()])
+    table = table if len(seeds) > 1 else table.drop(columns="seeds")
+    lines = "\n".join(f"| {' | '.join(cells)} |" for cells in [table.columns, ["---"] * table.shape[1], *table.to_numpy()])
     mean = f"mean over {'seeds' if len(seeds) != 1 else f'seeds {seeds[0]}'}"
     about = f"{board['dataset'].iloc[0]}, {board['n'].max():,.0f} test {protocol.units}, {mean}; in brackets the 95 % interval."
-    return f"{answers}\n{about[0].upper()}{about[1:]}\n\n{table}\n"
+    return f"{answers}\n{about[0].upper()}{about[1:]}\n\n{lines}\n"
 
 
-def line(row: pd.Series, protocol: Protocol) -> list[str]:
-    """One row of the table of `results`."""
+def line(row: pd.Series, protocol: Protocol) -> dict[str, str]:
+    """One row of the table of `results`: {column: cell}."""
     is_model = row["kind"] == "model"
-    name = f"`{row['exp']}`" if is_model else f"*{row['exp']}*"
-    metrics = [with_interval(row, protocol.main), *(number(row[name]) for name in protocol.displayed if name != protocol.main)]
-    gain = f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]" if pd.notna(row["difference"]) else ""
-    return [name, row["inputs"] if is_model else row["kind"], *metrics, gain, thousands(row["trainable"])]
+    cells = {"": f"`{row['exp']}`" if is_model else f"*{row['exp']}*", "reads": row["inputs"] if is_model else row["kind"]}
+    for name in protocol.displayed:
+        cells[protocol.metrics[name][0]] = with_interval(row, name) if name == protocol.main else number(row[name])
+    cells |= {"against the best baseline": with_interval(row, "difference", "+"), "weights that learn": thousands(row["trainable"])}
+    return cells | {"seeds": row["seeds"] if is_model else ""}
 
 
 def put_results(readme: Path, folder: Path) -> None:
@@ -116,5 +114,4 @@ def put_results(readme: Path, folder: Path) -> None:
     if BEGIN not in text or END not in text:
         raise NrmsError(f"{readme} has no place for results; write these two lines where they belong:\n{BEGIN}{END}")
     begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    with atomic(readme) as part:
-        part.write_text(text[:begin] + results(folder) + text[end:])
+    write_text(readme, text[:begin] + results(folder) + text[end:])

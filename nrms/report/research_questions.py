@@ -7,24 +7,10 @@ IDS = "Can what an item shows take the place of its id?"
 ADDED = "Do ids and content together do better than ids alone, and pictures beside text better than text alone?"
 END_TO_END = "What does training the encoders end to end add to frozen vectors?"
 ORDER = "Which user encoder reads a sequence best?"
-INTERESTS = "What does reading clusters of content, and scoring each modality, add to a sequence of ids?"
-GRAPH = "What does content add to a graph of who took what?"
-MODALITIES = "Ids, text, pictures: which does a graph need?"
 BASELINE = "best baseline"
 
-
-class Ensemble(tuple[str, ...]):
-    """One side of a comparison: the mean of the scores of these experiments, whatever its run folder is called."""
-
-    def __str__(self) -> str:
-        return " + ".join(self)
-
-
-def ensemble(*members: str) -> Ensemble:
-    return Ensemble(sorted(members))
-
-
-Planned = dict[str, list[tuple[str, str | Ensemble, str]]]  # question: experiment, what it is compared with, what differs
+# question: experiment, what it is compared with, what differs. `a + b`: the ensemble of these experiments, whatever its run folder is called
+Planned = dict[str, list[tuple[str, str, str]]]
 NEWS: Planned = {
     FROZEN: [
         ("exp1", BASELINE, "BLIP reading title and picture together"),
@@ -71,7 +57,7 @@ CATALOGUE: Planned = {
         ("idmo_text", "idrec_sasrec", "frozen text beside ids"),
         ("idmo_both", "idrec_sasrec", "frozen text and pictures beside ids"),
         ("morec_ts_both", "morec_ts_sasrec", "frozen pictures beside frozen text"),
-        ("idmo_both", ensemble("idrec_sasrec", "morec_ts_sasrec", "morec_ts_image"), "learned together, against the mean of the three apart"),
+        ("idmo_both", "idrec_sasrec + morec_ts_image + morec_ts_sasrec", "learned together, against the mean of the three apart"),
     ],
     END_TO_END: [
         ("morec_e2e_sasrec", "morec_ts_sasrec", "text, SASRec"),
@@ -89,30 +75,26 @@ CATALOGUE: Planned = {
         ("idrec_sasrec_bce", "idrec_sasrec", "ids, the loss of the papers: one drawn item"),
         ("morec_ts_sasrec_bce", "idrec_sasrec_bce", "frozen text for ids, under that loss"),
     ],
-}
-CATALOGUE |= {
-    INTERESTS: [
+    "What does reading clusters of content, and scoring each modality, add to a sequence of ids?": [
         ("missrec", "idrec_sasrec", "MISSRec without ids for ids"),
         ("missrec", "morec_ts_both", "MISSRec for SASRec, frozen text and pictures"),
         ("missrec_id", "idrec_sasrec", "MISSRec with ids for ids alone"),
         ("missrec_id", "missrec", "ids added"),
         ("missrec_finetune", "missrec", "pre-trained, then adapters, one LayerNorm and the blend alone, against all from nothing"),
         ("missrec_finetune_id", "missrec_id", "the same with ids"),
-        *(("missrec", f"missrec_{control}", about) for control, about in (
-            ("no_interests", "clusters, against none"),
-            ("tenth_interests", "one cluster for two vectors, against one for ten"),
-            ("few_interests", "one cluster for two vectors, against one for fifty"),
-            ("dpc", "clusters by k-means, against DPC-KNN"),
-            ("overlap", "a short mean interest, against interests kept apart"),
-            ("mean_blend", "a learned blend, against the mean"),
-            ("tokens", "modalities of a history's item summed, against a token each"),
-            ("no_image", "pictures beside text"),
-            ("no_text", "text beside pictures"),
-        )),
+        ("missrec", "missrec_no_interests", "clusters, against none"),
+        ("missrec", "missrec_tenth_interests", "one cluster for two vectors, against one for ten"),
+        ("missrec", "missrec_few_interests", "one cluster for two vectors, against one for fifty"),
+        ("missrec", "missrec_dpc", "clusters by k-means, against DPC-KNN"),
+        ("missrec", "missrec_overlap", "a short mean interest, against interests kept apart"),
+        ("missrec", "missrec_mean_blend", "a learned blend, against the mean"),
+        ("missrec", "missrec_tokens", "modalities of a history's item summed, against a token each"),
+        ("missrec", "missrec_no_image", "pictures beside text"),
+        ("missrec", "missrec_no_text", "text beside pictures"),
     ],
-}  # fmt: skip
+}
 SETS: Planned = {
-    GRAPH: [
+    "What does content add to a graph of who took what?": [
         ("lightgcn", BASELINE, "a graph with ids alone"),
         ("vbpr", "lightgcn", "content beside ids, no graph"),
         ("bm3", "lightgcn", "views, no negatives"),
@@ -126,20 +108,20 @@ SETS: Planned = {
         ("alignrec_learns", "alignrec", "vectors of content as weights, against frozen ones"),
         ("freedom_learns", "freedom", "the same"),
     ],
-    MODALITIES: [
+    "Ids, text, pictures: which does a graph need?": [
         ("lightgcn_text", "lightgcn", "frozen text for ids"),
         ("lightgcn_image", "lightgcn", "frozen pictures for ids"),
         ("lightgcn_both", "lightgcn", "frozen text and pictures for ids"),
         ("lightgcn_all", "lightgcn", "frozen text and pictures beside ids"),
-        ("lightgcn_all", ensemble("lightgcn", "lightgcn_text", "lightgcn_image"), "learned together, against the mean of the three apart"),
+        ("lightgcn_all", "lightgcn + lightgcn_image + lightgcn_text", "learned together, against the mean of the three apart"),
     ],
 }
 QUESTIONS = {"impressions": NEWS, "catalogue": CATALOGUE, "sets": SETS}  # by protocol: what is shown, answered or not
 ASKED_TOO = {"impressions": {}, "catalogue": SETS, "sets": CATALOGUE}  # shown where it is answered: any system can run on any log
-COUNTED = {  # an answer to a question about a log counts the comparisons of which this is true
+COUNTED = {  # an answer to a question about a log counts the comparisons of which this is true, by default FIRST_IS_BETTER
     IDS: "ways of content in the place of ids are better than ids",
     ADDED: "additions are better than what they stand against",
     END_TO_END: "trained or deepened encoders are better than plain frozen vectors",
     ORDER: "other user encoders or losses are better",
-    **dict.fromkeys((INTERESTS, GRAPH, MODALITIES), "comparisons find what stands first better"),
 }
+FIRST_IS_BETTER = "comparisons find what stands first better"

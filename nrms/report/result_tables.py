@@ -8,7 +8,7 @@ import pandas as pd
 from nrms.evaluation.protocols import BEYOND, DIAGNOSTICS
 from nrms.evaluation.statistics import compare_each, holm, intervals
 from nrms.report.experiments import System, align, comparable, protocol_of, read_systems
-from nrms.report.format import difference, name_only, number, thousands, with_interval
+from nrms.report.format import bracketed, name_only, number, p_value, thousands, with_interval
 from nrms.report.interval_cache import Numbers, numbers_of
 from nrms.runtime.files import read_json
 from nrms.runtime.run_record import Run, members_of
@@ -110,10 +110,16 @@ def comparison(dataset: str, only: Run | None = None) -> pd.DataFrame:
     table = board[["exp", "kind", "seeds", "status"]].rename(columns={"exp": "experiment"})
     for name in protocol.displayed:
         table[protocol.metrics[name][0]] = [with_interval(row, name) for row in rows]
-    table["vs best baseline"] = ["" if pd.isna(row.difference) else f"{row.difference:+.3f} {difference(row)}" for row in rows]
+    table["vs best baseline"] = [f"{with_interval(row, 'difference', '+')}, p {p_value(row.p)}" if pd.notna(row.difference) else "" for row in rows]
     if "auc" in protocol.metrics:
         table["earned"] = [f"{row.earned:.0%}" if row.kind == "model" and pd.notna(row.earned) else "" for row in rows]
     return table.set_index("experiment")
+
+
+def levels(board: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows of a leaderboard that models are held against: every ceiling, and the best baseline."""
+    done = board[board["status"] == "done"].dropna(subset=[metric])
+    return pd.concat([done[done["kind"] == "ceiling"], done[done["kind"] == "baseline"].nlargest(1, metric)])
 
 
 def costs(dataset: str) -> pd.DataFrame:
@@ -129,7 +135,7 @@ def costs(dataset: str) -> pd.DataFrame:
 
 
 def without_empty_columns(table: pd.DataFrame) -> pd.DataFrame:
-    return table.loc[:, (table != "").any()] if len(table) else table
+    return table.loc[:, (table != "").any()]
 
 
 def read_of_all_seeds(system: System, name: str) -> list[dict]:
@@ -173,7 +179,7 @@ def beyond(dataset: str, only: Run | None = None) -> pd.DataFrame:
             row = {"experiment": system.exp, "kind": system.kind, "lists": thousands(means.get("lists", np.nan))}
             rows.append(row | {label: number(means.get(name, np.nan)) for name, (label, _) in BEYOND.items()})
     table = pd.DataFrame(rows, columns=["experiment", "kind", "lists", *(label for label, _ in BEYOND.values())]).set_index("experiment")
-    return table.loc[:, (table != "").any()]
+    return without_empty_columns(table)
 
 
 def beyond_slices(run: Run) -> pd.DataFrame:
@@ -189,4 +195,4 @@ def beyond_cell(value: dict | float | None) -> str:
     """A mean with its interval, or a plain number; nothing where there is none."""
     if not isinstance(value, dict):
         return number(np.nan if value is None else value)
-    return "" if value["mean"] is None else f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    return "" if value["mean"] is None else bracketed(value["mean"], value["low"], value["high"])

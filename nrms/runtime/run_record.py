@@ -15,7 +15,7 @@ from typing import Any
 from nrms import NrmsError, Stopped, home
 from nrms.runtime.environment import environment
 from nrms.runtime.errors import sentence
-from nrms.runtime.files import atomic, process_started, read_json, write_json
+from nrms.runtime.files import process_started, read_json, write_json, write_text
 from nrms.runtime.locks import locked
 
 
@@ -104,8 +104,7 @@ class Run:
         path = self.folder / "history.jsonl"
         lines = path.read_text().split("\n")[:-1] if path.exists() and step else []  # a line that a kill cut off has no end
         lines = [line for line in lines if json.loads(line)["step"] <= step]
-        with atomic(path) as part:
-            part.write_text("".join(line + "\n" for line in lines))
+        write_text(path, "".join(line + "\n" for line in lines))
 
 
 class Bystander(Run):

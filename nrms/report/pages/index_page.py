@@ -18,7 +18,7 @@ from nrms.report.pages.layout import OF_A_DATA_SET, document, has_digest, plain
 from nrms.report.planned_comparisons import differences, questions_of, summary, table_of
 from nrms.report.result_tables import leaderboard
 from nrms.report.sentences import definitions, sentence
-from nrms.runtime.files import atomic
+from nrms.runtime.files import write_text
 from nrms.runtime.templates import render
 
 TRIES = 5  # to read what other processes may be writing anew
@@ -153,10 +153,8 @@ def write_tables(folder: Path, board: pd.DataFrame, by_data_set: Mapping[str, Se
     """leaderboard.csv, comparisons.csv and index.html, which links to the pages that `folder` has. by_data_set: the rows of each."""
     planned = [table_of(differences(name, rows), name) for name, rows in by_data_set.items()]
     for name, table in (("leaderboard", board), ("comparisons", pd.concat(planned) if planned else table_of([], ""))):
-        with atomic(folder / f"{name}.csv") as part:
-            table.to_csv(part, index=False, float_format="%.6g")
-    with atomic(folder / "index.html") as part:
-        part.write_text(index(board, by_data_set, folder))
+        write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    write_text(folder / "index.html", index(board, by_data_set, folder))
     return folder / "leaderboard.csv", folder / "index.html"
 
 
@@ -181,7 +179,5 @@ def write_once(anew: bool) -> tuple[Path, Path]:
     for name, rows in by_data_set.items():
         path = folder / name / "compare.html"
         if anew or not has_digest(path, page_digest(name, rows, folder)):
-            text = comparisons(name, rows, folder)
-            with atomic(path) as part:
-                part.write_text(text)
+            write_text(path, comparisons(name, rows, folder))
     return write_tables(folder, board, by_data_set)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from nrms.evaluation.protocols import Protocol
+from nrms.report.result_tables import levels
 from nrms.runtime.templates import render
 
 ROW, NAMES, WIDTH = 17, 150, 400  # pixels: height of a row, width of the names, of a panel
@@ -40,9 +41,7 @@ def scale(rows: pd.DataFrame, protocol: Protocol, left: float, right: float) -> 
 
 def reference_lines(rows: pd.DataFrame, protocol: Protocol) -> list[tuple[str, float]]:
     """What everything is read against: the ceilings and the best baseline, (kind, value)."""
-    values = rows[protocol.main]
-    best = values[rows["kind"] == "baseline"].max()
-    return [("ceiling", v) for v in values[rows["kind"] == "ceiling"]] + ([("baseline", best)] if pd.notna(best) else [])
+    return list(levels(rows, protocol.main)[["kind", protocol.main]].itertuples(index=False, name=None))
 
 
 def bar(row: pd.Series, rows: pd.DataFrame, protocol: Protocol) -> str:

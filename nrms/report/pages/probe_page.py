@@ -7,7 +7,6 @@ training part, `absent` says in sentences what there was none of.
 import base64
 import io
 from pathlib import Path
-from typing import Protocol
 
 import pandas as pd
 
@@ -18,16 +17,8 @@ from nrms.evaluation.protocols import PROBE_HISTORY, PROBE_METRICS, PROBE_NEIGHB
 from nrms.report import figures
 from nrms.report.format import number, with_interval
 from nrms.report.pages.layout import document, links_of
-from nrms.runtime.files import atomic
+from nrms.runtime.files import write_text
 from nrms.runtime.templates import render
-
-
-class Sets(Protocol):
-    """What this page needs to know of the sets of vectors."""
-
-    about: dict[str, str]
-    trained: set[str]
-    absent: list[str]
 
 
 def metrics_of(table: pd.DataFrame) -> list[str]:
@@ -66,7 +57,7 @@ def best_untrained(table: pd.DataFrame, trained: set[str]) -> list[tuple[str, st
     return best
 
 
-def page(dataset: str, data: Dataset, sets: Sets, separate: pd.DataFrame, common: pd.DataFrame | None) -> str:
+def page(dataset: str, data: Dataset, sets, separate: pd.DataFrame, common: pd.DataFrame | None) -> str:
     """HTML of probe.html. separate: each set on the items that it has; common: on those that all have, where that differs."""
     title = f"What do item vectors know of who takes what on {dataset}?"
     sources: dict[str, str] = {}  # each once, with the first of its names
@@ -89,13 +80,11 @@ def page(dataset: str, data: Dataset, sets: Sets, separate: pd.DataFrame, common
     return document(title, body, links, location=location, kind="text")
 
 
-def write(dataset: str, separate: pd.DataFrame, common: pd.DataFrame | None, sets: Sets) -> list[Path]:
+def write(dataset: str, separate: pd.DataFrame, common: pd.DataFrame | None, sets) -> list[Path]:
     """Writes probe.html and probe.csv of a data set, and returns their paths."""
     folder = home() / "reports" / dataset
     tables = {"the items that it has": separate} | ({} if common is None else {"the items that all have": common})
     both = pd.concat([table.assign(on=items) for items, table in tables.items()]).rename_axis("vectors")
-    with atomic(folder / "probe.csv") as part:
-        both.assign(about=both.index.map(sets.about)).to_csv(part, float_format="%.6g")
-    with atomic(folder / "probe.html") as part:
-        part.write_text(page(dataset, load_dataset(dataset), sets, separate, common))
+    write_text(folder / "probe.csv", both.assign(about=both.index.map(sets.about)).to_csv(float_format="%.6g"))
+    write_text(folder / "probe.html", page(dataset, load_dataset(dataset), sets, separate, common))
     return [folder / "probe.html", folder / "probe.csv"]
