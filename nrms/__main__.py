@@ -18,7 +18,8 @@ except ModuleNotFoundError as error:
 DEMO = (1, 2, 3, 4)
 Overrides = dict[str, Any]  # values given with -p
 Option = tuple[tuple[str, ...], dict[str, Any]]
-COMMANDS: dict[str, tuple[Callable[[argparse.Namespace, Overrides], int | None], tuple[Option | list[Option], ...], bool]] = {}
+parser = argparse.ArgumentParser(prog="python -m nrms", description=__doc__)
+commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
 
 def option(*names: str, **settings: Any) -> Option:
@@ -29,26 +30,19 @@ def option(*names: str, **settings: Any) -> Option:
 def subcommand(*options: Option | list[Option], takes_values: bool = False) -> Callable[[Callable], Callable]:
     """Makes a command of a function, with its docstring for help. A list of options: exactly one of them is to be given. takes_values: -p, too."""
 
-    def register(function: Callable) -> Callable:
-        COMMANDS[function.__name__] = function, options, takes_values
-        return function
-
-    return register
-
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m nrms", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (function, options, takes_values) in COMMANDS.items():
+    def register(function: Callable[[argparse.Namespace, Overrides], int | None]) -> Callable:
         about = function.__doc__.strip()
-        own = commands.add_parser(name, help=about.splitlines()[0], description=about)
+        own = commands.add_parser(function.__name__, help=about.splitlines()[0], description=about)
+        own.set_defaults(function=function)
         for each in options:
             group = own.add_mutually_exclusive_group(required=True) if isinstance(each, list) else own
             for names, settings in each if isinstance(each, list) else [each]:
                 group.add_argument(*names, **settings)
         if takes_values:
             add_values(own)
-    return parser.parse_args(arguments)
+        return function
+
+    return register
 
 
 def show_data_report(manifest: dict) -> None:
@@ -311,9 +305,8 @@ def doctor(args: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    args = parse(arguments)
-    function = COMMANDS[args.command][0]
-    return function(args, values(args)) or 0
+    args = parser.parse_args(arguments)
+    return args.function(args, values(args)) or 0
 
 
 if __name__ == "__main__":

@@ -156,9 +156,14 @@ def pages() -> Iterator[Finding]:
 
 def places() -> Iterator[Finding]:
     """There is room at home, and the right to write."""
-    refused = {folder: why for folder in (home(), home() / "data", home() / "reports") if (why := refusal(folder))}
-    for folder, why in refused.items():
-        yield wrong(f"{folder} cannot be written ({why}): give yourself the right to, or let NRMS_HOME name a folder of your own")
+    refused = None
+    for folder in (home(), home() / "data", home() / "reports"):
+        try:
+            with tempfile.TemporaryFile(dir=nearest(folder)) as file:
+                file.write(b"x")
+        except OSError as error:
+            refused = error.strerror or error
+            yield wrong(f"{folder} cannot be written ({refused}): give yourself the right to, or let NRMS_HOME name a folder of your own")
     if not refused:
         yield ok(f"{home()}, its data and its reports can be written")
     free = shutil.disk_usage(nearest(home())).free
@@ -172,16 +177,6 @@ def places() -> Iterator[Finding]:
 def nearest(folder: Path) -> Path:
     """The folder itself, or the first above it that exists."""
     return next(path for path in (folder, *folder.parents) if path.exists())
-
-
-def refusal(folder: Path) -> str | None:
-    """Why nothing can be written there, or None where it can."""
-    try:
-        with tempfile.TemporaryFile(dir=nearest(folder)) as file:
-            file.write(b"x")
-        return None
-    except OSError as error:
-        return error.strerror or str(error)
 
 
 def params() -> Iterator[Finding]:
@@ -213,13 +208,10 @@ def data() -> Iterator[Finding]:
         except NrmsError as error:
             yield note(f"data/{folder.name} belongs to no data set: {error}")
             continue
-        faults = [wrong(f"data/{folder.name} {fault}: {remedy_for(folder.name, values)}") for fault in damage(folder)] or outdated(folder, values)
+        source = "" if values.source == "newsroom" else " --from FOLDER"
+        remedy = f"`python -m nrms prepare {folder.name}{source}` makes it anew"
+        faults = [wrong(f"data/{folder.name} {fault}: {remedy}") for fault in damage(folder)] or outdated(folder, values, remedy)
         yield from faults or [ok(f"data/{folder.name} is whole{unread(folder)}")]
-
-
-def remedy_for(name: str, data: Dataset) -> str:
-    source = "" if data.source == "newsroom" else " --from FOLDER"
-    return f"`python -m nrms prepare {name}{source}` makes it anew"
 
 
 def damage(folder: Path) -> Iterator[str]:
@@ -265,7 +257,7 @@ def unread(folder: Path) -> str:
     return f" (not hashed, being over {HASHED >> 20} MB: {', '.join(large)})" if large else ""
 
 
-def outdated(folder: Path, data: Dataset) -> list[Finding]:
+def outdated(folder: Path, data: Dataset, remedy: str) -> list[Finding]:
     """Whether a whole data set is of another format, or other values, than its file has now."""
     from nrms.data.prepare import FORMAT, preparation_digest
 
@@ -275,7 +267,7 @@ def outdated(folder: Path, data: Dataset) -> list[Finding]:
     why = "another format" if manifest.get("format") != FORMAT else "other values than its file in params/data has now"
     if data.source == "newsroom":
         return [note(f"data/{folder.name} is of {why}: it is made anew when it is used next, and its runs are stale then")]
-    return [wrong(f"data/{folder.name} is of {why}: {remedy_for(folder.name, data)}")]
+    return [wrong(f"data/{folder.name} is of {why}: {remedy}")]
 
 
 def left_over() -> Iterator[Finding]:
@@ -304,8 +296,7 @@ def unfinished(folders: Iterable[Path]) -> Iterator[Path]:
 
 def runs() -> Iterator[Finding]:
     """Every run can be read; what did not end well is counted, with the command that goes on."""
-    counts: Counter[str] = Counter()
-    unfinished_runs: defaultdict[tuple[str, str, str], list[tuple[int, dict[str, Any]]]] = defaultdict(list)
+    counts, unfinished_runs = Counter(), defaultdict(list)  # of a data set, an experiment and a status: (seed, record) of each
     for folder in run_folders():
         dataset, name, seed = folder.parts[-3], folder.parts[-2], folder.name.removeprefix("seed")
         try:
