@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from nrms import NrmsError
 from nrms.data.batches import Batch
 from nrms.data.samplers import ClickSampler
-from nrms.evaluation.ranking import encode_items, score_impressions
+from nrms.evaluation.ranking import encode_items, rank_impressions
 from nrms.models.items.encoders import TextEncoder, pooling_of
 from nrms.models.items.local_models import word_vectors
 from nrms.models.layers import Dropout
@@ -160,7 +160,7 @@ def test_items_are_encoded_once(model):
 def test_batch_scores_equal_evaluation_scores(model, split, config):
     """The training path (unique items of a batch) and the evaluation path (all items once) give the same scores."""
     few = split.test.take(np.arange(20))
-    flat = score_impressions(model, few, config.history)
+    flat = rank_impressions(model, encode_items(model), few, config.history)
     for row in range(len(few)):
         batch = batch_of([few.history[row][-config.history :].tolist()], [few.candidates[row].tolist()])
         with torch.inference_mode():

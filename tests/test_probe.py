@@ -17,6 +17,7 @@ from nrms.data.prepare import load
 from nrms.data.tables import Impressions, Interactions, Ragged, Split
 from nrms.evaluate import evaluate
 from nrms.evaluation import probe_vectors
+from nrms.evaluation.baselines import score_content
 from nrms.evaluation.metrics import rank_metrics
 from nrms.evaluation.probe import (
     among_largest,
@@ -31,7 +32,6 @@ from nrms.evaluation.probe import (
     queries_of,
     random_vectors,
     re_encoded,
-    score_slates,
 )
 from nrms.evaluation.protocols import ITEM_CF
 from nrms.evaluation.ranking import encode_items
@@ -195,7 +195,7 @@ def test_slates_are_scored_by_the_mean_of_the_history():
     test = asked(history, slates, np.arange(16) % 2)
     lengths = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-9)
     expected = np.concatenate([lengths[c] @ lengths[h[-50:]].sum(0) for h, c in zip(history, slates, strict=True)])
-    assert np.allclose(score_slates(lengths, test), expected, atol=1e-5)
+    assert np.allclose(score_content(lengths, test, 50), expected, atol=1e-5)
     auc = rank_metrics(expected, test.clicked, test.candidates.offsets)["auc"].mean()
     found = probe_one(vectors, split_of(test, test), SLATES)
     assert found["zero-shot AUC"] == pytest.approx(auc) and found["zero-shot AUC, by chance"] == 0.5

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nrms import NrmsError
-from nrms.evaluation.ranking import score_impressions
+from nrms.evaluation.ranking import encode_items, rank_impressions
 from nrms.models.load import find_run, load_run, models_of
 from nrms.runtime import Run, data_folder, run_folder
 from nrms.runtime.files import read_json, write_json
@@ -74,7 +74,7 @@ def test_the_model_is_the_one_that_was_judged(finished):
     """Loaded, it scores the test part as rows.parquet has it."""
     for run in finished.values():
         config, tables, model = load_run(run)
-        scores = score_impressions(model, tables.split(config.data).test, config.history)
+        scores = rank_impressions(model, encode_items(model), tables.split(config.data).test, config.history)
         kept = pq.read_table(run.folder / "rows.parquet")["scores"].combine_chunks().flatten().to_numpy()
         np.testing.assert_allclose(scores, kept, atol=1e-5)
         assert not model.training

@@ -17,6 +17,7 @@ from nrms.evaluation.scores_and_ranks import CatalogueRanks, SlateScores
 from nrms.evaluation.training_items import item_counts
 from nrms.runtime.progress import progress
 
+SLATES_AT_ONCE = 256  # that are scored by content
 BASELINES = {
     "random": "scores drawn at random",
     "popularity": "clicks in the train part",
@@ -37,11 +38,11 @@ CEILINGS = {
 }
 
 
-def history_counts(test: Impressions, rows: np.ndarray, history: int, size: int, dtype: type = np.float32) -> sparse.csr_matrix:
+def history_counts(test: Impressions, rows: np.ndarray, history: int, size: int) -> sparse.csr_matrix:
     """(R, N + 1): how often each item is among the last `history` of the history of each of these rows."""
     past, mask = test.history.pad(rows, history)
     row = np.nonzero(mask)[0]
-    return sparse.csr_matrix((np.ones(len(row), dtype), (row, past[mask])), shape=(len(rows), size))
+    return sparse.csr_matrix((np.ones(len(row), np.float32), (row, past[mask])), shape=(len(rows), size))
 
 
 def score_popularity(split: Split, test: Impressions, size: int) -> np.ndarray:
@@ -59,14 +60,14 @@ def score_recency(split: Split, test: Impressions, size: int) -> np.ndarray:
     return (first[test.candidates.values] - split.train.time.min()).astype(np.float64)
 
 
-def score_content(titles: np.ndarray, test: Impressions, history: int, batch: int = 2000) -> np.ndarray:
-    words = tfidf(titles)
+def score_content(vectors: np.ndarray | sparse.csr_matrix, test: Impressions, history: int) -> np.ndarray:
+    """Products of the vectors (N + 1, W) of candidates with the sum of the history's; over its length, which ranks nothing, that is the mean."""
     flat = np.empty(len(test.candidates.values), np.float32)
-    for rows in progress(np.array_split(np.arange(len(test)), -(-len(test) // batch)), "content similarity"):
-        users = history_counts(test, rows, history, len(titles), np.float64) @ words
-        index = test.candidates.index(rows)
-        user = np.repeat(np.arange(len(rows)), test.candidates.lengths[rows])
-        flat[index] = np.asarray(users[user].multiply(words[test.candidates.values[index]]).sum(1)).ravel()
+    for rows in progress(np.array_split(np.arange(len(test)), -(-len(test) // SLATES_AT_ONCE)), "content similarity"):
+        slates = test.candidates.take(rows)
+        users, items = (history_counts(test, rows, history, vectors.shape[0]) @ vectors)[slates.rows], vectors[slates.values]
+        products = users.multiply(items).sum(1) if sparse.issparse(users) else np.einsum("cw,cw->c", users, items)
+        flat[test.candidates.index(rows)] = np.asarray(products).ravel()
     return flat
 
 
@@ -97,7 +98,7 @@ def slate_scores(tables: Tables, split: Split, history: int) -> Iterator[tuple[s
     yield "random", np.random.default_rng(0).random(len(test.candidates.values)).astype(np.float32)
     yield "popularity", score_popularity(split, test, size)
     yield "recency", score_recency(split, test, size)
-    yield "content", score_content(tables.items.title, test, history)
+    yield "content", score_content(tfidf(tables.items.title), test, history)
     if truth_of(tables).exists():
         table = pq.read_table(truth_of(tables))
         truth = {name: table[name].combine_chunks().flatten().to_numpy() for name in ("text", "image", "freshness", "history")}

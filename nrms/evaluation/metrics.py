@@ -148,8 +148,7 @@ def catalogue_metrics(better: np.ndarray, tied: np.ndarray) -> dict[str, np.ndar
     better, tied (n,): how many other items score higher, and the same. The item is then equally likely at each of the ranks better + 1 to
     better + 1 + tied.
     """
-    ties = Ties(better + 1, tied + 1, np.arange(len(better) + 1))
-    return {f"hr{k}": recall(ties, k) for k in CUTS} | {f"ndcg{k}": ndcg(ties, k) for k in CUTS} | {"mrr": mrr(ties)}
+    return {name.replace("recall", "hr"): values for name, values in set_metrics(better, tied, np.arange(len(better) + 1)).items()}
 
 
 def set_metrics(better: np.ndarray, tied: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:

@@ -17,15 +17,12 @@ import torch
 
 from nrms.config.parameters import Dataset
 from nrms.data.tables import Impressions, Ragged, Split
-from nrms.evaluation.baselines import cooccurrence, history_counts, product_scorer
+from nrms.evaluation.baselines import cooccurrence, product_scorer, score_content
 from nrms.evaluation.protocols import ITEM_CF, PROBE_HISTORY, PROBE_NEIGHBOURS, PROTOCOLS
 from nrms.evaluation.ranking import rank_catalogue
 from nrms.evaluation.scores_and_ranks import SlateScores
 from nrms.evaluation.statistics import interval
 from nrms.evaluation.training_items import items_by_user
-
-CANDIDATES_AT_ONCE = 1 << 14  # of slates, that are scored at a time
-
 
 # vectors -------------------------------------------------------------------------------------------------------------
 
@@ -124,7 +121,7 @@ def zero_shot(vectors: np.ndarray, test: Impressions, data: Dataset) -> tuple[np
     """
     vectors = unit(vectors)
     if data.protocol == "impressions":
-        scores = score_slates(vectors, test)
+        scores = score_content(vectors, test, PROBE_HISTORY)
         rankings = [SlateScores(test, s) for s in (scores, np.zeros_like(scores))]
     else:
         # all tied: every order
@@ -132,15 +129,6 @@ def zero_shot(vectors: np.ndarray, test: Impressions, data: Dataset) -> tuple[np
         rankings = [rank_catalogue(s, test, len(vectors), protocol=data.protocol, seen=data.rank_seen) for s in scorers]
     by_cosine, by_chance = (ranking.metrics()[PROTOCOLS[data.protocol].main] for ranking in rankings)
     return by_cosine, by_chance
-
-
-def score_slates(vectors: np.ndarray, test: Impressions) -> np.ndarray:
-    """Products of the candidates of slates with the mean of the history, flat like test.candidates.values; a history's own factor ranks nothing."""
-    users = history_counts(test, np.arange(len(test)), PROBE_HISTORY, len(vectors)) @ vectors
-    pieces = zip(
-        *(np.split(x, range(CANDIDATES_AT_ONCE, len(x), CANDIDATES_AT_ONCE)) for x in (test.candidates.rows, test.candidates.values)), strict=True
-    )
-    return np.concatenate([np.einsum("cw,cw->c", users[owner], vectors[items]) for owner, items in pieces])
 
 
 def among_largest(values: torch.Tensor, k: int) -> torch.Tensor:

@@ -42,14 +42,11 @@ def encode_items(model: Recommender, batch: int = 1024, ids: torch.Tensor | None
 
 
 @torch.inference_mode()
-def score_impressions(model: Recommender, impressions: Impressions, history: int, batch: int = 1024) -> np.ndarray:
-    """Scores of all candidates, flat like impressions.candidates.values, float32. `history`: most recent clicks that are read."""
-    return rank_impressions(model, encode_items(model), impressions, history, batch)
-
-
-@torch.inference_mode()
 def rank_impressions(model: Recommender, vectors: torch.Tensor, impressions: Impressions, history: int, batch: int = 1024) -> np.ndarray:
-    """`score_impressions`, given the vectors of all items (N + 1, D)."""
+    """Scores of all candidates, flat like impressions.candidates.values, float32, given the vectors of all items (N + 1, D).
+
+    `history`: most recent clicks that are read.
+    """
     model.eval()
     flat = np.empty(len(impressions.candidates.values), np.float32)
     rows = np.argsort(impressions.history_id, kind="stable")

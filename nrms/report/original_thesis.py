@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from nrms.data.tables import Ragged
 from nrms.evaluation.metrics import METRICS, rank_metrics
 from nrms.evaluation.protocols import PROTOCOLS
 from nrms.report.format import with_interval
@@ -43,10 +44,9 @@ def misread(scores: np.ndarray, offsets: np.ndarray, seed: int = 0) -> np.ndarra
 
     The candidate at place i gets minus the number of the candidate that came i-th when sorted. Equal scores are sorted by chance.
     """
-    size = np.diff(offsets)
-    row = np.repeat(np.arange(len(size)), size)
+    row = Ragged(scores, offsets).rows
     order = np.lexsort((np.random.default_rng(seed).random(len(scores)), -scores, row))
-    return -(order - np.repeat(offsets[:-1], size)).astype(float)
+    return -(order - offsets[row]).astype(float)
 
 
 def two_evaluators(rankers: Mapping[str, np.ndarray], clicked: np.ndarray, offsets: np.ndarray) -> pd.DataFrame:
