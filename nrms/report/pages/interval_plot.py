@@ -9,8 +9,6 @@ from nrms.evaluation.protocols import Protocol
 from nrms.report.result_tables import levels
 from nrms.runtime.templates import render
 
-ROW, NAMES, WIDTH = 17, 150, 400  # pixels: height of a row, width of the names, of a panel
-
 
 @dataclass(frozen=True)
 class Scale:
@@ -53,13 +51,6 @@ def bar(row: pd.Series, rows: pd.DataFrame, protocol: Protocol) -> str:
 def panel(rows: pd.DataFrame, protocol: Protocol) -> str:
     """All finished rows of one data set that have a value, best first: dots with intervals, lines for ceilings and the best baseline."""
     rows = rows.dropna(subset=[protocol.main])
-    return render(
-        "report/pages/interval_panel.html.j2",
-        rows=[row for _, row in rows.sort_values(protocol.main, ascending=False, kind="stable").iterrows()],
-        x_of=scale(rows, protocol, NAMES, WIDTH - 8) if len(rows) else None,
-        lines=reference_lines(rows, protocol),
-        protocol=protocol,
-        row_height=ROW,
-        names=NAMES,
-        width=WIDTH,
-    )
+    x_of = scale(rows, protocol, 150, 392) if len(rows) else None  # names stand to the left of it
+    best_first = [row for _, row in rows.sort_values(protocol.main, ascending=False, kind="stable").iterrows()]
+    return render("report/pages/interval_panel.html.j2", rows=best_first, x_of=x_of, lines=reference_lines(rows, protocol), protocol=protocol)

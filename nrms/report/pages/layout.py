@@ -38,18 +38,10 @@ def document(title: str, body: str, links: Mapping[str, str], *, location: str =
     digest: of what the page was made of, which `has_digest` reads in its head.
     """
     code = (PAGES / script).read_text() if script else ""
-    page = render(
-        "report/pages/layout.html.j2",
-        title=title,
-        body=body,
-        links=links,
-        location=location,
-        kind=kind,
-        digest=digest,
-        style=(PAGES / "style.css").read_text(),
-        script=code,
-        script_digest=base64.b64encode(hashlib.sha256(code.encode()).digest()).decode(),
-    )
+    own = {"style": (PAGES / "style.css").read_text(), "script": code}
+    own["script_digest"] = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    about = {"title": title, "location": location, "kind": kind, "digest": digest}
+    page = render("report/pages/layout.html.j2", body=body, links=links, **about, **own)
     return str(page)  # markup would escape a string that somebody adds it to
 
 
