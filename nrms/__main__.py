@@ -9,14 +9,13 @@ from typing import Any
 
 try:
     from nrms import NrmsError
-    from nrms.config.arguments import add_values, values
+    from nrms.config.arguments import VALUES, values
     from nrms.config.params_files import check_test_settings, load_dataset, resolve
     from nrms.runtime.terminal import command, printable
 except ModuleNotFoundError as error:
     sys.exit(f"nrms: {error.name} is not installed: `pip install -r requirements.txt`, in the environment of {sys.executable}.")
 
 DEMO = (1, 2, 3, 4)
-Overrides = dict[str, Any]  # values given with -p
 Option = tuple[tuple[str, ...], dict[str, Any]]
 parser = argparse.ArgumentParser(prog="python -m nrms", description=__doc__)
 commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -27,10 +26,10 @@ def option(*names: str, **settings: Any) -> Option:
     return names, settings
 
 
-def subcommand(*options: Option | list[Option], takes_values: bool = False) -> Callable[[Callable], Callable]:
-    """Makes a command of a function, with its docstring for help. A list of options: exactly one of them is to be given. takes_values: -p, too."""
+def subcommand(*options: Option | list[Option]) -> Callable[[Callable], Callable]:
+    """Makes a command of a function, with its docstring for help. A list of options: exactly one of them is to be given."""
 
-    def register(function: Callable[[argparse.Namespace, Overrides], int | None]) -> Callable:
+    def register(function: Callable[[argparse.Namespace], int | None]) -> Callable:
         about = function.__doc__.strip()
         own = commands.add_parser(function.__name__, help=about.splitlines()[0], description=about)
         own.set_defaults(function=function)
@@ -38,8 +37,6 @@ def subcommand(*options: Option | list[Option], takes_values: bool = False) -> C
             group = own.add_mutually_exclusive_group(required=True) if isinstance(each, list) else own
             for names, settings in each if isinstance(each, list) else [each]:
                 group.add_argument(*names, **settings)
-        if takes_values:
-            add_values(own)
         return function
 
     return register
@@ -66,7 +63,7 @@ def show_pictures(facts: dict) -> None:
 
 
 @subcommand()
-def demo(args: argparse.Namespace, overrides: Overrides) -> int:
+def demo(args: argparse.Namespace) -> int:
     """the main job on the demo world, from nothing to reports/index.html"""
     return run_all(DEMO, "newsroom", [0])
 
@@ -78,11 +75,11 @@ def demo(args: argparse.Namespace, overrides: Overrides) -> int:
     option("--ensemble", nargs="+", default=[], metavar="EXP", help="these too, and the mean of what they say, as one more row"),
     option("--on", default="auto", metavar="local:N", help="N tasks side by side on this machine; auto: as many as it has cores for"),
     option("--force", action="store_true", help="also what is done already"),
-    takes_values=True,
+    VALUES,
 )
-def run(args: argparse.Namespace, overrides: Overrides) -> int:
+def run(args: argparse.Namespace) -> int:
     """experiments, executed as notebooks into reports/DATASET/EXP/seedK"""
-    return run_all(args.exps, args.dataset, args.seeds, on=args.on, force=args.force, together=args.ensemble, **overrides)
+    return run_all(args.exps, args.dataset, args.seeds, on=args.on, force=args.force, together=args.ensemble, **args.overrides)
 
 
 def run_all(exps: Sequence[object], dataset: str, seeds: Sequence[int], **options: Any) -> int:
@@ -97,7 +94,7 @@ def run_all(exps: Sequence[object], dataset: str, seeds: Sequence[int], **option
     option("dataset", help="name of a file in params/data"),
     option("--mirror", action="append", default=[], metavar="URL", help="an https address to try first; names of files are added to it"),
 )
-def download(args: argparse.Namespace, overrides: Overrides) -> None:
+def download(args: argparse.Namespace) -> None:
     """the files of a data set from the sources that params/data/DATASET.yaml names, verified, into data/downloads"""
     data = load_dataset(args.dataset)
     from nrms.data.sources.download import download, short
@@ -115,19 +112,19 @@ def download(args: argparse.Namespace, overrides: Overrides) -> None:
     option("--cards", action="store_true", help="the pictures are IM-MIND cards: the cover is cut out of each"),
     option("--ids", type=Path, help="names of pictures: a table (news id, name), or a folder or zip with MIND-large's news.tsv"),
     option("--from", dest="source", type=Path, help="MIND folder or zip, or a folder with interactions.tsv and items.tsv"),
-    takes_values=True,
+    VALUES,
 )
-def prepare(args: argparse.Namespace, overrides: Overrides) -> None:
+def prepare(args: argparse.Namespace) -> None:
     """a MIND folder or zip, a log of interactions with its items, or the demo world, into data/DATASET"""
-    data = load_dataset(args.like or args.dataset, **overrides)  # before anything heavy is imported
+    data = load_dataset(args.like or args.dataset, **args.overrides)  # before anything heavy is imported
     from nrms import home
     from nrms.data.new_dataset import with_settings_of
     from nrms.data.prepare import prepare
     from nrms.runtime.run_record import data_folder
 
-    with with_settings_of(args.dataset, args.like, **overrides):
-        check_test_settings(args.dataset, overrides)
-        data = load_dataset(args.dataset, **overrides)
+    with with_settings_of(args.dataset, args.like, **args.overrides):
+        check_test_settings(args.dataset, args.overrides)
+        data = load_dataset(args.dataset, **args.overrides)
         manifest = prepare(args.dataset, data, args.source, args.images, are_cards=args.cards, ids=args.ids)
     show_data_report(manifest)
     if "interactions" in manifest:
@@ -148,11 +145,11 @@ def prepare(args: argparse.Namespace, overrides: Overrides) -> None:
     option("--checkpoint", type=Path, required=True, help="a best.safetensors"),
     option("--dataset", default="newsroom"),
     option("--seed", type=int, default=0, help="names the run folder"),
-    takes_values=True,
+    VALUES,
 )
-def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
+def evaluate(args: argparse.Namespace) -> None:
     """weights that were trained elsewhere, on the test part of a data set"""
-    config = resolve(args.exp, args.dataset, args.seed, checkpoint=str(args.checkpoint), **overrides)
+    config = resolve(args.exp, args.dataset, args.seed, checkpoint=str(args.checkpoint), **args.overrides)
     from nrms import report
     from nrms.evaluate import evaluate, evaluate_references
     from nrms.report.pages import index_page
@@ -168,11 +165,11 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
     option("--dataset", required=True),
     option("--seeds", type=int, nargs="+", default=[0]),
     option("--name", help="of the run folder; else ensemble- and the first experiment"),
-    takes_values=True,
+    VALUES,
 )
-def ensemble(args: argparse.Namespace, overrides: Overrides) -> None:
+def ensemble(args: argparse.Namespace) -> None:
     """the mean of what runs say that are trained already"""
-    configs = [[resolve(exp, args.dataset, seed, **overrides) for exp in args.exps] for seed in args.seeds]
+    configs = [[resolve(exp, args.dataset, seed, **args.overrides) for exp in args.exps] for seed in args.seeds]
     from nrms import report
     from nrms.evaluation.ensemble import ensemble
     from nrms.report.pages import index_page
@@ -190,7 +187,7 @@ def ensemble(args: argparse.Namespace, overrides: Overrides) -> None:
     option("--from", dest="source", type=Path, help="folder or zip of the part, or of a whole MIND; else what was downloaded"),
     option("--images", type=Path, help="folder of <news id>.jpg, .png or .webp of the part's own news"),
 )
-def submit(args: argparse.Namespace, overrides: Overrides) -> None:
+def submit(args: argparse.Namespace) -> None:
     """prediction.zip for MIND's leaderboard: every impression of its test part, or of dev, ranked by a trained run"""
     load_dataset(args.dataset)
     from nrms.evaluation.leaderboard_file import submit
@@ -212,7 +209,7 @@ def submit(args: argparse.Namespace, overrides: Overrides) -> None:
     option("-k", type=int, default=10, help="items of the list"),
     option("--shown", action="store_true", help="rank what the user was shown, not the whole catalogue"),
 )
-def recommend(args: argparse.Namespace, overrides: Overrides) -> None:
+def recommend(args: argparse.Namespace) -> None:
     """what a finished run recommends to one reader, and why"""
     from nrms.models.load import find_run
     from nrms.serve.one_user import describe, open_run
@@ -229,7 +226,7 @@ def recommend(args: argparse.Namespace, overrides: Overrides) -> None:
     option("--run", nargs="+", action="extend", default=[], metavar="EXP", help="finished runs whose item vectors are probed too"),
     option("--vectors", nargs="+", action="extend", default=[], type=Path, metavar="FILE", help=".npy files, one row for each item of items.tsv"),
 )
-def probe(args: argparse.Namespace, overrides: Overrides) -> None:
+def probe(args: argparse.Namespace) -> None:
     """what vectors of items know before training: those that came, of encoders, of runs, in files; a page"""
     load_dataset(args.dataset)
     from nrms.evaluation.probe_vectors import probe_all
@@ -250,7 +247,7 @@ def probe(args: argparse.Namespace, overrides: Overrides) -> None:
     option("--copies", type=int, nargs="+", default=[1, 4], help="sizes of logs to read, in data sets; 14 of newsroom-large are MIND-large"),
     option("--catalogue", type=int, nargs=2, default=[10_000, 150_000], metavar=("USERS", "ITEMS"), help="a catalogue to rank"),
 )
-def bench(args: argparse.Namespace, overrides: Overrides) -> None:
+def bench(args: argparse.Namespace) -> None:
     """the same work done the plain way and ours, timed in one run; into reports/benchmark"""
     from nrms import bench
     from nrms.bench import benchmark
@@ -268,7 +265,7 @@ def bench(args: argparse.Namespace, overrides: Overrides) -> None:
 
 
 @subcommand()
-def report(args: argparse.Namespace, overrides: Overrides) -> None:
+def report(args: argparse.Namespace) -> None:
     """rebuilds reports/leaderboard.csv and reports/index.html"""
     from nrms import home
     from nrms.report.pages import index_page
@@ -283,7 +280,7 @@ def report(args: argparse.Namespace, overrides: Overrides) -> None:
     option("--no-pages", action="store_true", help="index.html alone: the other pages quote titles, pictures and lines of the data"),
     option("--readme", type=Path, nargs="+", default=[], help="files between whose marks the table is written"),
 )
-def publish(args: argparse.Namespace, overrides: Overrides) -> None:
+def publish(args: argparse.Namespace) -> None:
     """finished results as a folder to be passed on: no data set, no weights, no scores
 
     Pages quote some titles, pictures and lines of the data: --no-pages leaves them out where these may not be passed on.
@@ -297,7 +294,7 @@ def publish(args: argparse.Namespace, overrides: Overrides) -> None:
 
 
 @subcommand()
-def doctor(args: argparse.Namespace, overrides: Overrides) -> int:
+def doctor(args: argparse.Namespace) -> int:
     """checks the installation, the data and the runs, and says what to do about what is wrong"""
     from nrms import doctor
 
@@ -306,7 +303,8 @@ def doctor(args: argparse.Namespace, overrides: Overrides) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
-    return args.function(args, values(args)) or 0
+    args.overrides = values(args)
+    return args.function(args) or 0
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from nrms import pipeline
-from nrms.data.tables import IMPRESSIONS_SCHEMA, ITEMS_SCHEMA, Ragged
+from nrms.data.tables import IMPRESSIONS_SCHEMA, ITEMS_SCHEMA, Interactions, Ragged
 from nrms.evaluation.metrics import rank_metrics
 from nrms.evaluation.protocols import PROTOCOLS
 from nrms.evaluation.statistics import compare
@@ -402,7 +402,7 @@ def test_any_two_are_compared(site, visit):
 def test_what_was_read_before_is_never_the_answer(protocol, wanted):
     """The beginning of a user's log, where the next item is asked for; nothing where what is asked for was drawn from anywhere in it."""
     examples = Examples("movies", pd.Index(["u1"]), PROTOCOLS[protocol])
-    examples.__dict__["log"] = np.array([0]), Ragged(np.array([7, 8, 9]), np.array([0, 3]))
+    examples.positions, examples.log = np.array([0]), Interactions(np.array(["u1"]), Ragged(np.array([7, 8, 9]), np.array([0, 3])), np.arange(3))
     assert examples.before(0, 2).tolist() == wanted
 
 

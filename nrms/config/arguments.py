@@ -9,6 +9,10 @@ from nrms import NrmsError
 from nrms.config.params_files import resolve
 from nrms.config.resolved import Config
 
+VALUES = (  # -p NAME VALUE, as often as one likes: what argparse's add_argument takes
+    ("-p",),
+    {"dest": "overrides", "nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE"), "help": "a value in place of the files'"},
+)
 OPTIONS = {"exp": "EXP", "dataset": "--dataset", "seed": "--seed or --seeds", "checkpoint": "--checkpoint"}  # what has an option of its own
 
 
@@ -27,13 +31,6 @@ def parse_value(text: str) -> Any:
     return {"True": True, "False": False, "true": True, "false": False, "null": None}.get(text, text)
 
 
-def add_values(parser: argparse.ArgumentParser) -> None:
-    """Lets a command take -p NAME VALUE, as often as one likes."""
-    parser.add_argument(
-        "-p", dest="overrides", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a value in place of the files'"
-    )
-
-
 def values(args: argparse.Namespace) -> dict[str, Any]:
     """The values given with -p. Raises NrmsError for one that has an option of its own."""
     overrides = {name: parse_value(value) for name, value in getattr(args, "overrides", [])}
@@ -48,6 +45,6 @@ def read_config(about: str, arguments: Sequence[str] | None = None) -> Config:
     parser.add_argument("exp", metavar="EXP", help="4, exp4, or the name of any file in params")
     parser.add_argument("--dataset", default="newsroom")
     parser.add_argument("--seed", type=int, default=0)
-    add_values(parser)
+    parser.add_argument(*VALUES[0], **VALUES[1])
     args = parser.parse_args(arguments)
     return resolve(args.exp, args.dataset, args.seed, **values(args))

@@ -2,8 +2,6 @@
 ranks that each run gave. Computed here, from files; pages/compare_page.py draws it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from nrms.data.tables import Impressions, Items, Ragged, ragged, read_impressions, read_interactions, read_items
+from nrms.data.tables import ragged, read_impressions, read_interactions, read_items
 from nrms.evaluation.protocols import Protocol
 from nrms.evaluation.statistics import compare_all
 from nrms.report.experiments import System, by_slice
@@ -67,55 +65,35 @@ class Rankings:
         return first | dict(zip(self.of_first_seed(row, "items"), np.mean(ranks, axis=0).tolist(), strict=True))
 
 
-@dataclass(frozen=True)
 class Examples:
-    """What users saw and took, as far as the data set is still there: then examples have titles."""
+    """What users saw and took, as far as the data set is still there: then examples have titles. index: of the impressions of the comparison."""
 
-    dataset: str
-    index: pd.Index  # of the impressions of the comparison
-    protocol: Protocol
+    def __init__(self, dataset: str, index: pd.Index, protocol: Protocol):
+        def read(table: str, reader: Callable[[Path], Any]) -> Any:
+            path = data_folder(dataset) / table
+            return reader(path) if path.exists() else None
 
-    def read(self, table: str, reader: Callable[[Path], Any]) -> Any:
-        """A table of the data set, None where it is not there."""
-        path = data_folder(self.dataset) / table
-        return reader(path) if path.exists() else None
-
-    @cached_property
-    def items(self) -> Items | None:
-        return self.read("news.parquet", read_items)
-
-    @cached_property
-    def slates(self) -> tuple[np.ndarray, Impressions] | None:
-        """Where in the dev part every impression is, and that part."""
-        dev = self.read("dev.parquet", read_impressions)
-        return None if dev is None else (pd.Index(dev.id).get_indexer(self.index), dev)
-
-    @cached_property
-    def log(self) -> tuple[np.ndarray, Ragged] | None:
-        """Where in the log the user of every query is, and what each user took."""
-        log = self.read("interactions.parquet", read_interactions)
-        return None if log is None else (pd.Index(log.user).get_indexer(self.index), log.items)
+        self.protocol, self.items = protocol, read("news.parquet", read_items)
+        self.dev, self.log = read("dev.parquet", read_impressions), read("interactions.parquet", read_interactions)
+        names = self.dev.id if self.dev is not None else self.log.user if self.log is not None else []
+        self.positions = pd.Index(names).get_indexer(index)  # in the dev part of every impression, in the log of every query's user; -1: not there
 
     def slate(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Candidates, which of them were clicked, and the history of an impression; None where it is not there, or nobody knows the clicks."""
-        if self.slates is None:
+        position = self.positions[row]
+        if self.dev is None or self.dev.clicked is None or position < 0:
             return None
-        positions, dev = self.slates
-        position = positions[row]
-        if position < 0 or dev.clicked is None:
-            return None
-        begin, end = dev.candidates.offsets[position : position + 2]
-        return dev.candidates.values[begin:end], dev.clicked[begin:end], dev.history[position]
+        begin, end = self.dev.candidates.offsets[position : position + 2]
+        return self.dev.candidates.values[begin:end], self.dev.clicked[begin:end], self.dev.history[position]
 
     def before(self, row: int, count: int) -> np.ndarray:
         """The `count` items that the user of a query took before it: the beginning of the log, where the next item is asked for.
 
         None where sets are: what is left to read when some are drawn at random has no place in it.
         """
-        if self.protocol.name != "catalogue" or self.log is None:
+        if self.protocol.name != "catalogue" or self.log is None or self.positions[row] < 0:
             return np.zeros(0, int)
-        positions, items = self.log
-        return items[positions[row]][:count] if positions[row] >= 0 else np.zeros(0, int)
+        return self.log.items[self.positions[row]][:count]
 
 
 def most_apart(a: np.ndarray, b: np.ndarray, candidates: np.ndarray) -> np.ndarray:
@@ -169,13 +147,13 @@ def short(title: str) -> str:
     return title if len(title) <= LENGTH else title[: LENGTH - 1] + "…"
 
 
-def facts(dataset: str, rows: Sequence[System]) -> dict:
+def facts(rows: Sequence[System]) -> dict:
     """What is known of M rows. pairs: of (0, 1), (0, 2), (1, 2), (0, 3), ... the numbers by slice, examples one way, and the other way."""
     values, index = by_slice(rows), rows[0].rows.index
     results = {name: compare_all(v) for name, v in values.items()}
     columns, size = np.ascontiguousarray(values["all"].T), sizes(rows[0])
     candidates, history = size["candidates"].to_numpy(), size["history"].tolist()
-    examples, rankings = Examples(dataset, index, rows[0].protocol), [Rankings(e, index) for e in rows]
+    examples, rankings = Examples(rows[0].dataset, index, rows[0].protocol), [Rankings(e, index) for e in rows]
 
     def largest(i: int, j: int, above: int, below: int) -> list[dict]:
         return [

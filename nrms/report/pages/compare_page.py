@@ -25,7 +25,7 @@ def comparisons(dataset: str, systems: Sequence[System], reports: Path) -> str:
     """
     rows = comparable(dataset, systems)
     others = [e for e in systems if e.status == "done" and e not in rows]
-    known = facts(dataset, rows) if len(rows) > 1 else None
+    known = facts(rows) if len(rows) > 1 else None
     title = f"How do two runs on {dataset} differ?"
     body = render(
         "report/pages/compare.html.j2",
