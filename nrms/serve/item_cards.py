@@ -66,13 +66,11 @@ def click_cards(tables: Tables, rankings: Sequence[Ranking], history: np.ndarray
 
     Models read histories of different length: each its own number of the latest clicks of the same past.
     """
-    if not len(history):
-        return []
     scales = []  # (name, values, the largest of their kind, which all of it share)
     for kind, name in (("weights", "weight"), ("attention", "attention")):
         pairs = [(numeral, getattr(ranking, kind)) for numeral, ranking in zip(numerals(rankings), rankings, strict=True)]
         known = {f"{name} {numeral}": values for numeral, values in pairs if values is not None}
-        largest = max((values.max() for values in known.values()), default=0.0)
+        largest = max((values.max(initial=0.0) for values in known.values()), default=0.0)
         scales += [(name, values, largest) for name, values in known.items()]
     cards = []
     for age, item in enumerate(history[::-1], 1):

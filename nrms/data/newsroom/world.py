@@ -122,7 +122,7 @@ def draw_slates(
     world: World, stories: Stories, tastes: np.ndarray, user: np.ndarray, time: np.ndarray, size: np.ndarray, clicks: np.ndarray, rng
 ) -> Slates:
     """Slates of `size` different stories (fewer where two days hold no more), and the `clicks` best of each by utility."""
-    n, parts, lengths = len(stories.published), [], []
+    n, parts = len(stories.published), []
     for start in progress(range(0, len(user), CHUNK), "slates"):
         at = slice(start, start + CHUNK)
         row = np.repeat(np.arange(len(user[at])), 2 * size[at])  # twice too many, for repeats fall away
@@ -135,10 +135,9 @@ def draw_slates(
         best = np.lexsort((-utility, row))
         clicked = np.zeros(len(row), bool)
         clicked[best] = rank_within(row) < np.minimum(clicks[at], np.maximum(length - 1, 1))[row]
-        parts.append((story.astype(np.int32), clicked))
-        lengths.append(length)
-    story, clicked = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Slates(user, time, Ragged.of(story, np.concatenate(lengths)), clicked)
+        parts.append((story.astype(np.int32), length, clicked))
+    story, length, clicked = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Slates(user, time, Ragged.of(story, length), clicked)
 
 
 def rank_within(row: np.ndarray) -> np.ndarray:
@@ -150,8 +149,7 @@ def draw_impressions(world: World, stories: Stories, tastes: np.ndarray, count: 
     """`count` impressions at times within `days` (from, to) of the last week, sorted by time; lengths and clicks follow MIND."""
     hour = np.array([27, 58, 56, 83, 174, 256, 359, 394, 424, 354, 367, 398, 354, 322, 255, 195, 211, 174, 148, 118, 97, 88, 52, 36], float)
     seconds = rng.choice(24, size=count, p=hour / hour.sum()) * 3600 + rng.integers(3600, size=count)
-    first = START + 28 * DAY
-    time = np.sort(first + (rng.integers(days[0], days[1], size=count) * DAY + seconds).astype(np.int64))
+    time = np.sort(START + 28 * DAY + (rng.integers(*days, size=count) * DAY + seconds).astype(np.int64))
     active = np.exp(0.9 * rng.normal(size=world.users))
     user = rng.choice(world.users, size=count, p=active / active.sum())
     size = np.clip(np.exp(rng.normal(np.log(25), 1.0, count)), 2, 300).astype(int)

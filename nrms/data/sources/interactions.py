@@ -251,9 +251,7 @@ def read_clicks(source: Path, folder: Path, max_bad: float) -> tuple[pd.DataFram
     The clicks of a history have no time of their own: they stand before the user's first impression in their order, a second each.
     """
     facts, frames = mind.convert(source, folder, max_bad), []
-    for path in (folder / "train.parquet", folder / "dev.parquet"):
-        if not path.exists():
-            continue
+    for path in filter(Path.exists, (folder / "train.parquet", folder / "dev.parquet")):
         impressions = read_impressions(path)
         path.unlink()
         user, time = impressions.user, impressions.time

@@ -193,10 +193,9 @@ def convert(source: Path, folder: Path, max_bad: float) -> dict:
     items, ledgers = read_all_news({part: files["news.tsv"] for part, files in members.items() if "news.tsv" in files}, max_bad)
     pq.write_table(items, folder / "news.parquet", compression="zstd")
     ids, parts = items["id"].combine_chunks(), {}
-    for part, files in members.items():
-        if "behaviors.tsv" not in files:
-            continue
-        member, ledger = files["behaviors.tsv"], Ledger(files["behaviors.tsv"].name)
+    behaviors = {part: files["behaviors.tsv"] for part, files in members.items() if "behaviors.tsv" in files}
+    for part, member in behaviors.items():
+        ledger = Ledger(member.name)
         ledgers.append(ledger)
         labelled = part != "test" or has_labels(member)
         with (
