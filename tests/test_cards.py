@@ -1,6 +1,7 @@
 """Pictures from IM-MIND cards, which are named by other ids than the news of MIND-small."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -51,7 +52,7 @@ def test_news_are_matched_by_url_then_by_text():
     """An equal url is the same news; else equal title and abstract; what two share tells nothing."""
     ours = news(("a", "T1", "x", "u1"), ("b", "T2", "", "u9"), ("c", "T3", "", ""), ("d", "T4", "", "u4"), ("e", "", "", ""))
     twice = [("C", "T3", "", ""), ("C2", "T3", "", ""), ("D", "q", "", "u4"), ("D2", "r", "", "u4")]
-    theirs = [("A", "other", "y", "u1"), ("B", "T2", "", "gone"), *twice]
+    theirs = pd.DataFrame([("A", "other", "y", "u1"), ("B", "T2", "", "gone"), *twice], columns=["id", "title", "abstract", "url"])
     found, counts = im_mind.match(ours, theirs)
     assert found == {"a": "A", "b": "B"} and counts == {"url": 1, "title and abstract": 1, "nothing": 3}
 

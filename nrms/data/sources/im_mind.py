@@ -5,11 +5,11 @@ which is which, or the news.tsv files of MIND-large do, by equal url, else by eq
 """
 
 import csv
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from nrms import NrmsError
 from nrms.data.sources import mind
@@ -48,25 +48,19 @@ def read_table(path: Path) -> dict[str, str]:
     return {row[0]: row[1] for row in rows}
 
 
-def match(items: Items, others: Iterable[tuple[str, str, str, str]]) -> tuple[dict[str, str], dict[str, int]]:
+def match(items: Items, others: pd.DataFrame) -> tuple[dict[str, str], dict[str, int]]:
     """{id in `items`: id in `others`} of the items that are the same, and how many were matched by url, by title and abstract, or not.
 
-    others: (id, title, abstract, url). What several of them share tells nothing and is not used.
+    others: a line for each, with id, title, abstract and url. What several of them share tells nothing and is not used.
     """
-    by_url: dict[str, str | None] = {"": None}
-    by_text: dict[tuple[str, str], str | None] = {}
-    for other, title, abstract, url in others:
-        by_url[url] = None if url in by_url else other
-        by_text[title, abstract] = None if not title or (title, abstract) in by_text else other
-    names, counts = {}, {"url": 0, "title and abstract": 0, "nothing": 0}
-    for name, title, abstract, url in zip(items.id[1:], items.title[1:], items.abstract[1:], items.url[1:], strict=True):
-        other, how = by_url.get(url), "url"
-        if other is None:
-            other, how = by_text.get((title, abstract)), "title and abstract"
-        if other is not None:
-            names[name] = other
-        counts[how if other is not None else "nothing"] += 1
-    return names, counts
+    ours = pd.DataFrame({name: getattr(items, name)[1:] for name in ("title", "abstract", "url")})
+    by_url = others[others["url"] != ""].drop_duplicates("url", keep=False)
+    by_text = others[others["title"] != ""].drop_duplicates(["title", "abstract"], keep=False)
+    same_url = ours.merge(by_url[["url", "id"]], "left", "url")["id"]
+    same_text = ours.merge(by_text[["title", "abstract", "id"]], "left", ["title", "abstract"])["id"]
+    other = same_url.fillna(same_text).set_axis(items.id[1:]).dropna()
+    url = int(same_url.count())
+    return other.to_dict(), {"url": url, "title and abstract": len(other) - url, "nothing": len(ours) - len(other)}
 
 
 def names_of_images(items: Items, ids: Path) -> tuple[dict[str, str], dict[str, int]]:
@@ -77,8 +71,7 @@ def names_of_images(items: Items, ids: Path) -> tuple[dict[str, str], dict[str, 
     if not ids.exists():
         raise NrmsError(f"There is no file or folder {ids}; `--ids` takes a table of two columns, or a folder or zip with MIND-large's news.tsv.")
     if ids.is_dir() or ids.suffix.lower() == ".zip":
-        table = mind.read_news_of(ids)
-        names, counts = match(items, zip(*(table[name].to_pylist()[1:] for name in ("id", "title", "abstract", "url")), strict=True))
+        names, counts = match(items, mind.read_news_of(ids)[1:].to_pandas())
     else:
         known = set(map(str, items.id[1:]))
         names = {ours: theirs for ours, theirs in read_table(ids).items() if ours in known}
