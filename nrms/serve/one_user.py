@@ -118,12 +118,11 @@ class Served:
                 )
             past = numbers_of(history, self.numbers, "item")
             return Reader(past[-read:], past[:-read])
-        row = int(numbers_of([user], self.users, "user in the test part:")[0])
-        past, candidates = self.test.history[row].astype(np.int64), self.test.candidates[row].astype(np.int64)
-        clicked = self.test.clicked[self.test.candidates.offsets[row] :][: len(candidates)]
-        owner = None if self.test.owner is None else int(self.test.owner[row])
+        latest = self.test.take(numbers_of([user], self.users, "user in the test part:"))
+        past, candidates = latest.history.values.astype(np.int64), latest.candidates.values.astype(np.int64)
+        owner = None if latest.owner is None else int(latest.owner[0])
         slate = candidates if self.config.data.protocol == "impressions" else NO_ITEMS
-        return Reader(past[-read:], past[:-read], str(user), owner, slate, candidates[clicked])
+        return Reader(past[-read:], past[:-read], str(user), owner, slate, candidates[latest.clicked])
 
     def queries(self, reader: Reader, histories: Sequence[np.ndarray], candidates: np.ndarray) -> Impressions:
         """One query per history, each with the same candidates."""

@@ -85,13 +85,11 @@ def read_header(path: Path) -> tuple[list[str], str]:
 def column_of(names: Sequence[str], kind: str, path: Path, *, needed: bool = True) -> int | None:
     """The number of the column that is what `kind` says. Raises NrmsError where a needed one is missing."""
     lower = [name.lower() for name in names]
-    for name in NAMES[kind]:
-        if name in lower:
-            return lower.index(name)
-    if needed:
+    number = next((lower.index(name) for name in NAMES[kind] if name in lower), None)
+    if number is None and needed:
         header = ", ".join(names)[:400] or "nothing"
         raise NrmsError(f"{path} has no column for the {kind}: its first line names {header}; expected one of {', '.join(NAMES[kind])}.")
-    return None
+    return number
 
 
 def read_table(path: Path, ledger: Ledger, names: Sequence[str], separator: str):
