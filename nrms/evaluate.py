@@ -25,7 +25,7 @@ from nrms.evaluation.result_files import write_results
 from nrms.evaluation.scores_and_ranks import CatalogueRanks
 from nrms.evaluation.vector_diagnostics import diagnose, flat_map
 from nrms.models.build import build
-from nrms.models.load import check_fits, check_users, load_weights
+from nrms.models.load import check_fits, load_weights
 from nrms.runtime import distributed
 from nrms.runtime.checkpoints import read_state
 from nrms.runtime.environment import default_threads, peak_mb, torch_threads
@@ -82,7 +82,6 @@ def evaluate(config: Config, *, force: bool = False) -> Run:
         path = Path(config.checkpoint)
         state, digest = read_state(path), hashlib.sha256(path.read_bytes()).hexdigest()
         check_fits(path, state, config, tables)
-        check_users(path, state, config, tables)
         if not fits or run.record.get("sha256") != digest:
             known = {k: state[k] for k in ("best_valid", "best_step", "samples") if k in state}
             device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"

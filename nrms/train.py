@@ -49,12 +49,12 @@ def learning_rate(step: int, steps: int, warmup: float, decay: bool = True) -> f
 
 def sampler_of(config: Config, split: Split, size: int) -> ClickSampler | SequenceSampler:
     """What draws the training batches: clicks of impressions, or windows of a log. size: N + 1."""
-    names = ["batch_size", "negatives", "history", "seed"]
-    users = USERS[config.users]
+    options = {name: getattr(config, name) for name in ("batch_size", "negatives", "history", "seed")}
     if config.data.protocol == "impressions":
-        return ClickSampler(split.train, by_reader=config.by_reader, **{name: getattr(config, name) for name in names})
-    options = {name: getattr(config, name) for name in (*names, "candidates", "mask_history", "mask_same")}
+        return ClickSampler(split.train, by_reader=config.by_reader, **options)
+    options |= {name: getattr(config, name) for name in ("candidates", "mask_history", "mask_same")}
     options |= {"size": size, "popularity": config.log_popularity}
+    users = USERS[config.users]
     if users.is_graph:
         return PairSampler(split.train, **options)
     hidden = 0.0 if users.is_causal else config.hidden
@@ -72,21 +72,12 @@ def validate(model: Recommender, valid: Impressions, config: Config) -> float:
     return float(np.nanmean(values))
 
 
-def log_line(state: dict, loss: dict[str, float], norm: float, moved: dict[str, dict[str, float]], optimizer: torch.optim.Optimizer) -> dict:
-    """One line of the training log: counts so far (step, encoded items, samples, seconds), losses, gradient norm, rate and movement by group."""
-    counts = {k: state[k] for k in ("step", "encoded", "samples", "seconds")}
-    groups = {g["name"]: {"lr": g["lr"], **moved[g["name"]]} for g in optimizer.param_groups}
-    rate = state["samples"] / state["seconds"]
-    return {**counts, "loss": loss, "gradient_norm": norm, "groups": groups, "samples_per_second": rate}
-
-
 def set_up(config: Config, tables: Tables, run: Run) -> tuple[Recommender, torch.optim.Optimizer, Accelerator]:
     """Model, optimizer and accelerator of a run that begins or goes on, with its facts in run.json."""
-    bf16 = config.precision == "bf16" or (
-        config.precision == "auto" and config.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    )
     if config.device == "cuda" and not torch.cuda.is_available():
         raise NrmsError("device is cuda, but this machine has no GPU that torch can use; give device auto or cpu.")
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
     AcceleratorState._reset_state(True)  # it is global: without this a second run in one kernel could not choose another precision
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=config.device == "cpu")
     seed_everything(config.seed)
@@ -197,7 +188,8 @@ class Training:
                 raise self.ended()
 
     def step(self, batch: Batch, logged: bool) -> dict | None:
-        """Moves the weights by one batch and counts it in `state`. Returns, if `logged`, a line of the training log.
+        """Moves the weights by one batch and counts it in `state`. Returns, if `logged`, a line of the training log: counts so far (step, encoded
+        items, samples, seconds), losses, gradient norm, rate and movement by group.
 
         Raises NrmsError when a loss is no number, the first one is not that of equal scores, or a group of weights does not move as it should.
         """
@@ -225,7 +217,9 @@ class Training:
         if not self.checked and state["step"] > min(self.rising, self.steps - 1):
             check_movement(moved, self.optimizer)
             self.checked = True
-        line = log_line(state, {name: loss.item() for name, loss in losses.items()}, float(norm), moved, self.optimizer)
+        line = {k: state[k] for k in ("step", "encoded", "samples", "seconds")} | {"loss": {k: loss.item() for k, loss in losses.items()}}
+        groups = {g["name"]: {"lr": g["lr"], **moved[g["name"]]} for g in self.optimizer.param_groups}
+        line |= {"gradient_norm": float(norm), "groups": groups, "samples_per_second": state["samples"] / state["seconds"]}
         return line | ({"drift": self.reuse.drift} if self.reuse else {})
 
     def validate_and_save(self, line: dict) -> None:

@@ -26,7 +26,7 @@ from nrms.evaluation.protocols import DIAGNOSTICS
 from nrms.evaluation.ranking import encode_items, model_scorer, rank_catalogue, states_of
 from nrms.evaluation.vector_diagnostics import alignment, diagnose, uniformity
 from nrms.models.build import build
-from nrms.models.load import check_users
+from nrms.models.load import check_fits
 from nrms.models.users import graphs
 from nrms.models.users.alignrec import AlignRec
 from nrms.models.users.freedom import FREEDOM
@@ -317,9 +317,10 @@ def test_rows_of_a_batch_do_not_meet(exp, movies):
 def test_vectors_of_other_users_are_refused(movies):
     """A checkpoint of a graph has a vector for each user of its log, and fits no other log."""
     config, tables = movies("lightgcn")
-    check_users("best.safetensors", {"log": tables.log_digest}, config, tables)
+    state = {"config": config.model_dump(), "content": tables.content_digest, "log": tables.log_digest}
+    check_fits("best.safetensors", state, config, tables)
     with pytest.raises(NrmsError, match="its log was another"):
-        check_users("best.safetensors", {"log": "other"}, config, tables)
+        check_fits("best.safetensors", state | {"log": "other"}, config, tables)
 
 
 def test_features_are_weights_only_where_that_is_said(movies):

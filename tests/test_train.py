@@ -23,7 +23,7 @@ from nrms.runtime.checkpoints import load_checkpoint, save_checkpoint
 from nrms.runtime.files import process_started
 from nrms.train import learning_rate, train
 from nrms.training.gradients import backward
-from nrms.training.learning_checks import Movement, check_first_loss, check_loss, check_losses, check_movement
+from nrms.training.learning_checks import Movement, check_loss, check_losses, check_movement
 from nrms.training.vector_reuse import VectorReuse
 
 
@@ -124,11 +124,11 @@ def test_patience_ends_training(place, monkeypatch):
 
 def test_a_first_loss_off_chance_stops():
     """log(5) = 1.61 nats is what a model that knows nothing has; 3 nats is a bug."""
-    check_first_loss(1.7, 1.609)
+    check_loss(1.7, 1.609, 0)
     with pytest.raises(NrmsError, match="first loss is 3.00"):
-        check_first_loss(3.0, 1.609)
+        check_loss(3.0, 1.609, 0)
     with pytest.raises(NrmsError, match="is it told the answer"):
-        check_first_loss(0.7, 1.609)
+        check_loss(0.7, 1.609, 0)
     check_loss(0.7, 1.609, 0, knows=True)
     check_loss(3.0, 1.609, 0, spread=1.5)
     with pytest.raises(NrmsError, match="`cca` of the loss is no number"):

@@ -1,6 +1,7 @@
 """How does a command line become a config, and an error a sentence?"""
 
 import argparse
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -19,10 +20,8 @@ OPTIONS = {"exp": "EXP", "dataset": "--dataset", "seed": "--seed or --seeds", "c
 def parse_value(text: str) -> Any:
     """A value given with -p: a whole number, a number, True or False, null, a list or names with values as in JSON, else text."""
     for kind in (int, float):
-        try:
+        with contextlib.suppress(ValueError):
             return kind(text)
-        except ValueError:
-            continue
     if text[:1] in ("[", "{"):
         try:
             return json.loads(text)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializationInfo, Serializer
 ROLES = ("bert", "vit", "blip")
 ORDERED = ("sasrec", "bert4rec", "gru4rec", "nextitnet", "dssm")  # user encoders that learn at every place of a log
 GRAPHS = ("lightgcn", "bm3", "freedom", "alignrec")  # those to which a user is a node beside the items
-LOGS = (*ORDERED, *GRAPHS, "missrec")  # all that learn from a log of interactions alone
+LOGS = (*ORDERED, "missrec", *GRAPHS)  # all that learn from a log of interactions alone
 READS_MODALITIES = ("missrec", "bm3", "freedom", "alignrec")  # those that read the modalities of an item one by one
 TERMS = {  # what else can be descended, and the user encoders that have what it looks at
     **dict.fromkeys(("l2", "uia", "uniform"), GRAPHS),
@@ -163,21 +163,7 @@ class Experiment(Strict):
     )
     title_tokens: int = Field(30, ge=3, description="tokens of a title that are read, special tokens included")
     # users and scorer
-    users: Literal[
-        "nrms",
-        "pointwise",
-        "pointwise_unmasked",
-        "sasrec",
-        "bert4rec",
-        "gru4rec",
-        "nextitnet",
-        "dssm",
-        "missrec",
-        "lightgcn",
-        "bm3",
-        "freedom",
-        "alignrec",
-    ] = Field(
+    users: Literal[("nrms", "pointwise", "pointwise_unmasked", *LOGS)] = Field(
         "nrms",
         description="who the user is, given the history: in any order (nrms, dssm), in order (sasrec, bert4rec, gru4rec, nextitnet), by clusters of "
         "content (missrec), or as a node of a graph (lightgcn, bm3, freedom, alignrec); pointwise: a Transformer over history and one candidate, as "
@@ -199,8 +185,7 @@ class Experiment(Strict):
     item_steps: int = Field(1, ge=0, description="steps over the item graph")
     image_share: float = Field(0.1, ge=0, le=1, description="share of pictures in the item graph, where text has one too")
     repeats: bool = Field(
-        False,
-        description="a learned number is added to scores of items that the history has: people take an item again, or never do",
+        False, description="a learned number is added to scores of items that the history has: people take an item again, or never do"
     )
     dim: int = Field(256, ge=4, description="D, width of item and user vectors")
     heads: int = Field(16, ge=1, description="H, attention heads of the user encoder; divides dim")

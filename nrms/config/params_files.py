@@ -190,21 +190,13 @@ def from_notebook(namespace: Mapping[str, Any], *notebook_names: str) -> dict[st
     if len(namespace["In"]) < 2:  # executed without a history of cells, as nbval does: nothing but the parameters can have been set
         literals = (str, int, float, list, dict, type(None))
         return {k: v for k, v in namespace.items() if isinstance(v, literals) and not k.startswith("_") and k not in ("In", "Out", *notebook_names)}
-    names: dict[str, None] = {}
+    names = []
     for cell in namespace["In"]:
         try:
             lines = ast.parse(cell).body
-        except SyntaxError:  # a magic
+            literals = [ast.literal_eval(line.value) for line in lines if isinstance(line, ast.Assign)]
+        except (SyntaxError, ValueError):  # a magic, or a value that is computed
             continue
-        targets = [line.targets[0] for line in lines if isinstance(line, ast.Assign) and is_literal(line.value)]
-        if len(targets) == len(lines):
-            names |= dict.fromkeys(t.id for t in targets if isinstance(t, ast.Name))
+        if len(literals) == len(lines):
+            names += [line.targets[0].id for line in lines if isinstance(line.targets[0], ast.Name)]
     return {name: namespace[name] for name in names if name not in notebook_names}
-
-
-def is_literal(node: ast.expr) -> bool:
-    try:
-        ast.literal_eval(node)
-    except ValueError:
-        return False
-    return True

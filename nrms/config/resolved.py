@@ -124,10 +124,9 @@ def check_together(config: Config) -> None:
         raise NrmsError("tuned_modules goes with tuning lora or adapter.")
     if config.reuse_steps and config.encode_at_once:
         raise NrmsError("reuse_steps and encode_at_once do not go together: give one of them.")
-    if config.image_tuning and not config.image:
-        raise NrmsError("image_tuning needs an image encoder: `image` is null.")
-    if config.shuffle_images and not config.image:
-        raise NrmsError("shuffle_images needs an image encoder: `image` is null.")
+    for name in ("image_tuning", "shuffle_images"):
+        if getattr(config, name) and not config.image:
+            raise NrmsError(f"{name} needs an image encoder: `image` is null.")
     if config.fusion == "late" and config.users not in ("nrms", *READS_MODALITIES):
         raise NrmsError(f"fusion late hands modalities over one by one, which users {config.users} does not read: give users nrms.")
     if config.fusion == "beside" and config.users != "lightgcn":
@@ -156,14 +155,12 @@ def check_terms(config: Config) -> None:
         raise NrmsError(f"layers is 0, which only users {', '.join(GRAPHS)} can be without.")
     if config.layers % 2 and config.users == "missrec":
         raise NrmsError(f"layers is {config.layers}, but users missrec has half of them in its encoder, half in its decoder: give an even number.")
-    content = [m for m in config.modalities if m != "ids"]
-    if config.users in GRAPHS and any(config.tuning_of(m) != "frozen" for m in content):
+    if config.users in GRAPHS and any(config.tuning_of(m) != "frozen" for m in config.modalities if m != "ids"):
         raise NrmsError(f"users {config.users} reads the vectors of all items at every step: give tuning frozen.")
     if config.users in ("bm3", "freedom", "alignrec") and not config.ids:
         raise NrmsError(f"users {config.users} propagates ids: give ids true.")
-    if config.users in READS_MODALITIES and not (content and config.fusion == "late"):
-        if content == config.modalities[:1] and len(config.modalities) == 1 and config.users == "missrec":
-            return
+    fusions = ("late", "single") if config.users == "missrec" else ("late",)
+    if config.users in READS_MODALITIES and config.fusion not in fusions:
         raise NrmsError(f"users {config.users} reads the modalities of an item one by one: give text, image or joint, and fusion late.")
 
 
@@ -172,8 +169,7 @@ def check_protocol(config: Config) -> None:
     if (config.candidates == "slate") != (config.data.protocol == "impressions"):
         fits = "slate" if config.data.protocol == "impressions" else "drawn, batch or all"
         raise NrmsError(f"candidates is {config.candidates}, but {config.dataset} has {config.data.source} data: give candidates {fits}.")
-    pairs = {"bce": ("slate", "drawn"), "bpr": ("slate", "drawn"), "pointwise": ("slate", "drawn")}
-    if config.candidates not in pairs.get(config.objective, (config.candidates,)):
+    if config.objective in ("bce", "bpr", "pointwise") and config.candidates not in ("slate", "drawn"):
         raise NrmsError(f"objective {config.objective} takes few candidates, but candidates is {config.candidates}: give candidates drawn.")
     if config.data.protocol == "impressions":
         if config.users in LOGS:

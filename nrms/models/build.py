@@ -40,17 +40,15 @@ def full_texts(tables: Tables) -> list[str]:
 def local_model(role: str, tables: Tables) -> Path:
     """The folder of the small model behind `role`, pre-trained now unless that was done for these items before."""
     items, pixels, cache = tables.items, tables.pixels, tables.folder / "models"
-    if role == "bert":
-        with locked(cache / role):
-            return local_models.text_model(full_texts(tables)[1:], cache)
-    if pixels is None or not pixels.present.any():
+    if role != "bert" and (pixels is None or not pixels.present.any()):
         raise NrmsError(f"The role `{role}` is to be pre-trained on the pictures of {tables.manifest['dataset']}, which has none.")
-    if role == "vit":
-        with locked(cache / role):
-            return local_models.vision_model(pixels.values, pixels.present, items.subcategory, tables.content_digest, cache)
-    bert, vit = local_model("bert", tables), local_model("vit", tables)
+    parts = [local_model(part, tables) for part in ("bert", "vit")] if role == "blip" else []
     with locked(cache / role):
-        return local_models.joint_model(bert, vit, items.title, pixels.values, pixels.present, tables.content_digest, cache)
+        if role == "bert":
+            return local_models.text_model(full_texts(tables)[1:], cache)
+        if role == "vit":
+            return local_models.vision_model(pixels.values, pixels.present, items.subcategory, tables.content_digest, cache)
+        return local_models.joint_model(*parts, items.title, pixels.values, pixels.present, tables.content_digest, cache)
 
 
 def make_local_model(role: str, exp: str, dataset: str, seed: int, given: dict[str, Any]) -> None:
@@ -104,8 +102,7 @@ def frozen(vectors: np.ndarray, present: torch.Tensor, config: Config, tables: T
 def table_without_encoder(modality: str, config: Config, tables: Tables) -> nn.Module | None:
     """What needs no encoder: a table of ids, or frozen vectors that came with the data. None for everything else."""
     if modality == "ids":
-        known = np.zeros(len(tables.items), bool)
-        known[tables.split(config.data).train.items.values] = True
+        known = np.bincount(tables.split(config.data).train.items.values, minlength=len(tables.items)) > 0
         return IdTable(torch.from_numpy(known), dim=config.dim)
     if not config.comes_as_vectors(modality):
         return None

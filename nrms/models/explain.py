@@ -46,8 +46,7 @@ def economy(model, batch, encoded: int) -> str:
 
 def tokens(model: Recommender, title: str) -> str:
     """What the text encoder of a recommender reads of a title, in Markdown."""
-    encoders = dict(model.items.encoders.items())
-    encoder = encoders.get("text", encoders.get("joint"))
+    encoder = next((encoder for name, encoder in model.items.encoders.items() if name in ("text", "joint")), None)
     if encoder is None:
         return "This experiment reads no text."
     if not hasattr(encoder, "tokenizer"):
@@ -107,16 +106,15 @@ def estimate_encoder(encoder, config: Config, modality: str) -> tuple[str, int] 
     if not isinstance(encoder, (TextEncoder, ImageEncoder)) or config.tuning_of(modality) not in ("full", "lora"):
         return None
     facts = encoder.model.config
-    if not all(hasattr(facts, name) for name in ("hidden_size", "intermediate_size", "num_hidden_layers")):
-        return None
-    w, f, layers = facts.hidden_size, facts.intermediate_size, facts.num_hidden_layers
-    total = layers * (4 * w * w + 2 * w * f) + w * d + (w * q if config.pooling == "attention" else 0)
-    if isinstance(encoder, TextEncoder) and hasattr(facts, "vocab_size"):
-        return "layers (4 W² + 2 W F) + (words + places) W + W D + W Q", total + (facts.vocab_size + facts.max_position_embeddings) * w
-    if isinstance(encoder, ImageEncoder) and hasattr(facts, "patch_size"):
+    try:
+        w, f, layers = facts.hidden_size, facts.intermediate_size, facts.num_hidden_layers
+        total = layers * (4 * w * w + 2 * w * f) + w * d + (w * q if config.pooling == "attention" else 0)
+        if isinstance(encoder, TextEncoder):
+            return "layers (4 W² + 2 W F) + (words + places) W + W D + W Q", total + (facts.vocab_size + facts.max_position_embeddings) * w
         patches = (facts.image_size // facts.patch_size) ** 2
         return "layers (4 W² + 2 W F) + (3 P² + patches) W + W D + W Q", total + (3 * facts.patch_size**2 + patches) * w
-    return None
+    except AttributeError:  # a model that is not made of such layers
+        return None
 
 
 def estimate_users(config: Config) -> tuple[str, int] | None:

@@ -1,4 +1,4 @@
-"""Which layers do encoders of items and of users share? Dropout that is fast on a CPU, and additive attention.
+"""Which layers do encoders of items and of users share? Dropout that is fast on a CPU, self-attention, and additive attention.
 
 torch's own dropout draws one random number for each value on one core, which was a third of a step on cached features. Here eight values share one
 draw of 64 bits. Everything else is as usual: F.dropout on a GPU, nothing in evaluation, torch's generator, so that a run that is resumed draws the
@@ -26,6 +26,16 @@ class Dropout(nn.Module):
         words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
         survives = words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold
         return x * (survives * (STEPS / (STEPS - threshold))).to(x.dtype)
+
+
+def self_attention(projected: torch.Tensor, heads: int, visible: torch.Tensor | None) -> torch.Tensor:
+    """Scaled dot-product attention by `heads` of queries, keys and values side by side (B, L, 3 * D) -> (B, L, D); Vaswani et al. 2017, eq. 1.
+
+    visible: (B, 1, 1, L) positions that all may look at; None: each position looks at itself and those before it.
+    """
+    q, k, v = projected.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, L, D/H)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None)
+    return mixed.transpose(1, 2).flatten(2)
 
 
 class AdditiveAttention(nn.Module):

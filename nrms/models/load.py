@@ -22,7 +22,8 @@ from nrms.runtime.run_record import Run, run_folders
 
 
 def check_fits(path: Path, state: dict, config: Config, tables: Tables) -> None:
-    """Raises NrmsError when the checkpoint with the header `state` was not trained as `config` has it, or on encoders that these data do not have."""
+    """Raises NrmsError when the checkpoint with the header `state` was not trained as `config` has it, on encoders that these data do not have, or
+    when it has vectors of items or users that are not those of the data and the log that are there now."""
     if not isinstance(state.get("config", {}).get("data"), dict):
         raise NrmsError(f"{path} holds no finished model (it may be a last.safetensors, to go on from): give a best.safetensors.")
     source, same_content = state["config"], state.get("content") == tables.content_digest
@@ -47,10 +48,6 @@ def check_fits(path: Path, state: dict, config: Config, tables: Tables) -> None:
             f"{path} does not fit {config.dataset}: its {' and '.join(bound)} are those of the items of {source['dataset']} as they were then, "
             "not of these."
         )
-
-
-def check_users(path: Path, state: dict, config: Config, tables: Tables) -> None:
-    """Raises NrmsError when the checkpoint has vectors of users who are not those of the log that is there now."""
     if config.users in GRAPHS and state.get("log") != tables.log_digest:
         raise NrmsError(f"{path} does not fit {config.dataset}: users {config.users} learns a vector for each user, and its log was another.")
 
@@ -99,14 +96,7 @@ def find_run(text: str, dataset: str) -> Run:
         experiments = {model.split("/")[0] for model in models}
         hint = nearest(name, [*models, *experiments] if "/" in name else experiments) if models else f": no model has been judged on {dataset}."
         raise NrmsError(f"There is no run `{text}` on {dataset}{hint} `python -m nrms run EXP --dataset {dataset}` makes one.")
-    done = [run for run in meant if run.status == "done"]
-    run = (done or meant)[0]
-    check_model(run, dataset)
-    return run
-
-
-def check_model(run: Run, dataset: str) -> None:
-    """Raises NrmsError unless `run` is done, holds a model, and was judged on `dataset`."""
+    run = next((run for run in meant if run.status == "done"), meant[0])
     if run.status in ("done", "trained") and not holds_model(run):
         raise NrmsError(f"{run.folder} holds no model of its own but a baseline, a ceiling or an ensemble: give the run of an experiment.")
     config = run.record.get("config", {})
@@ -115,6 +105,7 @@ def check_model(run: Run, dataset: str) -> None:
     if run.status != "done":
         again = f"python -m nrms run {config.get('exp', 'EXP')} --dataset {dataset} --seeds {config.get('seed', 0)}"
         raise NrmsError(f"{run.folder} is not finished (its status is {run.status}): `{again}` first.")
+    return run
 
 
 def load_run(run: Run) -> tuple[Config, Tables, Recommender]:
@@ -136,9 +127,7 @@ def load_run(run: Run) -> tuple[Config, Tables, Recommender]:
         raise NrmsError(f"The weights of {run.folder} are gone: there is no {path}. Bring them back, or train again with `--force`.")
     if config.checkpoint and hashlib.sha256(path.read_bytes()).hexdigest() != run.record.get("sha256"):
         raise NrmsError(f"{path} is not what {run.folder} was judged with; `python -m nrms evaluate` judges it as it is now.")
-    state = read_state(path)
-    check_fits(path, state, config, tables)
-    check_users(path, state, config, tables)
+    check_fits(path, read_state(path), config, tables)
     model = build(config, tables, "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     load_weights(model, path)
     return config, tables, model.eval()

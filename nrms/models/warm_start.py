@@ -35,7 +35,7 @@ class WarmStart:
     bound, unfit: left there, as they belong to items or users of other data, or as nothing here has their name and shape.
     """
 
-    origin: str
+    origin: str  # which experiment on which data the checkpoint is of, as far as it says so
     stays: list[str]  # copied, and stays as it came
     learns: list[str]  # copied, and learns on
     fresh: list[str]  # not copied, and learns: from nothing, or from where its encoder came pre-trained
@@ -71,8 +71,9 @@ def warm_start(model: Recommender, config: Config) -> WarmStart | None:
     if idle:
         raise NrmsError(refusal(idle, {name: tensor.shape for name, tensor in weights.items()}, tensors, source, config))
     left = [name for name in tensors if name not in copied]
+    said = {"exp", "dataset", "seed"} <= source.keys()
     return WarmStart(
-        origin=origin_of(path, source),
+        origin=f"{source['exp']} on {source['dataset']}, seed {source['seed']}" if said else str(path),
         stays=[name for name in copied if name not in learning],
         learns=[name for name in copied if name in learning],
         fresh=[name for name in weights if name in learning and name not in copied],
@@ -162,8 +163,3 @@ def refusal(idle: list[str], shapes: dict[str, torch.Size], tensors: dict[str, t
 
 def shape(size: torch.Size) -> str:
     return " x ".join(map(str, size)) or "one number"
-
-
-def origin_of(path: Path, source: dict[str, Any]) -> str:
-    """Which experiment on which data a checkpoint is of, as far as it says so."""
-    return f"{source['exp']} on {source['dataset']}, seed {source['seed']}" if {"exp", "dataset", "seed"} <= source.keys() else str(path)

@@ -12,6 +12,8 @@ from nrms.runtime import distributed
 from nrms.training.losses import OBJECTIVES, TERMS, Rows
 from nrms.training.vector_reuse import VectorReuse
 
+Losses = dict[str, torch.Tensor]
+
 
 def loss_of(config: Config, batch: Batch, scores: torch.Tensor) -> torch.Tensor:
     """The experiment's loss for scores (B, C) of a batch: divided by the temperature, with the batch's prior."""
@@ -19,15 +21,13 @@ def loss_of(config: Config, batch: Batch, scores: torch.Tensor) -> torch.Tensor:
     return OBJECTIVES[config.objective](scores.float() / config.temperature + prior, batch.candidate_mask, batch.clicked)
 
 
-def auxiliary_losses(config: Config, batch: Batch, views: dict[str, torch.Tensor], is_graph: bool) -> dict[str, torch.Tensor]:
+def auxiliary_losses(config: Config, batch: Batch, views: dict[str, torch.Tensor], is_graph: bool) -> Losses:
     """The experiment's auxiliary losses by name, each times its weight. `views` are of all nodes, or of the batch's histories."""
     if not config.terms:
         return {}
-    mask = batch.candidate_mask & ~batch.clicked
+    others, mask = batch.candidates.expand(batch.candidate_mask.shape), batch.candidate_mask & ~batch.clicked
     if batch.candidates.dim() == 2:  # the click stands in column 0
-        others, mask = batch.candidates[:, 1:], mask[:, 1:]
-    else:
-        others = batch.candidates.expand(mask.shape)
+        others, mask = others[:, 1:], mask[:, 1:]
     user = batch.history[batch.history_id, 0] if is_graph else batch.history_id
     rows = Rows(user, batch.target, others, mask)
     return {name: weight * TERMS[name](views, rows) for name, weight in config.terms.items()}
@@ -62,9 +62,7 @@ class Share:
         return {name: self.gathered(view, self.histories) for name, view in part.items()}
 
 
-def backward(
-    model: Recommender, batch: Batch, config: Config, accelerator: Accelerator, reuse: VectorReuse | None
-) -> tuple[dict[str, torch.Tensor], int]:
+def backward(model: Recommender, batch: Batch, config: Config, accelerator: Accelerator, reuse: VectorReuse | None) -> tuple[Losses, int]:
     """One batch's gradients. Returns its losses by name, that of the ranking first, and how many items were encoded."""
     share, is_graph = Share(batch), model.users.is_graph
 

@@ -18,8 +18,14 @@ def check_loss(loss: float, chance: float, step: int, *, knows: bool = False, sp
     """
     if not math.isfinite(loss):
         raise NrmsError(f"Training was stopped at step {step}: the loss is {loss}; try a smaller learning rate.")
-    if step == 0 and not knows:
-        check_first_loss(loss, chance, spread)
+    if step or knows:
+        return
+    if loss > chance + FIRST_LOSS + spread:
+        raise NrmsError(f"Training was stopped: the first loss is {loss:.2f} nats, but a model that knows nothing has about {chance:.2f}.")
+    if loss < TOO_GOOD * chance:
+        raise NrmsError(
+            f"Training was stopped: the first loss is {loss:.2f} nats, far below the {chance:.2f} of one that knows nothing: is it told the answer?"
+        )
 
 
 def check_losses(losses: dict[str, torch.Tensor], step: int) -> None:
@@ -27,16 +33,6 @@ def check_losses(losses: dict[str, torch.Tensor], step: int) -> None:
     if len(losses) > 1 and not math.isfinite(sum(losses.values()).item()):
         wrong = [name for name, loss in losses.items() if not math.isfinite(loss.item())] or ["the sum"]
         raise NrmsError(f"Training was stopped at step {step}: `{wrong[0]}` of the loss is no number; try a smaller learning rate or weight.")
-
-
-def check_first_loss(loss: float, chance: float, spread: float = 0.0) -> None:
-    """Raises NrmsError when the loss before any training is far from that of equal scores."""
-    if loss > chance + FIRST_LOSS + spread:
-        raise NrmsError(f"Training was stopped: the first loss is {loss:.2f} nats, but a model that knows nothing has about {chance:.2f}.")
-    if loss < TOO_GOOD * chance:
-        raise NrmsError(
-            f"Training was stopped: the first loss is {loss:.2f} nats, far below the {chance:.2f} of one that knows nothing: is it told the answer?"
-        )
 
 
 class Movement:

@@ -30,36 +30,19 @@ def set_random_states(states: Tensors) -> None:
     np.random.set_state(("MT19937", np.array(key, np.uint32), position))
 
 
-def pack(model: torch.nn.Module, optimizer: torch.optim.Optimizer, rng: list[Tensors]) -> Tensors:
-    """Weights, optimizer state and the random states of all processes as tensors by name."""
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    for i, states in enumerate(rng):
-        tensors |= {f"random.{i}.{k}": v for k, v in states.items()}
-    return tensors
-
-
-def unpack(tensors: Tensors, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    states: dict[int, dict] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, i, key = name.split(".", 2)
-            states.setdefault(int(i), {})[key] = value
-    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    prefix = f"random.{distributed.process_index()}."
-    if rng := {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}:  # else it is a process more than there were
-        set_random_states(rng)
-
-
 def save(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict, rng: list[Tensors], best: dict | None = None) -> None:
-    """Writes last.safetensors with `state`; before it, where this is the best step so far, best.safetensors with the facts `best` and `state`."""
+    """Writes last.safetensors with `state`; before it, where this is the best step so far, best.safetensors with the facts `best` and `state`.
+
+    rng: the random states of all processes.
+    """
     if distributed.process_index():
         return
-    tensors = pack(model, optimizer, rng)
     if best is not None:
         save_checkpoint(run.folder / "checkpoint" / "best.safetensors", model.state_dict(), best | state)
+    parts = {"model": model.state_dict()}
+    parts |= {f"optimizer.{i}": moments for i, moments in optimizer.state_dict()["state"].items()}
+    parts |= {f"random.{i}": states for i, states in enumerate(rng)}
+    tensors = {f"{part}.{name}": torch.as_tensor(value) for part, values in parts.items() for name, value in values.items()}
     save_checkpoint(run.folder / "checkpoint" / "last.safetensors", tensors, state)
 
 
@@ -69,5 +52,14 @@ def resume(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -
     if not path.exists():
         return {}
     tensors, state = load_checkpoint(path)
-    unpack(tensors, model, optimizer)
+
+    def part(name: str) -> Tensors:
+        return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+
+    model.load_state_dict(part("model"))
+    moments = optimizer.state_dict()
+    numbers = [i for group in moments["param_groups"] for i in group["params"]]
+    optimizer.load_state_dict(moments | {"state": {i: part(f"optimizer.{i}") for i in numbers}})
+    if rng := part(f"random.{distributed.process_index()}"):  # else it is a process more than there were
+        set_random_states(rng)
     return state

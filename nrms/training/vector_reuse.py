@@ -17,8 +17,8 @@ class VectorReuse:
 
     def __init__(self, tower: nn.Module, *, items: int, steps: int, patience: float):
         self.tower, self.steps, self.patience, self.now = tower, steps, patience, 0
-        self.table = torch.zeros(items, tower.fusion.width)
-        self.encoded_at = torch.full((items,), -(10**9))  # step
+        self.table = torch.zeros(items, tower.fusion.width, device=tower.lengths.device)
+        self.encoded_at = torch.full((items,), -(10**9), device=tower.lengths.device)  # step
         self.encoded = 0  # in the last call
         self.drifts: list[torch.Tensor] = []
 
@@ -30,8 +30,6 @@ class VectorReuse:
         return value
 
     def __call__(self, items: torch.Tensor) -> torch.Tensor:
-        if self.table.device != items.device:
-            self.table, self.encoded_at = self.table.to(items.device), self.encoded_at.to(items.device)
         self.now += 1
         recent = self.now - self.encoded_at[items] <= self.steps
         chance = 1 - torch.exp(torch.tensor(-self.now / self.patience))

@@ -91,7 +91,7 @@ def tune(encoder: Encoder, how: str, *, layers: int | None = None, modules: str 
     model = encoder.model
     names, words = touched(model, layers)
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and any(n.startswith(f"{layer}.") for layer in names)]
-    matched: list[str] = []
+    matched = linear
     if how in ("lora", "adapter"):
         pattern = modules or (LORA if how == "lora" else ADAPTER)
         matched = [n for n in linear if re.search(rf"(?:^|\.)(?:{pattern})$", n)]
@@ -103,7 +103,6 @@ def tune(encoder: Encoder, how: str, *, layers: int | None = None, modules: str 
     if how == "top":
         for name in names:
             model.get_submodule(name).requires_grad_(True)
-        matched = linear
     if how == "lora":
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=matched, lora_dropout=0.0), model)
     if how == "adapter":
@@ -112,6 +111,6 @@ def tune(encoder: Encoder, how: str, *, layers: int | None = None, modules: str 
             device = model.get_submodule(name).weight.device
             setattr(model.get_submodule(parent), last, Adapter(model.get_submodule(name), rank).to(device))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    unmatched = tuple(n for n in linear if n not in matched) if how in ("lora", "adapter") else ()
+    unmatched = tuple(n for n in linear if n not in matched)
     total = sum(p.numel() for p in model.parameters())
     return Report(how, "" if how in ("full", "frozen") else words, tuple(matched), unmatched, trainable, total)

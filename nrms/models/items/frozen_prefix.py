@@ -125,10 +125,8 @@ def tune_on_kept_states(encoder: Encoder, how: str, cache: tuple[str, Path, str]
     cache: digest of the content, folder and name of the kept states. Else as `tune`.
     """
     depth = prefix(encoder, layers)
+    below = f"the states below layer {depth + 1} were made once" if depth else "lower layers run every time, without gradients"
     states = cached_states(encoder, depth, *cache) if depth else None
-    encoder.report = tune(encoder, how, layers=layers, modules=modules, rank=rank)
+    encoder.report = replace(tune(encoder, how, layers=layers, modules=modules, rank=rank), below=below if layers else "")
     if states is not None:
         rest_on(encoder, states, depth)
-    if layers:
-        below = f"the states below layer {depth + 1} were made once" if depth else "lower layers run every time, without gradients"
-        encoder.report = replace(encoder.report, below=below)

@@ -11,22 +11,17 @@ from torch import nn
 
 
 class Fusion(nn.Module):
-    """What all fusions share: their arguments, and whether an absent modality must be encoded as blank content."""
+    """What all fusions share: their arguments, the width of a fused vector, and whether an absent modality must be encoded as blank content."""
 
     wants_blank = False
 
     def __init__(self, *, dim: int, modalities: int, dropout: float):
         super().__init__()
-        self.dim, self.modalities, self.dropout = dim, modalities, dropout
+        self.dim, self.modalities, self.dropout, self.width = dim, modalities, dropout, dim
         self.build()
 
     def build(self) -> None:
-        """Makes the weights, if there are any."""
-
-    @property
-    def width(self) -> int:
-        """Numbers per fused vector."""
-        return self.dim
+        """Makes the weights, if there are any, and says the width where it is another."""
 
 
 class Single(Fusion):
@@ -112,9 +107,8 @@ class CrossAttention(Fusion):
 class Beside(Fusion):
     """The vectors side by side, zero where absent, (U, M * D): one dot product is the sum of the modalities' own."""
 
-    @property
-    def width(self) -> int:
-        return self.modalities * self.dim
+    def build(self) -> None:
+        self.width = self.modalities * self.dim
 
     def forward(self, vectors: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         return torch.where(present[..., None], vectors, 0).flatten(1)
@@ -123,22 +117,14 @@ class Beside(Fusion):
 class Late(Fusion):
     """No fusion: the vectors side by side, zero where absent, then a flag for each, (U, M * D + M); users/late_fusion.py blends scores."""
 
-    @property
-    def width(self) -> int:
-        return self.modalities * (self.dim + 1)
+    def build(self) -> None:
+        self.width = self.modalities * (self.dim + 1)
 
     def forward(self, vectors: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         return torch.cat([torch.where(present[..., None], vectors, 0).flatten(1), present.to(vectors.dtype)], 1)
 
 
 FUSIONS = {
-    "single": Single,
-    "sum": Sum,
-    "concat": Concat,
-    "hadamard": Hadamard,
-    "hadamard_blank": HadamardBlank,
-    "gate": Gate,
-    "cross_attention": CrossAttention,
-    "beside": Beside,
-    "late": Late,
+    **{"single": Single, "sum": Sum, "concat": Concat, "hadamard": Hadamard, "hadamard_blank": HadamardBlank, "gate": Gate},
+    **{"cross_attention": CrossAttention, "beside": Beside, "late": Late},
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, BlipForImageTextRetrieval, CLIPModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -82,7 +82,7 @@ class Projected(nn.Module):
         self.config = SimpleNamespace(**{k: v for k, v in vars(tower.config).items() if not k.startswith("_")})
         self.config.hidden_size = projection.out_features
 
-    def forward(self, **content: torch.Tensor) -> SimpleNamespace:
+    def forward(self, **content: Tensor) -> SimpleNamespace:
         out = self.tower(**content)
         # CLIP pools by itself (the end of the text, the normed first patch); BLIP's vectors are those of the first token
         pooled = out.pooler_output if "clip" in self.config.model_type else out.last_hidden_state[:, 0]
@@ -107,9 +107,7 @@ def load_tower(name: str, role: str, side: str, *, projected: bool) -> nn.Module
     return model
 
 
-def joint_states(
-    model: nn.Module, text: dict[str, torch.Tensor], mask: torch.Tensor, pixels: torch.Tensor | None, has: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def joint_states(model: nn.Module, text: dict[str, Tensor], mask: Tensor, pixels: Tensor | None, has: Tensor) -> tuple[Tensor, Tensor]:
     """States and mask of items with a title and, where `has` (U,), an image, `pixels` (sum of has, 3, S, S).
 
     BLIP: (U, T, W), the title's tokens, after looking at the image if there is one. CLIP: (U, 2, P), the second masked where there is none.

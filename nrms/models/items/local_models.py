@@ -168,14 +168,9 @@ def vision_model(pixels: np.ndarray, present: np.ndarray, labels: Sequence[str],
     return save(folder, model, image_size=size, processor="ViTImageProcessor", pictures=len(rows), last_loss=last)
 
 
-BLIP_NAMES = {  # of the parts of a ViT
-    "attention.o_proj": "self_attn.projection",
-    "layernorm_before": "layer_norm1",
-    "layernorm_after": "layer_norm2",
-    "cls_token": "class_embedding",
-    "position_embeddings": "position_embedding",
-    "patch_embeddings.projection": "patch_embedding",
-}
+# BLIP's names of the parts of a ViT
+BLIP_NAMES = {"attention.o_proj": "self_attn.projection", "layernorm_before": "layer_norm1", "layernorm_after": "layer_norm2"}
+BLIP_NAMES |= {"cls_token": "class_embedding", "position_embeddings": "position_embedding", "patch_embeddings.projection": "patch_embedding"}
 
 
 def vision_weights(vit: ViTModel) -> dict[str, torch.Tensor]:
@@ -205,10 +200,9 @@ def joint_model(bert: Path, vit: Path, titles: Sequence[str], pixels: np.ndarray
     vision = load_pretrained(ViTModel, str(vit), "blip", add_pooling_layer=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RECIPE["seed"])
-        special = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
-        special |= {"sep_token_id": tokenizer.sep_token_id, "pad_token_id": tokenizer.pad_token_id}
-        sizes = {"encoder_hidden_size": VISION["hidden_size"], "projection_dim": TEXT["hidden_size"]}
-        words = {"vocab_size": len(tokenizer)} | sizes | special | TEXT
+        words = TEXT | {"vocab_size": len(tokenizer), "encoder_hidden_size": VISION["hidden_size"], "projection_dim": TEXT["hidden_size"]}
+        words |= {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
+        words |= {"sep_token_id": tokenizer.sep_token_id, "pad_token_id": tokenizer.pad_token_id}
         eyes = {"image_size": pixels.shape[1], "hidden_act": "gelu", "layer_norm_eps": vision.config.layer_norm_eps} | VISION
         config = BlipConfig(text_config=words, vision_config=eyes, image_text_hidden_size=TEXT["hidden_size"])
         model = BlipForImageTextRetrieval(config)

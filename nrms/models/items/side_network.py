@@ -42,9 +42,8 @@ class SideNetwork(Table):
         self.gate = nn.Parameter(torch.zeros(depth))  # between the chain and the layer, before sigmoid
         self.down = nn.ModuleList(nn.Linear(width, rank) for _ in range(depth))
         self.up = nn.ModuleList(nn.Linear(rank, width) for _ in range(depth))
-        for up in self.up:
-            nn.init.zeros_(up.weight)
-            nn.init.zeros_(up.bias)
+        for parameter in self.up.parameters():
+            nn.init.zeros_(parameter)
         self.dropout, self.project = Dropout(dropout), projection(width, dim)
 
     def shuffle(self, order: np.ndarray) -> None:

@@ -8,7 +8,7 @@ One tensor holds the state of all rows, so that whoever ranks computes it once p
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 HISTORIES = 32  # of like length, whose states are computed together
@@ -19,7 +19,7 @@ def generator_of(seed: Sequence[int]) -> torch.Generator:
     return torch.Generator().manual_seed(sum(s * 1_000_003**i for i, s in enumerate(seed)) % (1 << 62))
 
 
-def products(states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+def products(states: Tensor, items: Tensor) -> Tensor:
     """Dot products: (B, D) x (B, C, D), or (C, D) for the same items in all rows, -> (B, C)."""
     return states @ items.T if items.dim() == 2 else torch.einsum("bd,bcd->bc", states, items)
 
@@ -36,9 +36,7 @@ class UserEncoder(nn.Module):
     ITEM_DEVIATION: float | None = None  # that the item vectors' own weights begin with on a log; None: that of vectors of length about one
     MIN_HISTORY = 0  # clicks that a row of a log must have before it to be trained on
 
-    def states(
-        self, vectors: torch.Tensor, past: torch.Tensor, mask: torch.Tensor, items: torch.Tensor, hidden: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def states(self, vectors: Tensor, past: Tensor, mask: Tensor, items: Tensor, hidden: Tensor | None = None) -> Tensor:
         """User states (R, ...) of histories `past` (R, L), rows of `vectors`, `items` (R, L) by their numbers.
 
         In parts of like length, so that padding costs little. hidden: see `states_at_once`.
@@ -52,36 +50,34 @@ class UserEncoder(nn.Module):
             parts.append(self.states_at_once(vectors, past[rows, :width], mask[rows, :width], items[rows, :width]))
         return torch.cat(parts).index_select(0, order.argsort())
 
-    def states_at_once(
-        self, vectors: torch.Tensor, past: torch.Tensor, mask: torch.Tensor, items: torch.Tensor, hidden: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def states_at_once(self, vectors: Tensor, past: Tensor, mask: Tensor, items: Tensor, hidden: Tensor | None = None) -> Tensor:
         """`states` of histories that are padded to the longest. hidden (R, L): positions that an encoder which is not causal must not see."""
         history = F.embedding(past, vectors)  # (R, L, D)
         return self(history, mask, items) if self.reads_item_ids else self(history, mask)
 
-    def at(self, states: torch.Tensor, history_id: torch.Tensor, position: torch.Tensor | None) -> torch.Tensor:
+    def at(self, states: Tensor, history_id: Tensor, position: Tensor | None) -> Tensor:
         """The states of rows: of history number `history_id` (B,) and, where there is one for each position, at `position` (B,)."""
         if not self.per_position:
             return states[history_id]
         flat = history_id * states.shape[1] + position
         return F.embedding(flat, states.flatten(0, 1))  # unlike states[history_id, position], with the same gradient in every run
 
-    def at_end(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def at_end(self, states: Tensor, mask: Tensor) -> Tensor:
         """The states behind all of a history: what is known of the item that comes next."""
         return states[torch.arange(len(mask), device=mask.device), mask.sum(1)] if self.per_position else states
 
-    def comparable(self, states: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def comparable(self, states: Tensor, items: Tensor) -> tuple[Tensor, Tensor] | None:
         """Users (B, D) and items (C, D) whose products the scores are, given states of rows and item vectors; None where scores are none."""
         return states, items
 
-    def attention(self, history: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
+    def attention(self, history: Tensor, mask: Tensor) -> Tensor | None:
         """The weight of each click's position in the last pooling, (R, L) with a sum of 1 in each row; None where no such weights are.
 
         What was looked at, not what it did: a position may have seen other clicks before it is weighed.
         """
         return None
 
-    def views(self, states: torch.Tensor) -> dict[str, torch.Tensor]:
+    def views(self, states: Tensor) -> dict[str, Tensor]:
         """What auxiliary losses look at, by name, (R, ·); of an encoder that `is_graph`, given items (N + 1, W), views of all nodes."""
         return {}
 
@@ -89,13 +85,13 @@ class UserEncoder(nn.Module):
         """Nats that the first loss may be above that of equal scores by nature; 0 where untrained scores are of order one."""
         return 0.0
 
-    def on_epoch_start(self, items: torch.Tensor, seed: Sequence[int], resumed: bool) -> None:
+    def on_epoch_start(self, items: Tensor, seed: Sequence[int], resumed: bool) -> None:
         """Makes anew what is made once an epoch, given the vectors of all items (N + 1, W); a function of these and `seed` alone.
 
         resumed: the epoch is gone on with in the middle, so that what is saved with the weights must stay.
         """
 
-    def score(self, state: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    def score(self, state: Tensor, items: Tensor) -> Tensor:
         """(B, D) x (B, C, D), or (C, D) for the same items in all rows, -> (B, C).
 
         The dot product over sqrt(D), so that untrained scores are of order one whatever D.

@@ -9,7 +9,7 @@ position behind the last click holds. Here the blocks are pre-norm.
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nrms.models.users.sequential import Block, SequentialUsers
@@ -26,15 +26,13 @@ class BERT4Rec(SequentialUsers):
         self.norm = nn.LayerNorm(self.dim)
         self.blocks = nn.ModuleList(Block(self.dim, self.heads, self.rate) for _ in range(self.layers))
 
-    def states(
-        self, vectors: torch.Tensor, past: torch.Tensor, mask: torch.Tensor, items: torch.Tensor, hidden: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def states(self, vectors: Tensor, past: Tensor, mask: Tensor, items: Tensor, hidden: Tensor | None = None) -> Tensor:
         history = F.embedding(past, vectors)
         if hidden is not None:
             history = torch.where(hidden[..., None], self.blank.to(history.dtype), history)
         return self(history, mask)
 
-    def forward(self, history: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, history: Tensor, mask: Tensor) -> Tensor:
         length = mask.sum(1)
         x = torch.cat([history, torch.zeros_like(history[:, :1])], 1)  # (R, L + 1, D)
         position = torch.arange(x.shape[1], device=x.device)

@@ -56,9 +56,7 @@ def peaks(tokens: torch.Tensor, share: float) -> torch.Tensor:
     """
     k = max(1, round(share * len(tokens) + 0.5 - 1e-9))  # rounded up
     sparsity = torch.cat([d.topk(min(k, len(tokens)), largest=False).values.mean(1) for _, d in distances(tokens, tokens)]) / tokens.shape[1]
-    order = sparsity.argsort(stable=True)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device)
+    rank = sparsity.argsort(stable=True).argsort()
     separation = torch.empty_like(sparsity)
     for begin, d in distances(tokens, tokens):
         block = rank[begin : begin + len(d)]

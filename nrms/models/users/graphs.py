@@ -103,9 +103,7 @@ class GraphUsers(UserEncoder):
         self.dropout = Dropout(dropout)
         self.user = nn.Embedding(links.users, self.node_width(width))
         nn.init.normal_(self.user.weight, std=NODE_DEVIATION)
-        known = torch.zeros(links.users, dtype=torch.bool)
-        known[links.owner] = True
-        self.register_buffer("known", known, persistent=False)
+        self.register_buffer("known", torch.bincount(links.owner, minlength=links.users) > 0, persistent=False)
         self.register_buffer("edges", adjacency(links.owner, links.item, links.users, links.size), persistent=False)
         self.build()
 

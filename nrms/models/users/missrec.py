@@ -50,9 +50,8 @@ class MISSRec(UserEncoder):
         self.norm, self.dropout = nn.LayerNorm(dim, eps=EPS), Dropout(dropout)
         self.position = nn.Embedding(history, dim)
         sizes, options = (dim, heads, wide, dropout), {"activation": F.gelu, "layer_norm_eps": EPS, "batch_first": True}
-        self.encoder = nn.TransformerEncoder(
-            nn.TransformerEncoderLayer(*sizes, **options), layers, nn.LayerNorm(dim, eps=EPS), enable_nested_tensor=False
-        )
+        layer = nn.TransformerEncoderLayer(*sizes, **options)
+        self.encoder = nn.TransformerEncoder(layer, layers, nn.LayerNorm(dim, eps=EPS), enable_nested_tensor=False)
         self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(*sizes, **options), layers, nn.LayerNorm(dim, eps=EPS))
         if interests == "none":  # no memory: the Transformer encoder alone reads the sequence
             self.encoder, self.decoder = None, self.encoder

@@ -6,9 +6,8 @@ Beyond it: masks everywhere, a residual around self-attention (reports/LOG.md ha
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from nrms.models.layers import AdditiveAttention, Dropout
+from nrms.models.layers import AdditiveAttention, Dropout, self_attention
 from nrms.models.users.base import UserEncoder
 
 
@@ -24,10 +23,8 @@ class SelfAttention(nn.Module):
         self.project = nn.Linear(dim, 3 * dim)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, L, D/H)
         visible = mask | ~mask.any(1, keepdim=True)  # softmax over nothing is NaN
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None, None, :])
-        return y.transpose(1, 2).flatten(2)  # (B, L, D)
+        return self_attention(self.project(x), self.heads, visible[:, None, None, :])
 
 
 class NRMSUsers(UserEncoder):

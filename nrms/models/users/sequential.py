@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nrms.models.layers import Dropout
+from nrms.models.layers import Dropout, self_attention
 from nrms.models.users.base import UserEncoder
 
 
@@ -55,7 +55,5 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor, visible: torch.Tensor | None) -> torch.Tensor:
         """visible: (R, 1, 1, L) positions that all may look at; None: each position looks at itself and those before it."""
-        q, k, v = self.project(self.before(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (R, H, L, D/H)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None)
-        x = x + self.dropout(self.mix(mixed.transpose(1, 2).flatten(2)))
+        x = x + self.dropout(self.mix(self_attention(self.project(self.before(x)), self.heads, visible)))
         return x + self.dropout(self.narrow(F.gelu(self.wide(self.between(x)))))
