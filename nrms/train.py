@@ -201,7 +201,7 @@ class Training:
         losses, encoded = backward(self.model, batch, config, self.accelerator, self.reuse)
         if "chance" not in state:
             state["chance"] = chance_of(config, batch)
-        spread = self.model.users.first_loss_spread(config.temperature)
+        spread = 1 / config.temperature if self.model.users.scores_are_cosines else 0.0
         check_loss(losses[config.objective].item(), state["chance"], state["step"], knows=bool(config.start), spread=spread)
         check_losses(losses, state["step"])
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)

@@ -47,10 +47,14 @@ class Config(Experiment):
         needed = {"text", "image"} if modality == "joint" else {modality}
         return needed <= set(self.data.given) and self.tuning_of(modality) == "frozen"
 
+    def model_of(self, modality: str) -> str:
+        """The pre-trained model that reads it, `local` for one that is pre-trained here: where it is a role's, the data set names it."""
+        name = getattr(self, modality)
+        return getattr(self.data, name) if name in ROLES else name
+
     def is_large(self, modality: str) -> bool:
         """Whether an encoder that came from elsewhere reads it: not one of the small ones that are pre-trained here, nor a table."""
-        name = getattr(self, modality)
-        return modality != "ids" and not self.comes_as_vectors(modality) and (getattr(self.data, name) if name in ROLES else name) != "local"
+        return modality != "ids" and not self.comes_as_vectors(modality) and self.model_of(modality) != "local"
 
     @property
     def tuned(self) -> list[str]:
@@ -60,8 +64,7 @@ class Config(Experiment):
     @property
     def local_roles(self) -> list[str]:
         """The roles whose small models it needs, each after those that it is made from."""
-        roles = {getattr(self, m) for m in self.modalities if m != "ids" and not self.comes_as_vectors(m)}
-        roles = {role for role in roles & set(ROLES) if getattr(self.data, role) == "local"}
+        roles = {getattr(self, m) for m in self.modalities if m != "ids" and not self.comes_as_vectors(m) and self.model_of(m) == "local"}
         return [role for role in ROLES if role in roles or "blip" in roles]
 
     @property

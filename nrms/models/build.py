@@ -66,9 +66,7 @@ def build_encoder(modality: str, config: Config, tables: Tables) -> Encoder:
         raise NrmsError(
             f"{config.exp} reads pictures, but {config.dataset} was prepared without: give `--images FOLDER` to `python -m nrms prepare`."
         )
-    role = name = getattr(config, modality)
-    if role in ROLES:
-        name = getattr(config.data, role)
+    role, name = getattr(config, modality), config.model_of(modality)
     if name == "local":
         name = str(local_model(role, tables.without_added))
     options = {"dim": config.dim, "pooling": config.pooling, "query_dim": config.query_dim, "dropout": config.dropout}

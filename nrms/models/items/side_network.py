@@ -34,11 +34,10 @@ class SideNetwork(Table):
         for i, table in enumerate(tables):
             heights = np.linspace(0, table.shape[1] - 1, depth).round().astype(int)
             self.register_buffer(f"table{i}", standardise(table[:, heights], reference), persistent=False)  # (N + 1, layers, W)
-        self.count = len(tables)
         self.register_buffer("present", present.clone(), persistent=False)
         # encoders may differ in width
         self.same_width = nn.ModuleList(nn.Identity() if t.shape[2] == width else projection(t.shape[2], width) for t in tables)
-        self.mix = nn.Parameter(torch.zeros(depth, self.count))  # between tables, before softmax
+        self.mix = nn.Parameter(torch.zeros(depth, len(tables)))  # between tables, before softmax
         self.gate = nn.Parameter(torch.zeros(depth))  # between the chain and the layer, before sigmoid
         self.down = nn.ModuleList(nn.Linear(width, rank) for _ in range(depth))
         self.up = nn.ModuleList(nn.Linear(rank, width) for _ in range(depth))
@@ -48,7 +47,7 @@ class SideNetwork(Table):
 
     def shuffle(self, order: np.ndarray) -> None:
         """From now on item i has the states of item order[i], of the last table: that of images, where there are two."""
-        name = f"table{self.count - 1}"
+        name = f"table{len(self.same_width) - 1}"
         setattr(self, name, getattr(self, name)[torch.from_numpy(order)])
 
     def features(self, items: torch.Tensor) -> torch.Tensor:

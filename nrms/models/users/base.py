@@ -25,13 +25,14 @@ def products(states: Tensor, items: Tensor) -> Tensor:
 
 
 class UserEncoder(nn.Module):
-    """A user encoder whose state is one vector (B, D); a class that is another kind says so by answering one of five questions otherwise."""
+    """A user encoder whose state is one vector (B, D); a class that is another kind says so by answering one of six questions otherwise."""
 
     is_graph = False  # users are nodes beside the items: whole tables are read, and a history is one position, the user's own node
     per_position = False  # the state (B, L + 1, D) holds, for each position, what is known of the item that stands there
     reads_item_ids = False  # the numbers of a history's items (R, L) are read beside their vectors
     is_causal = True  # a position sees only what stands before it; where it sees more, what it is to find must be hidden
     can_rank_catalogue = True  # one state is scored against all items at once; else each candidate is read with the history
+    scores_are_cosines = False  # their scale is given: untrained, what was clicked before is near, so the first loss may be above that of chance
 
     ITEM_DEVIATION: float | None = None  # that the item vectors' own weights begin with on a log; None: that of vectors of length about one
     MIN_HISTORY = 0  # clicks that a row of a log must have before it to be trained on
@@ -68,7 +69,7 @@ class UserEncoder(nn.Module):
 
     def comparable(self, states: Tensor, items: Tensor) -> tuple[Tensor, Tensor] | None:
         """Users (B, D) and items (C, D) whose products the scores are, given states of rows and item vectors; None where scores are none."""
-        return states, items
+        return (states, items) if self.can_rank_catalogue else None
 
     def attention(self, history: Tensor, mask: Tensor) -> Tensor | None:
         """The weight of each click's position in the last pooling, (R, L) with a sum of 1 in each row; None where no such weights are.
@@ -80,10 +81,6 @@ class UserEncoder(nn.Module):
     def views(self, states: Tensor) -> dict[str, Tensor]:
         """What auxiliary losses look at, by name, (R, ·); of an encoder that `is_graph`, given items (N + 1, W), views of all nodes."""
         return {}
-
-    def first_loss_spread(self, temperature: float) -> float:
-        """Nats that the first loss may be above that of equal scores by nature; 0 where untrained scores are of order one."""
-        return 0.0
 
     def on_epoch_start(self, items: Tensor, seed: Sequence[int], resumed: bool) -> None:
         """Makes anew what is made once an epoch, given the vectors of all items (N + 1, W); a function of these and `seed` alone.

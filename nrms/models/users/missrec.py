@@ -37,6 +37,7 @@ class MISSRec(UserEncoder):
     """
 
     reads_item_ids = True
+    scores_are_cosines = True
     MIN_HISTORY = 1  # of nothing there is nobody to read
     ITEM_DEVIATION = DEVIATION
 
@@ -67,10 +68,6 @@ class MISSRec(UserEncoder):
         count = 0 if interests == "none" else min(math.ceil(ratio * int(self.present.sum())), max_interests)
         self.register_buffer("lookup", torch.zeros(self.present.shape, dtype=torch.int64))  # cluster of each token, from 1; 0: there is none
         self.register_buffer("prototypes", torch.zeros(count + 1, dim))  # row 0 is padding
-
-    def first_loss_spread(self, temperature: float) -> float:
-        """The scale of cosines is given, and untrained, what was clicked before is near."""
-        return 1 / temperature
 
     def split(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Vectors (..., M, D) and which are present (..., M), of items as fusion `late` hands them over."""

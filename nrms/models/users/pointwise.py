@@ -33,9 +33,6 @@ class Pointwise(UserEncoder):
     def forward(self, history: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return torch.cat([history, mask[..., None].to(history.dtype)], -1)
 
-    def comparable(self, states: torch.Tensor, items: torch.Tensor) -> None:
-        return None
-
     def score(self, state: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         history, mask = state[..., :-1], state[..., -1] > 0.5
         rows, count = len(state), items.shape[1]
