@@ -91,6 +91,7 @@ class GraphUsers(UserEncoder):
     """
 
     is_graph = True
+    reads_fused = False  # an item comes as one vector, and users have vectors as wide; else by modality, and they have vectors as wide as one
     ITEM_DEVIATION = NODE_DEVIATION
 
     def __init__(
@@ -101,7 +102,7 @@ class GraphUsers(UserEncoder):
         self.dim, self.layers, self.links, self.modalities = dim, layers, links, list(modalities)
         self.neighbours, self.item_layers, self.image_share, self.pruned = neighbours, item_layers, image_share, pruned
         self.dropout = Dropout(dropout)
-        self.user = nn.Embedding(links.users, self.node_width(width))
+        self.user = nn.Embedding(links.users, width if self.reads_fused else dim)
         nn.init.normal_(self.user.weight, std=NODE_DEVIATION)
         self.register_buffer("known", torch.bincount(links.owner, minlength=links.users) > 0, persistent=False)
         self.register_buffer("edges", adjacency(links.owner, links.item, links.users, links.size), persistent=False)
@@ -110,14 +111,9 @@ class GraphUsers(UserEncoder):
     def build(self) -> None:
         """Makes weights and graphs beyond those of all."""
 
-    def node_width(self, width: int) -> int:
-        """Numbers of a user's own vector, given those of an item as it comes."""
-        return self.dim
-
     def content_and_ids(self, items: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """The vectors of each modality of content by name, and those of ids, (N + 1, D) each, zero where absent; row 0 zero."""
-        vectors = items[:, : -len(self.modalities)].float() if len(self.modalities) > 1 else items.float()
-        content = dict(zip(self.modalities, vectors.chunk(len(self.modalities), 1), strict=True))
+        content = dict(zip(self.modalities, items[:, : -len(self.modalities)].float().chunk(len(self.modalities), 1), strict=True))
         ids = content.pop("ids")
         return content, ids
 

@@ -16,8 +16,7 @@ from nrms.models.users.graphs import GraphUsers
 class LightGCN(GraphUsers):
     """Items come as one vector each, whatever the fusion; users get vectors as wide."""
 
-    def node_width(self, width: int) -> int:
-        return width
+    reads_fused = True
 
     def views(self, items: torch.Tensor) -> dict[str, torch.Tensor]:
         ego = self.with_users(items)
