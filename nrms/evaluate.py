@@ -35,11 +35,6 @@ from nrms.runtime.run_record import Bystander, Run, now, run_folder
 from nrms.runtime.terminal import command
 
 
-def is_judged(run: Run, identity: dict) -> bool:
-    """Whether a reference was judged as `identity` has it, with all that is written today."""
-    return run.status == "done" and (run.folder / "beyond.json").exists() and all(run.record.get(k) == identity[k] for k in identity)
-
-
 def evaluate_references(config: Config) -> list[Run]:
     """Judges every baseline and ceiling of the data set, each in a run folder of its own; what is there already is kept."""
     tables = load(config.dataset, config.data)
@@ -51,7 +46,8 @@ def evaluate_references(config: Config) -> list[Run]:
     about = references(tables, config.data)
     runs = {name: Run(run_folder(config.dataset, name, 0)) for name in about}
     with locked(home() / "reports" / config.dataset / "references"):  # experiments that run side by side share them
-        if all(is_judged(run, identity) for run in runs.values()):
+        judged = [r.status == "done" and (r.folder / "beyond.json").exists() and identity.items() <= r.record.items() for r in runs.values()]
+        if all(judged):
             return list(runs.values())
         items = known_items(tables, split)
         for name, ranking in reference_rankings(tables, split, config.data, history):
