@@ -55,10 +55,9 @@ def sampler_of(config: Config, split: Split, size: int) -> ClickSampler | Sequen
     options |= {name: getattr(config, name) for name in ("candidates", "mask_history", "mask_same")}
     options |= {"size": size, "popularity": config.log_popularity}
     users = USERS[config.users]
-    if users.is_graph:
-        return PairSampler(split.train, **options)
+    sampler = PairSampler if users.is_graph else SequenceSampler
     hidden = 0.0 if users.is_causal else config.hidden
-    return SequenceSampler(split.train, per_position=users.per_position, hidden=hidden, needs_history=users.MIN_HISTORY > 0, **options)
+    return sampler(split.train, per_position=users.per_position, hidden=hidden, needs_history=users.MIN_HISTORY > 0, **options)
 
 
 def validate(model: Recommender, valid: Impressions, config: Config) -> float:
