@@ -22,9 +22,10 @@ from nrms.config.params_files import resolve
 from nrms.config.resolved import Config, check_start
 from nrms.evaluation.protocols import PROTOCOLS
 from nrms.report.pages.notebook_page import render
+from nrms.runtime.child_processes import call_in_process, import_ahead
 from nrms.runtime.environment import has_nvidia
 from nrms.runtime.errors import sentence
-from nrms.runtime.executor import Outcome, Task, call_in_process, executor_for
+from nrms.runtime.executor import Outcome, Task, executor_for
 from nrms.runtime.files import read_json
 from nrms.runtime.jupyter_kernels import execute_notebook
 from nrms.runtime.locks import locked
@@ -203,6 +204,7 @@ class Results:
             self.fresh.append(folder)
 
 
+IMPORTED = ("nrms.train", "nrms.evaluate", "nrms.report.figures", "nrms.data.summary", "nrms.serve.browse", "pyarrow.parquet", "ipykernel.kernelapp")
 MEMORY = 2 << 30  # bytes that a run may need: small models, and the libraries that they are made with
 
 
@@ -276,6 +278,8 @@ def run(
     given |= configs[0].given  # with the whole path of `start`
     jobs = jobs_of(configs, averaged, force=force, **given)
     executor = executor_for(on, lambda: slots_for(configs, len(jobs) + 1))
+    if force or not all(job.is_done() for job in jobs):
+        import_ahead(IMPORTED)
     from nrms.data.prepare import load
 
     manifest, folder = load(dataset, configs[0].data).manifest, home() / "reports" / dataset

@@ -292,7 +292,7 @@ def test_markup_would_be_seen(line):
 
 IMPORTS_BY_NAME = {  # files that import a file of this package by its name, each from a list or a caller of our own
     ROOT / "nrms" / "__init__.py",  # what moved
-    ROOT / "nrms" / "runtime" / "executor.py",  # what a process of its own is to call
+    ROOT / "nrms" / "runtime" / "child_processes.py",  # what a process of its own is to call
 }
 
 

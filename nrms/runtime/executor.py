@@ -4,21 +4,14 @@ Nothing here knows what a task does. Another place to run them is another class 
 """
 
 import contextlib
-import importlib
-import json
-import os
 import queue
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nrms import ROOT, NrmsError, home
-from nrms.runtime.progress import relayed
-from nrms.runtime.terminal import command
+from nrms import NrmsError
 
 
 @dataclass(frozen=True)
@@ -140,47 +133,3 @@ def is_stopping() -> bool:
     """Whether the tasks, of which this thread does one, are told to end."""
     executor = getattr(CURRENT, "executor", None)
     return executor is not None and executor.stopping.is_set()
-
-
-def thread_variables(threads: int | None) -> dict[str, str]:
-    """Environment variables of a process whose libraries are to compute with so many threads; None: with as many as they choose."""
-    return {} if threads is None else dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-
-
-def call_in_process(function: str, values: Mapping[str, Any], label: str, threads: int | None = None) -> None:
-    """Calls `package.module:function` with `values`, which JSON can hold, in a process of its own. Its progress is shown here.
-
-    Raises NrmsError with its last words where it fails.
-    """
-    code = f"from {__name__} import called; called()"
-    with relayed(label) as variables:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, function, json.dumps(values)],
-            cwd=ROOT,
-            env=os.environ | {"NRMS_HOME": str(home())} | thread_variables(threads) | variables,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # who ends it is this process alone, whatever keys are pressed
-        )
-        try:
-            with stopped_by(process.terminate):
-                _, errors = process.communicate()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-    if is_stopping():
-        raise KeyboardInterrupt
-    if process.returncode:
-        lines = [line.removeprefix("nrms: ") for line in errors.splitlines() if line.startswith("nrms: ")]
-        raise NrmsError(f"{label}: {' '.join(lines) or errors[-2000:] or f'its process ended with status {process.returncode}'}")
-
-
-def called() -> None:
-    """The process that `call_in_process` starts: calls what its arguments say, a function of this package."""
-    module, function = sys.argv[1].split(":")
-    if not module.startswith("nrms."):
-        raise ValueError(f"{module} is no file of this package")
-    values = json.loads(sys.argv[2])
-    command(lambda: getattr(importlib.import_module(module), function)(**values))
