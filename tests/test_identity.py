@@ -86,7 +86,7 @@ def test_a_tiny_world_has_the_recorded_bytes(tmp_path):
 
 
 WEIGHTS = {
-    "exp3_gate": "0aedcd61d2f874511f1d48717d46963aead84a754e1c6c22416b11298eb9272f",
+    "exp3_gate": "eaa0486898a5f0f51d262dde8936f57d84e3ca3297ffa250c06b73d1bf07cd59",
     "idrec_sasrec": "da47d91ba77256495fcc6dfe25489d3bd125a08b31fbbff0f7b1ac5038ceb2ec",
 }
 MACHINE = ("2.13.0+cpu", "Intel(R) Xeon(R) Processor @ 2.50GHz")  # torch and processor with which they were recorded

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from nrms.runtime import Run, distributed
 from nrms.train import train
 
 TWO = ("--standalone", "--nproc-per-node", "2")
-VALUES = {"dim": 16, "heads": 2, "query_dim": 8, "dropout": 0.1, "batch_size": 7, "epochs": 40, "device": "cpu"}
+VALUES = {"dim": 16, "heads": 2, "query_dim": 8, "dropout": 0.1, "batch_size": 7, "epochs": 16, "device": "cpu"}
 TRAIN = ["-m", "nrms.train", "idrec_sasrec", "--dataset", "movies", *(str(word) for k, v in VALUES.items() for word in ("-p", k, v))]
 
 
@@ -48,9 +47,9 @@ def start(home: Path, count: int, words: list[str]) -> list[warm.Process]:
     return [warm.Process(words, environment(home) | rank, ROOT) for rank in ranks]
 
 
-def torchrun(home: Path, *words: str) -> subprocess.Popen:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *words], env=environment(home), cwd=ROOT, **pipes)
+def torchrun(home: Path, *words: str, python: Path | str = sys.executable) -> warm.Process:
+    """torchrun, whose processes are started by `python`."""
+    return warm.Process(["-m", "torch.distributed.run", *words], environment(home) | {"PYTHON_EXEC": str(python)}, ROOT)
 
 
 def free_port() -> int:
@@ -156,7 +155,7 @@ def test_a_run_of_two_learns_as_a_run_of_one(homes):
         assert here.get("valid", 0.0) == pytest.approx(there.get("valid", 0.0), rel=1e-4)
 
 
-def until_it_learns(home: Path, process: subprocess.Popen | warm.Process) -> None:
+def until_it_learns(home: Path, process: warm.Process) -> None:
     while not list(home.glob("reports/movies/*/seed0/checkpoint/last.safetensors")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -182,7 +181,7 @@ def test_one_that_is_killed_takes_the_others_with_it(rank, homes, two):
 def test_who_is_asked_to_end_saves_and_goes_on(count, homes, two):
     """SIGTERM: the run is stopped at the step it was at, all processes are gone, and the same command ends as if nothing had been."""
     home = homes()
-    (process,) = start(home, 1, TRAIN) if count == 1 else [torchrun(home, *TWO, *TRAIN)]
+    (process,) = start(home, 1, TRAIN) if count == 1 else [torchrun(home, *TWO, *TRAIN, python=warm.executable())]
     until_it_learns(home, process)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
@@ -235,6 +234,7 @@ def test_processes_can_be_started_from_one(homes, two, monkeypatch):
     home = homes()
     monkeypatch.setenv("NRMS_HOME", str(home))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHON_EXEC", str(warm.executable()))
     run = train(resolve("idrec_sasrec", "movies", **VALUES, processes=2))
     assert run.status == "trained" and run.record["processes"] == 2 and run_of(home) == run.folder
     assert run.record["hash"] == resolve("idrec_sasrec", "movies", **VALUES).hash
@@ -259,5 +259,5 @@ def test_two_machines_are_two_agents(homes, two):
     """Two agents of torchrun that find each other by an address, as on two machines with one folder: the weights of two processes on one machine."""
     home = homes()
     meet = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "nrms", "--rdzv-endpoint", f"localhost:{free_port()}"]
-    finish([torchrun(home, *meet, *TRAIN) for _ in range(2)])
+    finish([torchrun(home, *meet, *TRAIN, python=warm.executable()) for _ in range(2)])
     assert record(home)["processes"] == 2 and all(torch.equal(v, weights(home)[k]) for k, v in weights(two).items())

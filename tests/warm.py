@@ -25,10 +25,10 @@ PRELOADED = ("nrms.train", "nrms.evaluate", "nrms.doctor", "nrms.report.pages.in
 
 
 class Process:
-    """`python WORDS`, with as much of subprocess.Popen as tests need."""
+    """`python WORDS`, with as much of subprocess.Popen as tests need. outputs: files for its stdout and stderr, which `communicate` reads."""
 
-    def __init__(self, words: list[str], env: dict[str, str], cwd: Path):
-        self.outputs = [tempfile.TemporaryFile("w+") for _ in range(2)]  # stdout and stderr
+    def __init__(self, words: list[str], env: dict[str, str], cwd: Path, outputs=None):
+        self.outputs = outputs or [tempfile.TemporaryFile("w+") for _ in range(2)]
         self.connection = connect()
         request = json.dumps([[str(word) for word in words], env, str(cwd)]) + "\n"
         socket.send_fds(self.connection, [request.encode()], [file.fileno() for file in self.outputs])
@@ -64,6 +64,26 @@ class Process:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+def executable() -> Path:
+    """A program that takes words as Python does, and is a warm process while it runs: for those who start processes themselves, as torchrun does."""
+    path = SOCKET.with_name("python")
+    if not path.exists():
+        part = path.with_name(f"python-{os.getpid()}")
+        part.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nimport warm\nwarm.stand_in()\n")
+        part.chmod(0o755)
+        part.rename(path)
+    return path
+
+
+def stand_in() -> None:
+    """Hands the words of this process, and what it is told by signals, to a warm one, and ends as that does."""
+    process = Process([word for word in sys.argv[1:] if word != "-u"], dict(os.environ), Path.cwd(), [sys.stdout, sys.stderr])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: process.send_signal(number))
+    status = process.wait()
+    os.kill(os.getpid(), -status) if status < 0 else sys.exit(status)
 
 
 def connect() -> socket.socket:

@@ -66,7 +66,7 @@ class Images(nn.Module):
         rows = self.order[items.cpu().numpy()]
         pixels = torch.from_numpy(self.pixels[rows]).to(items.device, non_blocking=True)  # (U, S, S, 3)
         pixels[~self.present[items]] = 255
-        x = (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        x = pixels.permute(0, 3, 1, 2).float().div_(255).sub_(self.mean).div_(self.std)  # in place: pixels are many
         if isinstance(self.size, int) and x.shape[-1] != self.size:
             x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True)
         return {"pixel_values": x}, None

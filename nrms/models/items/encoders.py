@@ -20,7 +20,7 @@ from nrms.models.items.content import Images, Titles, TitlesAndImages
 from nrms.models.items.hub import joint_states, load_pretrained, load_tower, matching_model
 from nrms.models.layers import AdditiveAttention, Dropout
 
-PART = 128  # items of like length that are encoded together
+PART = 256  # items of like length that are encoded together: more do not fit into the cache of a processor
 
 
 class MeanPooling(nn.Module):
@@ -98,10 +98,9 @@ class Encoder(nn.Module):
 
     def features(self, items: torch.Tensor) -> torch.Tensor:
         """The pooled states of these items: (U, W). Computed in parts of like length, so that padding costs little."""
-        lengths = self.content.lengths[items]
-        if len(items) <= PART or bool((lengths == lengths[0]).all()):
+        if len(items) <= PART:
             return self.pool(*self.states(items))
-        order = lengths.argsort(stable=True)
+        order = self.content.lengths[items].argsort(stable=True)
         pooled = torch.cat([self.pool(*self.states(part)) for part in items[order].split(PART)])
         return pooled.index_select(0, order.argsort())
 
