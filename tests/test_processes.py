@@ -170,7 +170,7 @@ def test_one_that_is_killed_takes_the_others_with_it(rank, homes, two):
     workers = [p for p in psutil.Process(process.pid).children(recursive=True) if p.environ().get("RANK") in ("0", "1")]
     next(p for p in workers if p.environ()["RANK"] == rank).kill()
     _, error = process.communicate(timeout=60)
-    assert process.returncode != 0 and "Another process of this run has ended" in error
+    assert process.returncode != 0 and "Another process of this run has ended" in error, error
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in workers)
     assert Run(run_of(home)).status == ("dead" if rank == "0" else "failed")
     finish(start(home, 2, TRAIN))
