@@ -21,6 +21,7 @@ from nrms.config.parameters import ROLES
 from nrms.config.params_files import resolve
 from nrms.config.resolved import Config, check_start
 from nrms.evaluation.protocols import PROTOCOLS
+from nrms.report.pages import layout
 from nrms.report.pages.notebook_page import render
 from nrms.runtime.child_processes import call_in_process, import_ahead
 from nrms.runtime.environment import has_nvidia
@@ -217,14 +218,13 @@ def slots_for(configs: Sequence[Config], tasks: int) -> int:
     return max(1, min(cores // threads, tasks, psutil.virtual_memory().available // MEMORY))
 
 
-def render_again(places: Sequence[Path]) -> None:
-    """Renders finished notebooks once more, so that their pages link to those that were made after them; those that somebody is at are left alone."""
+def link_again(places: Sequence[Path]) -> None:
+    """Links pages to those that were made after them: of runs, or of notebooks on a whole data set. Those that somebody is at are left alone."""
     for place in places:
         with contextlib.suppress(NrmsError), locked(place, wait=False):
-            inside = place.glob("*.ipynb") if place.is_dir() else [place.with_suffix(".ipynb")]
-            for notebook in inside:
-                if notebook.exists() and not notebook.stem.endswith(".failed"):
-                    render(notebook, notebook.with_suffix(".html"))
+            for page in place.glob("*.html") if place.is_dir() else [place.with_suffix(".html")]:
+                if page.exists():
+                    layout.link_again(page, home() / "reports")
 
 
 OPENING = 1.0  # minutes that evaluating a model may have taken for its items to be encoded once more, for a page to look at
@@ -302,5 +302,5 @@ def run(
 
     for path in index_page.write():
         say(f"wrote   {path.relative_to(home())}")
-    render_again([folder / "data_prep", folder / "analysis", folder / "browse", *results.fresh] if results.fresh else [])
+    link_again([folder / "data_prep", folder / "analysis", folder / "browse", *results.fresh] if results.fresh else [])
     return results.failures

@@ -112,7 +112,7 @@ def site(tmp_path_factory):
         for exp, kind in (("sasrec", "model"), ("random", "baseline")):
             write_catalogue_run(rng, exp, kind)
         index_page.write()
-        pipeline.render_again([run_folder("made-up", "good", 0)])  # now that there is more to link to
+        pipeline.link_again([run_folder("made-up", "good", 0)])  # now that there is more to link to
         found = {name: [e for e in read_systems(name) if e.status == "done"] for name in ("made-up", "shop")}
         assert all(len(e.rows) for rows in found.values() for e in rows)  # read while the home is this one
     reports = home / "reports"

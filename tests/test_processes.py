@@ -165,7 +165,7 @@ def until_it_learns(home: Path, process: warm.Process) -> None:
 def test_one_that_is_killed_takes_the_others_with_it(rank, homes, two):
     """SIGKILL to one of two: the other says why it stops, all are gone within a minute, and the same command ends with the same weights."""
     home = homes()
-    process = torchrun(home, *TWO, *TRAIN)
+    process = torchrun(home, *TWO, "--monitor-interval", "3", *TRAIN)  # the other one sees it before torchrun does, and tells it to end
     until_it_learns(home, process)
     workers = [p for p in psutil.Process(process.pid).children(recursive=True) if p.environ().get("RANK") in ("0", "1")]
     next(p for p in workers if p.environ()["RANK"] == rank).kill()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from nrms.runtime.files import atomic
 from nrms.runtime.templates import render
 
 PAGES = Path(__file__).parent  # style, scripts and templates
@@ -43,6 +44,15 @@ def document(title: str, body: str, links: Mapping[str, str], *, location: str =
     about = {"title": title, "location": location, "kind": kind, "digest": digest}
     page = render("report/pages/layout.html.j2", body=body, links=links, **about, **own)
     return str(page)  # markup would escape a string that somebody adds it to
+
+
+def link_again(page: Path, reports: Path) -> None:
+    """Gives a page that is there the links to pages that have been made since."""
+    links, location = links_of(page, reports)
+    navigation = render("report/pages/navigation.html.j2", links=links, location=location)
+    text = re.sub(r"<nav .*?</nav>", lambda _: str(navigation), page.read_text(), count=1, flags=re.DOTALL)
+    with atomic(page) as part:
+        part.write_text(text)
 
 
 def has_digest(page: Path, digest: str) -> bool:
