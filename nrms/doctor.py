@@ -272,7 +272,7 @@ def outdated(folder: Path, data: Dataset, remedy: str) -> list[Finding]:
 
 def left_over() -> Iterator[Finding]:
     """What processes that died left lying."""
-    for path in unfinished([home() / "data", home() / "reports"]):
+    for path in (*unfinished(home() / "data"), *unfinished(home() / "reports")):
         match = files.left_over(path)
         if not match:
             continue
@@ -283,12 +283,11 @@ def left_over() -> Iterator[Finding]:
             yield note(f"{name} was left by a process that is gone and can be deleted: `rm -r {shlex.quote(str(path))}`")
 
 
-def unfinished(folders: Iterable[Path]) -> Iterator[Path]:
+def unfinished(top: Path) -> Iterator[Path]:
     """Files and folders that were being written, at any depth; pictures of raw data, which are many, are passed over."""
-    for top in folders:
-        for folder, below, names in os.walk(top):
-            yield from (Path(folder) / name for name in sorted([*below, *names]) if files.LEFT_OVER.fullmatch(name))
-            below[:] = [name for name in below if name != "raw" and not files.LEFT_OVER.fullmatch(name)]
+    for folder, below, names in os.walk(top):
+        yield from (Path(folder) / name for name in sorted([*below, *names]) if files.LEFT_OVER.fullmatch(name))
+        below[:] = [name for name in below if name != "raw" and not files.LEFT_OVER.fullmatch(name)]
 
 
 # runs ----------------------------------------------------------------------------------------------------------------
@@ -336,7 +335,7 @@ def again(dataset: str, record: dict[str, Any], seeds: Iterable[Any], *, force: 
 def report() -> Iterator[Finding]:
     """index.html knows the newest run."""
     index = home() / "reports" / "index.html"
-    stamps = [p.stat().st_mtime for p in (home() / "reports").glob("*/*/seed*/run.json")]
+    stamps = [(folder / "run.json").stat().st_mtime for folder in run_folders()]
     if not stamps:
         yield ok("there are no runs yet: `python -m nrms demo` makes the first")
     elif not index.exists() or index.stat().st_mtime < max(stamps):

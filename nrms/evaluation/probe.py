@@ -99,7 +99,7 @@ def random_vectors(size: int) -> np.ndarray:
 def renumbered(rows: Ragged, numbers: np.ndarray) -> Ragged:
     """The rows with the numbers (N + 1,) that items have now; items whose number is 0 are taken out."""
     values = numbers[rows.values]
-    return Ragged(values[values > 0], np.r_[0, np.cumsum(np.bincount(rows.rows[values > 0], minlength=len(rows)))])
+    return Ragged(values, rows.offsets).where(values > 0)
 
 
 def queries_of(test: Impressions, numbers: np.ndarray, *, slates: bool) -> Impressions:

@@ -17,11 +17,6 @@ SLATE = 5  # items of a list that is taken from a slate
 Columns = dict[str, np.ndarray | pa.Array]
 
 
-def offsets_of(flags: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Where the rows begin of what is left of ragged values, those with `flags`."""
-    return np.r_[0, np.cumsum(flags)][offsets]
-
-
 @dataclass(frozen=True)
 class SlateScores:
     """The scores of all candidates of impressions, flat like queries.candidates.values."""
@@ -32,10 +27,10 @@ class SlateScores:
 
     def metrics(self, only: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The metrics of the protocol, (n,) each. only: flags of the candidates that are ranked, among themselves; NaN where none is."""
-        clicked, offsets = self.queries.clicked, self.queries.candidates.offsets
+        clicked, candidates = self.queries.clicked, self.queries.candidates
         if only is None:
-            return rank_metrics(self.scores, clicked, offsets)
-        return rank_metrics(self.scores[only], clicked[only], offsets_of(only, offsets))
+            return rank_metrics(self.scores, clicked, candidates.offsets)
+        return rank_metrics(self.scores[only], clicked[only], candidates.where(only).offsets)
 
     def is_flat(self) -> bool:
         """Whether all candidates of every impression have the same score."""
@@ -82,12 +77,12 @@ class CatalogueRanks:
 
     def metrics(self, only: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The metrics of the protocol, (n,) each. only: flags of the relevant items that count, their ranks as they are; NaN where none does."""
-        offsets = self.queries.candidates.offsets
+        relevant = self.queries.candidates
         if only is not None:
-            return set_metrics(self.better[only], self.tied[only], offsets_of(only, offsets))
+            return set_metrics(self.better[only], self.tied[only], relevant.where(only).offsets)
         if self.protocol.name == "catalogue":
             return catalogue_metrics(self.better, self.tied)
-        return set_metrics(self.better, self.tied, offsets)
+        return set_metrics(self.better, self.tied, relevant.offsets)
 
     def is_flat(self) -> bool:
         """Whether every relevant item is tied with others, and none is below any."""
