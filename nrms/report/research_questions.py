@@ -7,6 +7,7 @@ IDS = "Can what an item shows take the place of its id?"
 ADDED = "Do ids and content together do better than ids alone, and pictures beside text better than text alone?"
 END_TO_END = "What does training the encoders end to end add to frozen vectors?"
 ORDER = "Which user encoder reads a sequence best?"
+INTERESTS = "What does reading clusters of content, and scoring each modality, add to a sequence of ids?"
 BASELINE = "best baseline"
 
 # question: experiment, what it is compared with, what differs. `a + b`: the ensemble of these experiments, whatever its run folder is called
@@ -75,7 +76,7 @@ CATALOGUE: Planned = {
         ("idrec_sasrec_bce", "idrec_sasrec", "ids, the loss of the papers: one drawn item"),
         ("morec_ts_sasrec_bce", "idrec_sasrec_bce", "frozen text for ids, under that loss"),
     ],
-    "What does reading clusters of content, and scoring each modality, add to a sequence of ids?": [
+    INTERESTS: [
         ("missrec", "idrec_sasrec", "MISSRec without ids for ids"),
         ("missrec", "morec_ts_both", "MISSRec for SASRec, frozen text and pictures"),
         ("missrec_id", "idrec_sasrec", "MISSRec with ids for ids alone"),
