@@ -49,17 +49,26 @@ def show_data_report(manifest: dict) -> None:
         print(f"{file['file']}: {file['rows_in']:,} rows in, {file['rows_out']:,} out")
         for kind, reason, count in counts_of(file):
             print(f"    {kind}: {count:,} {reason}")
+    if manifest.get("unread"):
+        print(f"not read: {', '.join(manifest['unread'])}")
 
 
 def show_pictures(facts: dict) -> None:
+    from nrms.data.images import SUFFIXES
+
     if facts["matched"]:
         total, lost = sum(facts["matched"].values()), facts["matched"]["nothing"]
         how = ", ".join(f"{n:,} by {key}" for key, n in facts["matched"].items() if key != "nothing" and n)
         print(f"ids: {total - lost:,} of {total:,} news matched ({(total - lost) / total:.1%}): {how}")
     bad = "".join(f", {n:,} {reason}" for reason, n in facts["bad"].items())
     print(f"pictures: {facts['found']:,} found, {facts['missing']:,} items without{bad}, {facts['unknown']:,} of no known item")
+    if facts["twice"]:
+        print(f"pictures: {facts['twice']:,} have the name of another one, which stands before them in the order of paths and is taken")
+    if facts["others"]:
+        others = ", ".join(f"{n:,} {suffix or 'without a suffix'}" for suffix, n in facts["others"].items())
+        print(f"pictures: passed over {others}; read are {', '.join(SUFFIXES)}")
     if facts["unknown"] and not facts["found"]:
-        print("pictures: none of them goes by the id of an item; name them after it: <id>.jpg, .png or .webp")
+        print("pictures: none of them goes by the id of an item; name them after it: <id>.jpg")
 
 
 @subcommand()

@@ -37,7 +37,7 @@ def test_the_cover_is_cut_out_and_a_white_one_is_missing(tmp_path):
     Image.new("RGB", (100, 100), "blue").save(tmp_path / "N3.jpg")
     facts = images.write_store(tmp_path, ["", "N1", "N2", "N3", "N4"], 16, tmp_path / "s.npy", cut=im_mind.cover)
     store = images.read_store(tmp_path / "s.npy")
-    assert facts == {"found": 1, "missing": 1, "bad": {"blank": 1, "card": 1}, "unknown": 0}
+    assert facts == {"found": 1, "missing": 1, "bad": {"blank": 1, "card": 1}, "unknown": 0, "twice": 0, "others": {}}
     assert abs(store.values[1, 1:-1, 1:-1].astype(int) - [0, 0, 255]).max() < 12, "no white border, no word"
 
 

@@ -6,12 +6,14 @@
 import contextlib
 import csv
 import io
+import math
 import os
 import random
 import re
 import tempfile
 import zipfile
 from datetime import datetime, timedelta, timezone
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -135,10 +137,24 @@ def spoil_bytes(rng, data):
 # the slow readers -------------------------------------------------------------------------------------------------------
 
 
+def with_line_ends(lines, width):
+    """Lines between commas, put together where a quote is closed further down and a row of `width` cells comes out."""
+    if not lines:
+        return []
+    closing = [j for j, line in enumerate(lines) if line.count(b'"') % 2 == 1]
+    if closing[:1] == [0] and len(closing) > 1:
+        row = b"\n".join(lines[: closing[1] + 1])
+        with contextlib.suppress(csv.Error):
+            if len(next(csv.reader([row.decode("utf-8", "replace").removesuffix("\r")], strict=True))) == width:
+                return [row, *with_line_ends(lines[closing[1] + 1 :], width)]
+    return [lines[0], *with_line_ends(lines[1:], width)]
+
+
 def rows_of(data, width, separator="\t", skip=0):
     """Every row as its cells, or None where it has not `width` cells of sound text."""
     *lines, last = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    for line in [*lines, *([last] if last else [])][skip:]:
+    lines = [*lines, *([last] if last else [])]
+    for line in (lines if separator == "\t" else with_line_ends(lines, width))[skip:]:
         line = line.removesuffix(b"\r")
         if not line:
             continue
@@ -283,7 +299,7 @@ def test_any_zip_ends_in_a_correct_table_or_a_sentence(rng):
 # logs -------------------------------------------------------------------------------------------------------------------
 
 NUMBER = re.compile(r"[ \t\v\f\r]*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[ \t\v\f\r]*", re.ASCII)
-DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.\d+)?)?(?:Z|([+-]\d\d):(\d\d))?)?", re.ASCII)
+DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d+))?)?(?:Z|([+-]\d\d):(\d\d))?)?", re.ASCII)
 
 
 def number_of(text):
@@ -292,15 +308,20 @@ def number_of(text):
 
 
 def seconds_of(text):
-    """Seconds since 1970, or None. Of dates that are written in a way that is not DATE's it is not said here what they are."""
+    """Seconds since 1970 as a fraction, or None. Of dates that are written in a way that is not DATE's it is not said here what they are."""
     if (value := number_of(text)) is not None:
-        return None if abs(value) > 10**14 else int(value // 1000 if abs(value) > 10**11 else value)
+        unit = next((unit for limit, unit in ((10**11, 1), (10**14, 10**3), (10**17, 10**6), (10**20, 10**9)) if abs(value) <= limit), None)
+        if unit is None:
+            return None
+        return Fraction(int(text), unit) if re.fullmatch(r"\s*[+-]?\d+\s*", text) else Fraction(round(value / unit * 10**6), 10**6)
     if not (found := DATE.fullmatch(text)):
         raise NotImplementedError if re.match(r"\s*\d{4}\D", text, re.ASCII) else LookupError
-    *parts, hours, minutes = (int(x or 0) for x in found.groups())
+    *parts, fraction, hours, minutes = found.groups()
+    hours, minutes, parts = int(hours or 0), int(minutes or 0), [int(x or 0) for x in parts]
     try:
-        zone = timezone(timedelta(hours=hours, minutes=-minutes if (found[7] or "").startswith("-") else minutes))
-        return int((datetime(*parts, tzinfo=zone) - datetime(1970, 1, 1, tzinfo=timezone.utc)).total_seconds())
+        zone = timezone(timedelta(hours=hours, minutes=-minutes if (found[8] or "").startswith("-") else minutes))
+        whole = (datetime(*parts, tzinfo=zone) - datetime(1970, 1, 1, tzinfo=timezone.utc)).total_seconds()
+        return int(whole) + Fraction(int((fraction or "0")[:9].ljust(9, "0")), 10**9)
     except ValueError:
         return None
 
@@ -338,7 +359,7 @@ def catalogue_of(data):
 def log_of(data, items, least):
     """(rows, rows below `least`, [(user, item, time, part)]) of a log; None where a column is missing."""
     names, separator = header_of(data)
-    user, item, time, rating, part = (place(names, kind) for kind in ("user", "item", "time", "rating", "part"))
+    user, item, time, rating, part, label = (place(names, kind) for kind in ("user", "item", "time", "rating", "part", "label"))
     if None in (user, item, time) or (least is not None and rating is None):
         return None
     kept, low, rows = {}, 0, list(rows_of(data, len(names), separator, 1))
@@ -353,7 +374,8 @@ def log_of(data, items, least):
             continue
         if least is not None and (stars := number_of(cells[rating])) is None:
             continue
-        if least is not None and stars < least:
+        says = None if label is None or (label == rating and least is not None) else cells[label].strip().lower()
+        if (least is not None and stars < least) or says in interactions.NOT_TAKEN:
             low += 1
         elif part is None or cells[part] in interactions.PARTS:
             kept.setdefault((cells[user], cells[item], when), None if part is None else interactions.PARTS[cells[part]])
@@ -361,11 +383,12 @@ def log_of(data, items, least):
 
 
 def by_user(log):
-    """{user: [(item, time, part)]}, oldest first."""
+    """{user: [(item, whole seconds, part)]}, oldest first."""
     found = {}
     for user, *rest in log:
         found.setdefault(user, []).append(tuple(rest))
-    return {user: sorted(rows, key=lambda row: row[1]) for user, rows in found.items()}
+    in_order = {user: sorted(rows, key=lambda row: row[1]) for user, rows in found.items()}
+    return {user: [(item, math.floor(time), part) for item, time, part in rows] for user, rows in in_order.items()}
 
 
 def written(folder):
@@ -419,7 +442,8 @@ def check_log(files, most, least=None, length=1):
     wanted = {user: rows for user, rows in by_user(kept).items() if len(rows) >= length}
     assert users == wanted and list(users) == list(wanted)
     assert (
-        facts["short"]["interactions"] == len(kept) - sum(map(len, wanted.values())) and facts["files"][-1]["set_aside"].get("low_rating", 0) == low
+        facts["short"]["interactions"] == len(kept) - sum(map(len, wanted.values()))
+        and sum(facts["files"][-1]["set_aside"].get(reason, 0) for reason in ("low_rating", "not_taken")) == low
     )
     if catalogue is not None:
         balanced(facts["files"][0], catalogue[0], len(catalogue[1]))
@@ -706,7 +730,7 @@ def opens(data):
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            return image.format in ("JPEG", "PNG", "WEBP", "MPO") and image.width * image.height <= images.MAX_PIXELS
+            return image.format in ("JPEG", "PNG", "WEBP", "MPO", "GIF") and image.width * image.height <= images.MAX_PIXELS
     except Exception:  # whatever Pillow raises
         return False
 

@@ -300,7 +300,7 @@ BAD = {
     "too few pixels": (png(500, 500), "broken"),
     "cut": (saved(NOISE, "JPEG")[:1500], "broken"),
     "cut webp": (saved(NOISE, "WEBP")[:500], "broken"),
-    "gif": (saved(NOISE, "GIF"), "format"),
+    "bmp": (saved(NOISE, "BMP"), "format"),
     "tiff": (saved(NOISE, "TIFF"), "format"),
     "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>', "format"),
     "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/tmp/x) (w) file\n", "format"),
@@ -378,6 +378,18 @@ def test_folders_of_pictures_may_hold_anything(tmp_path):
     (folder / "..jpg").write_bytes(b"x")
     facts = images.write_store(folder, ["", "N1", "N2", "N3", "N4", "../real"], 16, tmp_path / "s.npy")
     assert facts["found"] == 1 and facts["missing"] == 4 and images.read_store(tmp_path / "s.npy").present.tolist() == [False] * 4 + [True, False]
+
+
+def test_pictures_are_found_or_counted(tmp_path):
+    """In folders, with any suffix of a format that is read, in any case; what is passed over, and a name that is there twice, is counted."""
+    for name in ("N1.JPG", "deep/er/N2.jpeg", "a/N3.gif", "b/N3.png", "N4.jfif", "N9.Png", "N5.bmp", "N6.tif", "list", ".N7.jpg"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = {".gif": "GIF", ".png": "PNG", ".bmp": "BMP", ".tif": "TIFF"}.get(path.suffix.lower(), "JPEG")
+        Image.new("RGB", (8, 8), "red" if name.startswith("b/") else "blue").save(path, kind)
+    facts = images.write_store(tmp_path / "in", ["", *(f"N{i}" for i in range(1, 8))], 16, tmp_path / "s.npy")
+    assert facts == {"found": 4, "missing": 3, "bad": {}, "unknown": 1, "twice": 1, "others": {".bmp": 1, ".tif": 1, "": 1}}
+    assert images.read_store(tmp_path / "s.npy").values[3, 8, 8].argmax() == 2, "of two the first"
 
 
 # parameters ----------------------------------------------------------------------------------------------------------

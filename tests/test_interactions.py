@@ -1,11 +1,15 @@
 """Logs of interactions: what is read, what is set aside and why, and what is refused."""
 
+import re
+
 import numpy as np
 import pytest
 
 from nrms import NrmsError
-from nrms.config import load_dataset
+from nrms.__main__ import show_data_report
+from nrms.config import load_dataset, resolve
 from nrms.data.prepare import load, prepare
+from nrms.models.build import build
 
 ITEMS = ["item\ttitle\tgenres\tyear", "a\tA film\tDrama\t1990", "b\tB film\tComedy\t1991", "c\tC film\tDrama\t1992", "d\tD film\tNoir\t1993"]
 LOG = ["user\titem\trating\ttimestamp", *(f"{u}\t{i}\t{r}\t{t}" for u, i, r, t in (("u", "a", 3, 30), ("u", "b", 4, 10), ("u", "c", 5, 20)))]
@@ -63,7 +67,73 @@ def test_times_far_away_are_what_they_say(time, seconds, home, tmp_path):
     assert sorted(tables.log.time.tolist()) == sorted([seconds, 1577836800])
 
 
-@pytest.mark.parametrize("time", ["now", "today", "-2020-01-01", "inf", "1e15"])
+FORMS = {
+    "milliseconds": ("1601798071100", "1601798070901", "1601798071099"),
+    "microseconds": ("1600000000000300", "1600000000000100", "1600000000000200"),
+    "nanoseconds": ("1600000000000000003", "1600000000000000001", "1600000000000000002"),
+    "decimals": ("1600000000.3", "1600000000.1", "1600000000.25"),
+    "dates": ("2020-09-13T12:26:40.3", "2020-09-13T12:26:40.1Z", "2020-09-13 12:26:40.25"),
+    "units that are mixed": ("1600000000900000", "1600000000100", "1600000000.5"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_part_of_a_second_decides(form, home, tmp_path):
+    """The order is that of the whole time, in whatever unit or form; two that differ within a second are two interactions."""
+    rows = [f"u\t{item}\t{time}" for item, time in zip("abc", FORMS[form], strict=True)]
+    names, tables, manifest = read(write(tmp_path / "in", ["user\titem\ttime", *rows, rows[0].replace("\ta\t", "\tb\t")]))
+    assert names == {"u": ["b", "c", "a", "b"]} and found(manifest) == {} and 1.6e9 <= tables.log.time.min() <= tables.log.time.max() < 1.61e9
+
+
+def test_numbers_and_dates_are_the_same_moments(home, tmp_path):
+    """1,600,000,000 seconds, also as milli-, micro- and nanoseconds, with a point or an exponent, and as a date of any zone."""
+    times = ["1600000000", "1600000000000", "1600000000000000", "1600000000000000000", "1600000000.0", "1.6e9", "2020-09-13T14:26:40+02:00"]
+    tables = read(write(tmp_path / "in", ["user\titem\ttime", *(f"u{i}\ta\t{time}" for i, time in enumerate(times))]), min_length=1)[1]
+    assert tables.log.time.tolist() == [1_600_000_000] * 7
+
+
+@pytest.mark.parametrize("column", ["label:float", "is_click", "clicked"])
+def test_what_was_not_taken_is_no_interaction(column, home, tmp_path):
+    """A label of 0 says that the item was shown: it is left out and counted, and is no bad row; with `min_rating` the rating decides."""
+    rows = ["u\ta\t1\t1", "u\tb\t2\t0", "u\tc\t3\t0.0", "u\td\t4\t1.0", "u\tb\t5\tFalse", "u\tc\t6\ttrue"]
+    folder = write(tmp_path / "in", [f"user_id:token\titem_id:token\ttimestamp:float\t{column}", *rows])
+    names, _, manifest = read(folder)
+    assert names == {"u": ["a", "d", "c"]} and found(manifest) == {"not_taken": 3} and manifest["files"][-1]["examples"] == []
+
+
+def test_names_that_are_known_are_found_and_others_named(home, tmp_path, capsys):
+    """MovieLens calls its files ratings.csv and movies.csv; what lies beside them unread is said."""
+    log = ["userId,movieId,rating,timestamp", *("u,{},4.0,{}".format(*pair) for pair in (("1", 30), ("2", 10), ("3", 20)))]
+    folder = write(tmp_path / "in", log, items=None, name="ratings.csv")
+    write(folder, ["movieId,title,genres", '1,"A, the film (1995)",Drama', "2,B,Comedy", "3,C,Noir|War"], items=None, name="movies.csv")
+    write(folder, ["movieId,imdbId", "1,7"], items=None, name="links.csv")
+    names, tables, manifest = read(folder)
+    assert names == {"u": ["2", "3", "1"]} and tables.items.title[1] == "A, the film (1995)" and manifest["unread"] == ["links.csv"]
+    show_data_report(manifest)
+    assert "not read: links.csv" in capsys.readouterr().out
+
+
+def test_what_reads_titles_needs_some(home, tmp_path):
+    """Where no item has a title that is said before anything is trained."""
+    read(write(tmp_path / "in", items=None))
+    with pytest.raises(NrmsError, match="no item of movies has one: put a table of items"):
+        build(resolve("morec_ts_sasrec", "movies", device="cpu"), load("movies", load_dataset("movies")))
+
+
+@pytest.mark.parametrize("block", [7, 1 << 20])
+def test_quoted_cells_may_have_line_ends(block, home, tmp_path, monkeypatch):
+    """As every reader of CSV has it; a quote that nothing closes breaks its own line alone; line numbers are those of the file."""
+    monkeypatch.setattr("nrms.data.sources.rows.BLOCK", block)
+    items = ["item,title,description", 'a,A,"one\ntwo, ""three""\n\nfour"', 'b,B,"torn', "c,C,plain", 'd,"D\r\nof two lines",x', "e,E"]
+    log = [line.replace("\t", ",") for line in LOG]
+    _, tables, manifest = read(write(tmp_path / "in", log, items=items), min_length=1)
+    assert tables.items.id.tolist() == ["", "a", "c", "d"] and tables.items.abstract[1] == 'one\ntwo, "three"\n\nfour'
+    assert tables.items.title[3] == "D\r\nof two lines"
+    entry = next(f for f in manifest["files"] if f["file"].startswith("items"))
+    assert entry["set_aside"] == {"columns": 2} and [re.search(r"line (\d+)", e)[1] for e in entry["examples"]] == ["6", "10"]
+
+
+@pytest.mark.parametrize("time", ["now", "today", "-2020-01-01", "inf", "1e21", "99999999999999999999999"])
 def test_words_are_no_times(time, home, tmp_path):
     """What pandas would take for the moment of reading, or for a year before Christ, is set aside."""
     assert found(read(write(tmp_path / "in", [*LOG, f"u\td\t3\t{time}"]))[2]) == {"time": 1}
@@ -126,8 +196,14 @@ def test_ratings_and_short_users_are_choices(home, tmp_path):
 
 def test_too_many_bad_rows_stop(home, tmp_path):
     """Above `max_bad` preparing stops with the first bad rows."""
-    with pytest.raises(NrmsError, match="25.00%.*max_bad"):
-        prepare("movies", load_dataset("movies"), write(tmp_path / "in", [*LOG, "u\tb\t3\tsoon"]))
+    folder = write(tmp_path / "in", [*LOG, "u\tb\t3\tsoon"])
+    with pytest.raises(NrmsError, match="25.00%.*max_bad") as error:
+        prepare("movies", load_dataset("movies"), folder)
+    advised = float(re.search(r"`-p max_bad ([\d.]+)`", str(error.value))[1])
+    prepare("movies", load_dataset("movies", max_bad=advised), folder)  # the advice helps
+    with pytest.raises(NrmsError, match="has another form than was expected") as error:
+        prepare("movies", load_dataset("movies"), write(tmp_path / "bad", [LOG[0], *("u\ta\t1\tnever" for _ in range(9))]))
+    assert "-p max_bad" not in str(error.value)
 
 
 def test_forms_of_tables(home, tmp_path):

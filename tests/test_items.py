@@ -178,7 +178,7 @@ def test_pictures_as_they_are_met(tmp_path):
     (folder / "N7.png").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     Image.new("1", (8000, 8000)).save(folder / "N8.png")
     facts = images.write_store(folder, ["", *(f"N{i}" for i in range(1, 10))], 16, tmp_path / "images.npy")
-    assert facts == {"found": 5, "missing": 1, "bad": {"broken": 1, "format": 1, "size": 1}, "unknown": 1}
+    assert facts == {"found": 5, "missing": 1, "bad": {"broken": 1, "format": 1, "size": 1}, "unknown": 1, "twice": 0, "others": {}}
     store = images.read_store(tmp_path / "images.npy")
     assert store.values.shape == (10, 16, 16, 3) and store.present.tolist() == [False] + [True] * 5 + [False] * 4
     assert (store.values[5] == 255).all(), "transparent is white" and abs(store.values[1].mean((0, 1)) - [254, 0, 0]).max() < 3

@@ -27,6 +27,8 @@ def taken(row):
     return {"interactions.tsv": f"{LOG['interactions.tsv']}\n{row}"}
 
 
+HEADER, *TAKEN = LOG["interactions.tsv"].split("\n")
+CLICKS = "\n".join([f"{HEADER}\tclick", *(f"{line}\t1" for line in TAKEN)])  # a log that says of each line whether it is a click
 FIXTURES = {  # reason: files in the place of the sound ones
     "columns": shown("\tN2-1", " N2-1"),
     "nul": shown("U1", "U\0"),
@@ -43,6 +45,7 @@ FIXTURES = {  # reason: files in the place of the sound ones
     "unknown_item": taken("u\tz\t5\t3\ttrain"),
     "rating": taken("u\tc\tgood\t3\ttrain"),
     "low_rating": taken("u\tc\t1\t3\ttrain"),
+    "not_taken": {"interactions.tsv": CLICKS + "\nu\tc\t5\t3\ttrain\t0"},
     "part": taken("u\tc\t5\t3\tlast"),
     "repeated": taken("u\ta\t5\t1\ttrain"),
     "bom": {"train/behaviors.tsv": "\ufeff" + SHOWN},

@@ -1,4 +1,4 @@
-"""Which item has an image, and what are its pixels? A folder of <name>.jpg|png|webp -> one memory-mapped array.
+"""Which item has an image, and what are its pixels? A folder of <name>.jpg|png|webp|gif, and folders in it -> one memory-mapped array.
 
 Files come from the internet: formats are limited, the size is checked before anything is decoded, and every image is decoded whole once. A file
 that cannot be used is counted by reason and treated as no image.
@@ -23,11 +23,11 @@ from nrms.runtime.progress import progress
 if TYPE_CHECKING:
     from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # of one that moves the first picture
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif")
 MAX_PIXELS = 30_000_000  # of an image that is decoded
 REASONS = {
-    "format": "not a JPEG, PNG or WebP, whatever its name says",
+    "format": "not a JPEG, PNG, WebP or GIF, whatever its name says",
     "size": f"more than {MAX_PIXELS:,} pixels, or none",
     "broken": "cut off or damaged",
     "card": "no IM-MIND card of 610 x 195 pixels",
@@ -97,12 +97,16 @@ def write_store(source: Path, ids: Sequence[str], size: int, target: Path, *, na
     """Decodes the image of every item (row 0, padding, has none) from the folder `source` into target (a .npy of (N + 1, size, size, 3) uint8).
 
     names: what the images of items are called; by default by the item ids.
-    Returns {found, missing, bad: {reason: count}, unknown}; found counts usable images. Raises NrmsError if there is no such folder.
+    Returns {found, missing, bad: {reason: count}, unknown, twice, others: {suffix: count}}; found counts usable images, others files that are passed
+    over, by their suffix. Raises NrmsError if there is no such folder.
     """
     names = {name: name for name in ids} if names is None else names
     if not source.is_dir():
         raise NrmsError(f"There is no folder {source} with pictures; `--images` takes a folder of <news id>.jpg, .png or .webp files.")
-    files = {p.stem: p for p in sorted(source.iterdir()) if p.suffix.lower() in SUFFIXES and p.is_file()}
+    paths = sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
+    pictures = [path for path in paths if path.suffix.lower() in SUFFIXES]
+    others = Counter(path.suffix.lower() for path in paths if path.suffix.lower() not in SUFFIXES)
+    files = {path.stem: path for path in reversed(pictures)}  # the first of a name
     present, bad = np.zeros(len(ids), bool), Counter()
     with atomic(target) as part:
         store = new_table(part, np.uint8, (len(ids), size, size, 3))
@@ -119,7 +123,9 @@ def write_store(source: Path, ids: Sequence[str], size: int, target: Path, *, na
         np.save(file, present)
     usable = int(present.sum())
     missing, unknown = len(ids) - 1 - usable - bad.total(), len(files.keys() - names.values())
-    return {"found": usable, "missing": missing, "bad": dict(bad), "unknown": unknown}
+    return {
+        "found": usable, "missing": missing, "bad": dict(bad), "unknown": unknown, "twice": len(pictures) - len(files), "others": dict(others)
+    }  # fmt: skip
 
 
 def read_store(path: Path) -> Pixels | None:

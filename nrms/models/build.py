@@ -72,6 +72,11 @@ def build_encoder(modality: str, config: Config, tables: Tables) -> Encoder:
     options = {"dim": config.dim, "pooling": config.pooling, "query_dim": config.query_dim, "dropout": config.dropout}
     options["role"] = role if role in ROLES else modality
     titles = tables.items.title if config.reads == "title" else full_texts(tables)
+    if modality != "image" and not any(title.strip() for title in titles):
+        raise NrmsError(
+            f"{config.exp} reads titles, but no item of {config.dataset} has one: put a table of items with a column `title` beside the log "
+            "(items.tsv) and prepare the data set again."
+        )
     if modality == "text":
         return TextEncoder(name, title_tokens=config.title_tokens, **options).bind(titles)
     if modality == "image":

@@ -1,14 +1,16 @@
 """How do a log of interactions and a table of items become tables?
 
     interactions.tsv|csv|inter   a header, then user, item and time, one interaction a line; names as RecBole has them are understood
-                                 a column x_label (split, part) may say 0, 1, 2 or train, valid, test
+                                 a column x_label (split, part) may say 0, 1, 2 or train, valid, test; a line whose label (click) is 0 is none
+                                 ratings, reviews and clicks are names of such a file too
     train.inter valid.inter test.inter   instead: user, the items before, the item; the lines of valid and test that belong together are one user
     items.tsv|csv|item           a header, then item, title (or text) and whatever else; without it items are what the log names
-    images/<item>.jpg|png|webp   images
+                                 movies, books, products and meta are names of such a file too
+    images/<item>.jpg|png|webp|gif   images, in folders as deep as they may be
     text.npy, image.npy          vectors, one row for each line of the table of items
 
 A MIND folder or zip will do too: a user's log is then their history and what they clicked in the order of time, each news once.
-Ties in time keep the order of the file. Nothing is dropped in silence: every oddity has a reason code and is counted, as for MIND.
+Times are seconds, milli-, micro- or nanoseconds by their size, or dates; ties in the whole time keep the order of the file. Nothing is dropped in silence: every oddity has a reason code and is counted, as for MIND.
 """
 
 from collections.abc import Sequence
@@ -32,6 +34,7 @@ NAMES = {  # what a column is called
     "item": ("item", "item_id", "itemid", "iid", "asin", "movie_id", "movieid", "news_id"),
     "time": ("timestamp", "time", "unixreviewtime", "date"),
     "rating": ("rating", "label", "stars", "overall"),
+    "label": ("label", "click", "clicked", "is_click"),
     "part": ("x_label", "split", "part"),
     "list": ("item_id_list", "item_list", "history"),
     "title": ("title", "name", "text", "movie_title"),
@@ -39,7 +42,10 @@ NAMES = {  # what a column is called
     "subcategory": ("subcategory",),
     "url": ("url",),
 }
-MILLISECONDS = 10**11  # a larger time is one of milliseconds
+LOGS = ("interactions", "ratings", "reviews", "clicks")  # what the file of a log may be called, and that of items
+ITEM_TABLES = ("items", "movies", "books", "products", "meta")
+UNITS = ((10**11, 1), (10**14, 10**3), (10**17, 10**6), (10**20, 10**9))  # times up to the first are such parts of a second
+NOT_TAKEN = ("0", "0.0", "false", "no")  # what a column says of an item that was shown, and not taken
 PARTS = {"0": 0, "1": 1, "2": 2, "0.0": 0, "1.0": 1, "2.0": 2, "train": 0, "valid": 1, "test": 2}
 
 
@@ -51,16 +57,27 @@ def find_table(source: Path, stem: str) -> Path | None:
     return paths[0] if paths else None
 
 
+def find_first(source: Path, stems: Sequence[str]) -> Path | None:
+    """The table with the first of these names that a folder has."""
+    return next(filter(None, (find_table(source, stem) for stem in stems)), None)
+
+
 def find_items(source: Path) -> Path | None:
-    """The table of items of a folder, as ours or as RecBole's."""
-    return find_table(source, "items") or min(source.glob("*.item"), default=None)
+    """The table of items of a folder, as ours, as MovieLens or others call it, or as RecBole's."""
+    return find_first(source, ITEM_TABLES) or min(source.glob("*.item"), default=None)
+
+
+def unread(source: Path, read: Sequence[Path | None]) -> list[str]:
+    """Names of the files of a folder that are not among those `read`; vectors and pictures have their own counts."""
+    names = {path.name for path in read if path} | {"text.npy", "image.npy"}
+    return sorted(p.name for p in source.iterdir() if p.is_file() and not p.name.startswith(".") and p.name not in names)
 
 
 def find_log(source: Path, name: str | None = None) -> list[Path]:
     """The log of a folder: one file of interactions, that called `name` or the one there is, or three of sequences."""
     if not source.is_dir():
         raise NrmsError(f"There is no folder {source}; `--from` takes a folder with interactions.tsv and items.tsv.")
-    if (log := find_table(source, name or "interactions")) is not None:
+    if (log := find_first(source, [name] if name else LOGS)) is not None:
         return [log]
     if name is not None:
         raise NrmsError(f"`log` is {name}, but {source} has no {name}.tsv, .csv or .inter.")
@@ -120,25 +137,49 @@ def read_item_table(path: Path, max_bad: float) -> tuple[pa.Table, Ledger]:
     return pa.concat_tables(blocks), ledger
 
 
-def seconds(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Times as seconds since 1970, from numbers or ISO dates, and where a text is none."""
-    values = pd.to_numeric(pd.Series(column.to_pylist()), errors="coerce").to_numpy(np.float64, copy=True)
-    values[np.abs(values) > 10**14] = np.inf
-    values = np.where(np.abs(values) > MILLISECONDS, np.floor(values / 1000), values)
-    no_number = np.isnan(values)
-    if no_number.any():
-        text = pd.Series(column.filter(pa.array(no_number)).to_pylist())
-        text = text.where(text.str.match(r"\s*\d{4}\D"))  # pandas would also take `now` and `today`
-        text = text.str.replace(r"(:\d+)\.\d+", r"\1", regex=True)  # nanoseconds in one row would narrow the years of all others
-        dates = pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601")
-        values[no_number] = [np.nan if pd.isna(d) else d.timestamp() for d in dates]
-    bad = ~np.isfinite(values)
-    values[bad] = 0
-    return values.astype(np.int64), bad
+def times(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Times as whole seconds since 1970 and the nanoseconds behind them, (n,) each, and where a text is no time.
+
+    Numbers are seconds, or by their size milliseconds, microseconds or nanoseconds (UNITS); texts are ISO dates.
+    """
+    try:
+        return *split_number(column.cast(pa.int64()).to_numpy()), np.zeros(len(column), bool)
+    except pa.ArrowInvalid:  # not all of them are whole numbers
+        text = pd.Series(column.to_pylist(), dtype=object).str.strip()
+    second, nano, bad = np.zeros(len(text), np.int64), np.zeros(len(text), np.int64), np.ones(len(text), bool)
+
+    def put(where: np.ndarray, seconds: np.ndarray, nanoseconds: np.ndarray) -> None:
+        second[where], nano[where], bad[where] = seconds, nanoseconds, False
+
+    number = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
+    whole = text.str.fullmatch(r"[+-]?\d+").to_numpy(bool) & (np.abs(number) < 2.0**63)
+    put(whole, *split_number(text[whole].astype(np.int64).to_numpy()))
+    decimal = ~whole & (np.abs(number) < UNITS[-1][0])
+    put(decimal, *split_decimal(number[decimal]))
+    date = ~whole & np.isnan(number) & text.str.match(r"\d{4}\D").to_numpy(bool)  # pandas would also take `now` and `today`
+    fraction = text[date].str.extract(r":\d+[.,](\d{1,9})", expand=False).fillna("0").str.ljust(9, "0").astype(np.int64).to_numpy()
+    plain = text[date].str.replace(r"(:\d+)[.,]\d+", r"\1", regex=True)  # nanoseconds in one row would narrow the years of all others
+    dates = pd.to_datetime(plain, errors="coerce", utc=True, format="ISO8601")
+    is_date = dates.notna().to_numpy()
+    put(np.flatnonzero(date)[is_date], [int(d.timestamp()) for d in dates[is_date]], fraction[is_date])
+    return second, nano, bad
+
+
+def split_number(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whole seconds and nanoseconds of whole numbers (n,)."""
+    size = np.select([np.abs(values) <= limit for limit, _ in UNITS], [unit for _, unit in UNITS], 10**9)  # of how many a second is made
+    return values // size, values % size * (10**9 // size)
+
+
+def split_decimal(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same of numbers with a fraction, to the microsecond, which is as far as they reach."""
+    size = np.select([np.abs(values) <= limit for limit, _ in UNITS], [unit for _, unit in UNITS], 10**9)
+    microseconds = np.round(values / size * 10**6).astype(np.int64)
+    return microseconds // 10**6, microseconds % 10**6 * 1000
 
 
 def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, max_bad: float) -> tuple[pd.DataFrame, list[Ledger]]:
-    """(user, item, time, part) of every sound interaction, in the order of the file; no part where no column says it.
+    """(user, item, time, nano, part) of every sound interaction, in the order of the file; no part where no column says it.
 
     ids: known items; None: whatever the log names.
     """
@@ -146,28 +187,31 @@ def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, max_b
     ledger, blocks = Ledger(path.name), []
     user, item, time = (column_of(names, kind, path) for kind in ("user", "item", "time"))
     rating = column_of(names, "rating", path, needed=min_rating is not None)
-    label = column_of(names, "part", path, needed=False)
+    part, label = column_of(names, "part", path, needed=False), column_of(names, "label", path, needed=False)
     for rows in read_table(path, ledger, names, separator):
         rows.drop("id", is_blank(rows.columns[user]) | is_blank(rows.columns[item]))
-        rows.drop("time", seconds(rows.columns[time])[1])
+        rows.drop("time", times(rows.columns[time])[2])
+        if label is not None and not (label == rating and min_rating is not None):  # there `min_rating` says what is taken
+            rows.drop("not_taken", flags(pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(rows.columns[label])), value_set=pa.array(NOT_TAKEN))))
         if ids is not None:
             rows.drop("unknown_item", flags(pc.is_null(pc.index_in(rows.columns[item], value_set=ids))))
         if min_rating is not None:
             value = pd.to_numeric(pd.Series(rows.columns[rating].to_pylist()), errors="coerce").to_numpy(np.float64)
             rows.drop("rating", ~np.isfinite(value))
             rows.drop("low_rating", value[np.isfinite(value)] < min_rating)
-        if label is not None:
-            rows.drop("part", ~flags(pc.is_in(rows.columns[label], value_set=pa.array(list(PARTS)))))
-        frame = {"user": rows.columns[user].to_pylist(), "item": rows.columns[item].to_pylist(), "time": seconds(rows.columns[time])[0]}
-        if label is not None:
-            frame["part"] = [PARTS[word] for word in rows.columns[label].to_pylist()]
+        if part is not None:
+            rows.drop("part", ~flags(pc.is_in(rows.columns[part], value_set=pa.array(list(PARTS)))))
+        second, nano, _ = times(rows.columns[time])
+        frame = {"user": rows.columns[user].to_pylist(), "item": rows.columns[item].to_pylist(), "time": second, "nano": nano}
+        if part is not None:
+            frame["part"] = [PARTS[word] for word in rows.columns[part].to_pylist()]
         blocks.append(pd.DataFrame(frame))
     log = pd.concat(blocks, ignore_index=True)
-    repeated = log.duplicated(["user", "item", "time"]).to_numpy(bool)
+    repeated = log.duplicated(["user", "item", "time", "nano"]).to_numpy(bool)
     if repeated.any():
         ledger.counts["repeated"] += int(repeated.sum())
         for row in log[repeated][: 3 - len(ledger.examples)].itertuples(index=False):
-            ledger.examples.append(f"{ledger.file}, {REASONS['repeated']}: {str(tuple(row))[:160]}")
+            ledger.examples.append(f"{ledger.file}, {REASONS['repeated']}: {str(tuple(row[:3]))[:160]}")
         log = log[~repeated]
     ledger.rows_out = len(log)
     ledger.check(max_bad)
@@ -285,7 +329,8 @@ def convert(source: Path, folder: Path, max_bad: float, *, min_rating: float | N
         items = pa.table([["", *names], *[[""] * (len(names) + 1)] * 5], schema=ITEMS_SCHEMA)
     widths = copy_vectors(source, folder, items, item_ledger)
     facts = write_log(log, items, folder, min_length)
-    return {**facts, "has_time": len(paths) == 1 and log["time"].nunique() > 1, "vectors": widths, "files": files}
+    facts |= {"has_time": len(paths) == 1 and log["time"].nunique() > 1, "vectors": widths, "files": files}
+    return facts | {"unread": unread(source, [table, *paths])}
 
 
 def write_log(log: pd.DataFrame, items: pa.Table, folder: Path, min_length: int) -> dict:
@@ -296,7 +341,9 @@ def write_log(log: pd.DataFrame, items: pa.Table, folder: Path, min_length: int)
         raise NrmsError(f"No user has {min_length} interactions, which `min_length` asks for; the log has {len(log):,} sound ones in all.")
     left_out = {"users": int(log["user"][short].nunique()), "interactions": int(short.sum())}
     user, names = pd.factorize(log["user"][~short])
-    log = log[~short].iloc[np.lexsort((log["time"][~short], user))]  # which is stable: ties keep the order of the file
+    log = log[~short]
+    moments = [log[name] for name in ("nano", "time") if name in log]  # the part of a second decides, and is not kept
+    log = log.iloc[np.lexsort((*moments, user))]  # which is stable: ties keep the order of the file
     number = pc.index_in(pa.array(log["item"].tolist(), pa.string()), value_set=items["id"].combine_chunks())
     schema, columns = INTERACTIONS_SCHEMA, [number.to_numpy().astype(np.int32), log["time"].to_numpy(np.int64)]
     if "part" in log:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from nrms import NrmsError
 
 BLOCK = 32 << 20  # bytes read at once; bounds memory
+MAX_LINES = 1000  # of one row, whose quoted cells may have line ends
 MAX_LINE_BYTES = 16 << 20  # one of MIND has some tens of thousands at most
 csv.field_size_limit(MAX_LINE_BYTES)  # texts may be longer than the 128 kB that csv takes by default
 REASONS = {
@@ -35,6 +36,7 @@ REASONS = {
     "repeated": "user, item and time of an earlier row",
     # set aside by choice: the row is sound, but not wanted
     "low_rating": "a rating below `min_rating`",
+    "not_taken": "a label that says that the item was shown, and not taken",
     # repaired: the row is kept without it
     "unknown_history": "clicks in the history that no news.tsv has",
     # noted: the row is kept as it is
@@ -47,7 +49,7 @@ REASONS = {
     "one_class": "all candidates clicked, or none: no metric can be computed, so evaluation skips it",
 }
 REPAIRED, NOTED = {"unknown_history"}, {"bom", "crlf", "blank", "empty_title", "conflict", "empty_history", "one_class"}
-CHOSEN = {"low_rating"}
+CHOSEN = {"low_rating", "not_taken"}
 
 
 @dataclass
@@ -72,10 +74,12 @@ class Ledger:
         """Raises NrmsError when more than the share `max_bad` of all rows is bad."""
         if self.bad > max_bad * self.rows_in:
             share, first = self.bad / self.rows_in, "\n  ".join(self.examples)
-            enough = f"max_bad: {max(0.01, round(1.5 * share, 2)):g}"
+            advice = "Mend the file" if share < 0.5 else "So many say that the file has another form than was expected: mend it"
+            if share < 0.5:
+                advice += f", or allow them with `-p max_bad {min(0.9, max(0.01, round(1.5 * share, 2))):g}`, a share"
             raise NrmsError(
                 f"{self.file}: {self.bad} of {self.rows_in} rows ({share:.2%}) are bad, more than the {max_bad:.2%} that `max_bad` allows. "
-                f"Mend the file, or write `{enough}`, a share, into the data set's file in params/data. The first ones:\n  {first}"
+                f"{advice}. The first ones:\n  {first}"
             )
 
     def summary(self) -> dict:
@@ -104,8 +108,11 @@ class Member:
         return self.name.rsplit("/", 1)[-1]
 
 
-def read_blocks(member: Member) -> Iterator[tuple[list[bytes], bool]]:
-    """Lines of a file, block by block, and whether a byte order mark stood before the first. Raises NrmsError for a line that never ends."""
+def read_blocks(member: Member, width: int = 0) -> Iterator[tuple[list[bytes], bool]]:
+    """Lines of a file, block by block, and whether a byte order mark stood before the first. Raises NrmsError for a line that never ends.
+
+    width: of a table with commas, how many cells a row has: lines that are one row, as quoted cells may have line ends, stay together.
+    """
     rest, bom = b"", None
     with member.open() as stream:
         while block := stream.read(BLOCK):
@@ -113,12 +120,35 @@ def read_blocks(member: Member) -> Iterator[tuple[list[bytes], bool]]:
                 bom = block.startswith(b"\xef\xbb\xbf")
                 block = block[3:] if bom else block
             *lines, rest = (rest + block).split(b"\n")
+            if width:
+                lines, rest = join_quoted(lines, rest, width)
             if len(rest) > MAX_LINE_BYTES:
                 raise NrmsError(f"{member.name} has a line of more than {MAX_LINE_BYTES:,} bytes: it is no table of text.")
             yield lines, bool(bom)
             bom = False
     if rest:
-        yield [rest], bool(bom)
+        yield join_quoted(rest.removesuffix(b"\n").split(b"\n"), None, width)[0] if width else [rest], bool(bom)
+
+
+def join_quoted(lines: list[bytes], rest: bytes | None, width: int) -> tuple[list[bytes], bytes | None]:
+    """Lines put together where a quoted cell has line ends, and what is to be read on with: `rest`, behind a row that is not at its end.
+
+    A quote that nothing closes, so that a row of `width` cells would come out, breaks its own line alone. rest: None at the end of the file.
+    """
+    is_open = [line.count(b'"') % 2 == 1 for line in lines]
+    if not any(is_open):
+        return lines, rest
+    rows, i = [], 0
+    while i < len(lines):
+        end = next((j for j in range(i + 1, min(i + MAX_LINES, len(lines))) if is_open[j]), None) if is_open[i] else i
+        if end is None and rest is not None and i + MAX_LINES > len(lines):
+            return rows, b"\n".join([*lines[i:], rest])
+        row = b"\n".join(lines[i : end + 1]) if end is not None else b""
+        if end is None or (end > i and len(split_quoted(row.decode("utf-8", "replace").removesuffix("\r"))) != width):
+            row, end = lines[i], i
+        rows.append(row)
+        i = end + 1
+    return rows, rest
 
 
 @dataclass
@@ -175,10 +205,10 @@ def read_rows(member: Member, ledger: Ledger, width: int, *, separator: str = "\
     What the reader then drops of them is set aside; the rest is counted as `rows_out` when it asks for the next.
     """
     first = 1  # number of the block's first line
-    for lines, bom in read_blocks(member):
-        raw = lines[skip:]
-        rows = Rows(ledger, pa.array(raw, pa.binary()), np.arange(first, first + len(lines))[skip:])
-        first, skip = first + len(lines), max(skip - len(lines), 0)
+    for lines, bom in read_blocks(member, width if separator == "," else 0):
+        raw, begins = lines[skip:], first + np.cumsum([0, *(1 + line.count(b"\n") for line in lines)])
+        rows = Rows(ledger, pa.array(raw, pa.binary()), begins[:-1][skip:])
+        first, skip = begins[-1], max(skip - len(lines), 0)
         if bom:
             ledger.counts["bom"] += 1
         windows = flags(pc.ends_with(rows.lines, pattern=b"\r"))
