@@ -10,7 +10,8 @@
     text.npy, image.npy          vectors, one row for each line of the table of items
 
 A MIND folder or zip will do too: a user's log is then their history and what they clicked in the order of time, each news once.
-Times are seconds, milli-, micro- or nanoseconds by their size, or dates; ties in the whole time keep the order of the file. Nothing is dropped in silence: every oddity has a reason code and is counted, as for MIND.
+Times are seconds, milli-, micro- or nanoseconds by their size, or dates; ties in the whole time keep the order of the file. Nothing is dropped in
+silence: every oddity has a reason code and is counted, as for MIND.
 """
 
 from collections.abc import Sequence
@@ -157,7 +158,8 @@ def times(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     decimal = ~whole & (np.abs(number) < UNITS[-1][0])
     put(decimal, *split_decimal(number[decimal]))
     date = ~whole & np.isnan(number) & text.str.match(r"\d{4}\D").to_numpy(bool)  # pandas would also take `now` and `today`
-    fraction = text[date].str.extract(r":\d+[.,](\d{1,9})", expand=False).fillna("0").str.ljust(9, "0").astype(np.int64).to_numpy()
+    digits = text[date].str.replace(r".*:\d+[.,](\d{1,9}).*|.*", r"\1", n=1, regex=True)  # of a part of a second
+    fraction = digits.str.ljust(9, "0").astype(np.int64).to_numpy()
     plain = text[date].str.replace(r"(:\d+)[.,]\d+", r"\1", regex=True)  # nanoseconds in one row would narrow the years of all others
     dates = pd.to_datetime(plain, errors="coerce", utc=True, format="ISO8601")
     is_date = dates.notna().to_numpy()
