@@ -93,9 +93,12 @@ def run(args: argparse.Namespace) -> int:
 
 def run_all(exps: Sequence[object], dataset: str, seeds: Sequence[int], **options: Any) -> int:
     from nrms import pipeline, report
+    from nrms.report import planned_comparisons
 
     failures = pipeline.run(exps, dataset, seeds, **options)
     print(f"\n{report.comparison(dataset).to_string()}\n")
+    if lacking := [d for d in planned_comparisons.differences(dataset) if d.verdict == planned_comparisons.OPEN]:
+        print(f"These are trainings, not yet answers about methods: {planned_comparisons.way_to_an_answer(lacking)}.\n")
     return 1 if failures else 0
 
 

@@ -18,9 +18,8 @@ from nrms import pipeline
 from nrms.data.tables import IMPRESSIONS_SCHEMA, ITEMS_SCHEMA, Interactions, Ragged
 from nrms.evaluation.metrics import rank_metrics
 from nrms.evaluation.protocols import PROTOCOLS
-from nrms.evaluation.statistics import compare
 from nrms.report.compare_runs import Examples, most_apart
-from nrms.report.experiments import by_slice, read_systems
+from nrms.report.experiments import compare, compare_slices, read_systems
 from nrms.report.pages import index_page
 from nrms.report.pages.layout import document, plain
 from nrms.report.pages.notebook_page import render
@@ -369,15 +368,16 @@ def embedded(path):
 
 @pytest.mark.parametrize("dataset", ["made-up", "shop"])
 def test_compared_numbers_are_those_of_compare(site, dataset):
-    """Every pair in every slice: mean, interval, p and n of `metrics.compare`, to four digits."""
+    """Every pair in every slice: mean, interval, p, n and seeds of `compare_slices` of this pair alone, to four digits."""
     rows, known = site.found[dataset], embedded(site.reports / dataset / "compare.html")
-    values, pairs = by_slice(rows), iter(known["pairs"])
-    assert len(known["slices"]) == len(values) > 1 and known["rows"] == [e.exp for e in rows]
+    pairs = iter(known["pairs"])
+    assert len(known["slices"]) == len(compare_slices(rows)) > 1 and known["rows"] == [e.exp for e in rows]
     for j in range(len(rows)):
         for i in range(j):
-            for numbers, own in zip(next(pairs)[0], values.values(), strict=True):
-                wanted = compare(own[:, i], own[:, j])
-                assert numbers == pytest.approx([wanted[k] for k in ("mean", "low", "high", "p", "n")], rel=1e-3)
+            alone = compare_slices([rows[i], rows[j]])
+            for numbers, name in zip(next(pairs)[0], known["slices"], strict=True):
+                wanted = alone[name][0, 1]
+                assert numbers == pytest.approx([getattr(wanted, k) for k in ("mean", "low", "high", "p", "n", "seeds")], rel=1e-3)
 
 
 def test_any_two_are_compared(site, visit):
@@ -386,11 +386,11 @@ def test_any_two_are_compared(site, visit):
     names = [e.exp for e in rows]
     a, b = names.index("content"), names.index("good")
     tab = visit(site.compare, f"#a={a}&b={b}")
-    result = compare(rows[a].main.to_numpy(), rows[b].main.to_numpy())
-    mean, low, high = (f"{-result[k]:.3f}" for k in ("mean", "low", "high"))
+    result = compare(rows[a], rows[b])
+    mean, low, high = (f"{-value:.3f}" for value in (result.mean, result.low, result.high))
     says = tab.locator("#shown .answer").inner_text()
-    assert says.startswith(f"content against good: AUC −{mean} (95 % interval −{low} to −{high}; p < 0.001")
-    assert f"n = {result['n']} impressions" in says and "The interval lies below 0." in says
+    assert says.startswith(f"content against good: AUC −{mean} (95 % interval −{low} to −{high}, of these trainings, over users; p < 0.001")
+    assert f"n = {result.n} impressions" in says
     tab.click("#pair button")
     says = tab.locator("#shown .answer").inner_text()
     assert says.startswith(f"good against content: AUC +{mean} (95 % interval +{high} to +{low}")

@@ -103,9 +103,9 @@ def test_empty_report(home):
 def test_sentence_is_computed(runs, home):
     """The answer names the figures of one run, and does not claim what an interval does not carry."""
     answer = report.answer(Run(run_folder("made-up", "exp4", 0)))
-    assert f"AUC {runs.mean() + 0.1:.3f}" in answer and "excludes 0" in answer and "seed 0" in answer
+    assert f"AUC {runs.mean() + 0.1:.3f}" in answer and "of this training" in answer and "seed 0" in answer
     fake("exp9", 0, runs + np.random.default_rng(1).normal(0, 0.3, 200))
-    assert "includes 0, so this may be chance" in report.answer(Run(run_folder("made-up", "exp9", 0)))
+    assert "better" not in report.answer(Run(run_folder("made-up", "exp9", 0)))
     assert "not finished; its status is dead" in report.answer(Run(run_folder("made-up", "exp4", 2)))
 
 

@@ -1,10 +1,12 @@
-"""How sure are we of a mean, and of a difference? Bootstrap intervals, paired tests, corrections for many comparisons.
+"""How sure are we of a mean, and of a difference? Bootstrap intervals of means, t-tests over seeds and users, corrections for many comparisons.
 
-Rows are drawn anew, never metrics of whole test sets: an interval of a mean over queries, or of the mean difference of two rankers on the same
-queries, whose p is that of a paired t-test; the p of several comparisons are corrected by Holm.
+An interval of a mean is that over queries, drawn anew. A difference of two methods is one of their trainings and of the users who were asked: both
+vary, and both are in its interval and p. The p of several comparisons are corrected by Holm.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
@@ -83,55 +85,95 @@ def summarise(rows: Mapping[str, np.ndarray], where: np.ndarray) -> dict[str, di
 
 # comparisons ---------------------------------------------------------------------------------------------------------
 
+FEWEST_SEEDS = 3  # of what learns, for a verdict on the method and not on these trainings
 
-def compare(a: np.ndarray, b: np.ndarray) -> dict[str, float | int]:
-    """Paired by impression: the mean of a - b, its 95 % bootstrap interval, and p of a two-sided paired t-test (uncorrected); n pairs.
 
-    p is 1 when all differences are equal to 0.
+@dataclass(frozen=True)
+class Comparison:
+    """What two methods reached on the same rows: the mean of the first minus that of the second, over seeds.
+
+    low, high: 95 % interval; p: two-sided, not corrected. Where all that learns has FEWEST_SEEDS seeds they are of the method: another training, and
+    other users, might come out so. Else they are of these trainings alone, on other users. detectable: the smallest difference of methods that these
+    seeds and users would have shown in four of five trials, at 0.05. seeds: the fewest of what learns; 0 where neither does. n: rows.
     """
-    return compare_each([(a, b)])[0]
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    detectable: float
+    seeds: int
+    n: int
+
+    @property
+    def is_of_methods(self) -> bool:
+        return self.seeds == 0 or self.seeds >= FEWEST_SEEDS
 
 
-def compare_each(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, float | int]]:
-    """`compare` of each of many pairs, done together."""
-    differences = [d[~np.isnan(d)] for d in (a - b for a, b in pairs)]
-    return [comparison(d, low, high) for d, (low, high) in zip(differences, intervals(differences), strict=True)]
+def covariance_of_means(values: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """(M, M) of the means of the columns of `values` (n, M), where the rows of a user (n,) come and go together; NaN for a single user.
+
+    The sums of each user's deviations are the independent draws (Cameron and Miller 2015, eq. 11, with G / (G - 1) for G users).
+    """
+    _, user = np.unique(users, return_inverse=True)
+    deviations = values - values.mean(0)
+    sums = np.column_stack([np.bincount(user, column) for column in deviations.T])
+    count = len(sums)
+    return sums.T @ sums * (count / (count - 1) if count > 1 else np.nan) / len(values) ** 2
 
 
-def comparison(differences: np.ndarray, low: float, high: float) -> dict[str, float | int]:
-    """What `compare` says of paired differences (n,), given the interval of their mean."""
-    mean = float(differences.mean()) if len(differences) else float("nan")
-    return {"mean": mean, "low": low, "high": high, "p": paired_p(differences), "n": len(differences)}
+def compare_all(samples: Sequence[np.ndarray], learns: Sequence[bool], users: np.ndarray) -> dict[tuple[int, int], Comparison]:
+    """Every two methods i < j: {(i, j): that of i minus j}, over the rows where both have values.
 
-
-def compare_all(values: np.ndarray) -> dict[tuple[int, int], dict[str, float | int]]:
-    """`compare` of every two columns i < j of `values` (n, M), NaN where a row has none: {(i, j): that of i minus j}.
-
-    Columns with values in the same rows have the same resamples, so the means of their differences are differences of their means.
+    samples: of each of M methods (n, S), a column for each of its S seeds, NaN where a row has no value. learns: whether training with another
+    seed would make it another. users (n,): whose rows they are.
     """
     comparisons, same_rows = {}, {}
-    for i, has_value in enumerate(~np.isnan(values.T)):
-        same_rows.setdefault(has_value.tobytes(), []).append(i)
-    for numbers in same_rows.values():
-        samples = values[~np.isnan(values[:, numbers[0]])][:, numbers]
-        first, second = np.triu_indices(len(numbers), 1)
-        if not len(first) or not len(samples):
-            continue
-        means = bootstrap_means(samples)
-        low, high = np.quantile(means[:, first] - means[:, second], [0.025, 0.975], axis=0)
-        columns = np.ascontiguousarray(samples.T)
-        for i, j, *ends in zip(first, second, low.tolist(), high.tolist(), strict=True):
-            comparisons[numbers[i], numbers[j]] = comparison(columns[i] - columns[j], *ends)
-    rest = [(i, j) for j in range(values.shape[1]) for i in range(j) if (i, j) not in comparisons]
-    return comparisons | dict(zip(rest, compare_each([(values[:, i], values[:, j]) for i, j in rest]), strict=True))
+    for number, sample in enumerate(samples):
+        same_rows.setdefault((~np.isnan(sample).any(1)).tobytes(), []).append(number)
+    for mask, numbers in same_rows.items():
+        rows = np.frombuffer(mask, bool)
+        if rows.any():
+            comparisons |= compare_complete({i: samples[i][rows] for i in numbers}, learns, users[rows])
+    for i, j in itertools.combinations(range(len(samples)), 2):
+        if (i, j) not in comparisons:
+            rows = ~np.isnan(np.hstack([samples[i], samples[j]])).any(1)
+            comparisons |= compare_complete({k: samples[k][rows] for k in (i, j)}, learns, users[rows])
+    return comparisons
 
 
-def paired_p(difference: np.ndarray) -> float:
-    """p of a two-sided paired t-test; where all differences (n,) are equal, 1 if they are 0 or fewer than two, else 0."""
-    n = len(difference)
-    if n < 2 or np.ptp(difference) == 0:
-        return 1.0 if not n or difference[0] == 0 else 0.0
-    return float(2 * special.stdtr(n - 1, -abs(difference.mean()) / (difference.std(ddof=1) / np.sqrt(n))))
+def compare_complete(samples: Mapping[int, np.ndarray], learns: Sequence[bool], users: np.ndarray) -> dict[tuple[int, int], Comparison]:
+    """`compare_all` of samples, by number, that have values in all rows.
+
+    The variance of a difference of means over seeds is s_i^2 / S_i + s_j^2 / S_j, of the means of the seeds, plus that over users, of the
+    difference of the means over seeds. The interval is that of t; its degrees of freedom are those of the seeds' part (Welch 1947, Satterthwaite
+    1946), which has the fewer: so it holds whichever part is the larger.
+    """
+    n, numbers = len(users), list(samples)
+    means = np.column_stack([samples[i].mean(1) for i in numbers])
+    if not n:
+        return {pair: Comparison(*[np.nan] * 5, 0, 0) for pair in itertools.combinations(numbers, 2)}
+    covariance, groups = covariance_of_means(means, users), len(np.unique(users))
+    comparisons = {}
+    for (a, i), (b, j) in itertools.combinations(enumerate(numbers), 2):
+        trained = [samples[k].mean(0) for k in (i, j) if learns[k]]  # the mean of each seed
+        seeds = min(map(len, trained), default=0)
+        variance, df = covariance[a, a] + covariance[b, b] - 2 * covariance[a, b], groups - 1
+        if seeds >= FEWEST_SEEDS:
+            parts = np.array([of_seeds.var(ddof=1) / len(of_seeds) for of_seeds in trained])
+            if parts.any():
+                df = parts.sum() ** 2 / (parts**2 / [len(of_seeds) - 1 for of_seeds in trained]).sum()
+            variance += parts.sum()
+        comparisons[i, j] = comparison(float(means[:, a].mean() - means[:, b].mean()), float(np.maximum(variance, 0)), df, seeds, n)
+    return comparisons
+
+
+def comparison(difference: float, variance: float, df: float, seeds: int, n: int) -> Comparison:
+    """Where nothing varies, p is 1 for no difference, and 0 for any."""
+    error = variance**0.5
+    quantile, power = special.stdtrit(df, 0.975), special.stdtrit(df, 0.8)
+    p = float(difference == 0) if error == 0 else float(2 * special.stdtr(df, -abs(difference) / error))
+    return Comparison(difference, difference - quantile * error, difference + quantile * error, p, (quantile + power) * error, seeds, n)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from nrms.data.tables import ragged, read_impressions, read_interactions, read_items
 from nrms.evaluation.protocols import Protocol
-from nrms.evaluation.statistics import compare_all
-from nrms.report.experiments import System, by_slice
+from nrms.evaluation.statistics import FEWEST_SEEDS
+from nrms.report.experiments import System, compare_slices
 from nrms.runtime.run_record import data_folder
 
 LENGTH = 110  # characters of a title
@@ -149,9 +149,8 @@ def short(title: str) -> str:
 
 def facts(rows: Sequence[System]) -> dict:
     """What is known of M rows. pairs: of (0, 1), (0, 2), (1, 2), (0, 3), ... the numbers by slice, examples one way, and the other way."""
-    values, index = by_slice(rows), rows[0].rows.index
-    results = {name: compare_all(v) for name, v in values.items()}
-    columns, size = np.ascontiguousarray(values["all"].T), sizes(rows[0])
+    results, index = compare_slices(rows), rows[0].rows.index
+    columns, size = np.array([s.main.reindex(index).to_numpy() for s in rows]), sizes(rows[0])
     candidates, history = size["candidates"].to_numpy(), size["history"].tolist()
     examples, rankings = Examples(rows[0].dataset, index, rows[0].protocol), [Rankings(e, index) for e in rows]
 
@@ -165,7 +164,7 @@ def facts(rows: Sequence[System]) -> dict:
     pairs = []
     for j in range(len(rows)):
         for i in range(j):
-            numbers = [[rounded(of_slice[i, j][key]) for key in ("mean", "low", "high", "p", "n")] for of_slice in results.values()]
+            numbers = [[rounded(getattr(of_slice[i, j], key)) for key in ("mean", "low", "high", "p", "n", "seeds")] for of_slice in results.values()]
             pairs.append([numbers, largest(i, j, i, j), largest(i, j, j, i)])
     both_ways = [example for _, *ways in pairs for way in ways for example in way]
     named = {item for example in both_ways for item in (*example["before"], *(line[0] for line in example["ranked"]))}
@@ -176,23 +175,20 @@ def facts(rows: Sequence[System]) -> dict:
         "rows": labels(rows),
         "kinds": [e.kind for e in rows],
         "means": [None if np.isnan(column).all() else rounded(float(np.nanmean(column))) for column in columns],
-        "slices": list(values),
+        "slices": list(results),
+        "fewest_seeds": FEWEST_SEEDS,
         "pairs": pairs,
         "titles": {} if examples.items is None else {str(i): short(str(examples.items.name(i))) for i in sorted(named) if i < len(examples.items)},
     }
 
 
 def matrix(known: dict) -> list[tuple[str, list[tuple | None]]]:
-    """Every two rows at a glance, best first: by the name of a row its cells (i, j, verdict, difference as a text), None in its own column."""
+    """Every two rows at a glance, best first: by the name of a row its cells (i, j, difference as a text), None in its own column."""
     best = sorted(range(len(known["rows"])), key=lambda i: -(known["means"][i] or 0))
 
-    def cell(i: int, j: int) -> tuple[int, int, str, str]:
+    def cell(i: int, j: int) -> tuple[int, int, str]:
         """The row of the table minus the column; pairs are kept once, for the smaller number minus the larger."""
-        mean, low, high, *_ = known["pairs"][max(i, j) * (max(i, j) - 1) // 2 + min(i, j)][0][0]
-        if mean is None:
-            return i, j, "unclear", ""
-        difference = mean if i < j else -mean
-        verdict = "unclear" if low <= 0 <= high else "more" if difference > 0 else "less"
-        return i, j, verdict, f"{difference:+.3f}"
+        mean = known["pairs"][max(i, j) * (max(i, j) - 1) // 2 + min(i, j)][0][0][0]
+        return i, j, "" if mean is None else f"{mean if i < j else -mean:+.3f}"
 
     return [(known["rows"][i], [None if i == j else cell(i, j) for j in best]) for i in best]

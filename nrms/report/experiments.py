@@ -1,6 +1,6 @@
 """Which rows does a table of results have? Run folders -> systems: all seeds of one experiment, and which of them may be held against each other.
 
-Reads files only. Seeds are averaged impression by impression before anything else, so an interval is over impressions and a comparison is paired.
+Reads files only. Two of them are compared on the same impressions, by the means over seeds of each; both seeds and users vary.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from nrms import home
 from nrms.config.parameters import TEST_SETTINGS, Dataset
 from nrms.evaluation.protocols import PROTOCOLS, Protocol
+from nrms.evaluation.statistics import Comparison, compare_all
 from nrms.runtime.files import read_json
 from nrms.runtime.run_record import Run, members_of, run_folders
 
@@ -68,6 +69,23 @@ class System:
         columns = [c for c in pq.read_schema(paths[0]).names if c in ("impression", *self.protocol.metrics) or ": " in c]
         tables = [pq.read_table(path, columns=columns).to_pandas().set_index("impression").astype(float) for path in paths]
         return sum(table.reindex(tables[0].index) for table in tables) / len(tables)
+
+    def of_seeds(self, column: str, index: pd.Index) -> np.ndarray:
+        """(n, S) the values of one column of `rows` for n impressions, by seed; NaN where there is none."""
+        tables = [pq.read_table(run.folder / "rows.parquet", columns=["impression", column]).to_pandas() for run in self.runs]
+        return np.column_stack([table.set_index("impression")[column].astype(float).reindex(index).to_numpy() for table in tables])
+
+    @cached_property
+    def users(self) -> pd.Series:
+        """Whose impressions they are; of a run that does not say it, each is another user's."""
+        path = self.runs[0].folder / "rows.parquet"
+        table = pq.read_table(path, columns=[c for c in pq.read_schema(path).names if c in ("impression", "user")]).to_pandas()
+        return table.set_index("impression", drop=False).iloc[:, -1]
+
+    @property
+    def learns(self) -> bool:
+        """Whether another seed would have made it another."""
+        return self.kind == "model"
 
     @property
     def main(self) -> pd.Series:
@@ -151,24 +169,26 @@ def why_not_comparable(system: System, systems: Sequence[System]) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings if value != usual.get(name, value)) or "other data"
 
 
-def align(a: System, b: System) -> tuple[np.ndarray, np.ndarray]:
-    """The main metric of two systems for the same impressions, in the same order."""
-    both = a.main.to_frame("a").join(b.main.to_frame("b"), how="inner")
-    return both["a"].to_numpy(), both["b"].to_numpy()
+def compare(a: System, b: System) -> Comparison:
+    """The main metric of `a` minus that of `b`, on the impressions that both have."""
+    samples = [s.of_seeds(s.protocol.main, a.users.index) for s in (a, b)]
+    return compare_all(samples, [a.learns, b.learns], a.users.to_numpy())[0, 1]
 
 
-def by_slice(systems: Sequence[System]) -> dict[str, np.ndarray]:
-    """{slice: main metric (n, M) of M systems for the same impressions, those of the first one}; NaN where there is none. `all` first.
+def compare_slices(systems: Sequence[System]) -> dict[str, dict[tuple[int, int], Comparison]]:
+    """{slice: comparison of the main metric of every two systems i < j, on the impressions of the first one that both have}. `all` first.
 
     A slice of impressions is one that the first system has; one of candidates, with metrics of its own, one that all have.
     """
-    main, index = systems[0].protocol.main, systems[0].rows.index
-    tables = [s.rows if s.rows.index.equals(index) else s.rows.reindex(index) for s in systems]
-    values = {"all": np.column_stack([table[main].to_numpy() for table in tables])}
-    for column in tables[0].columns:
+    main, rows = systems[0].protocol.main, systems[0].rows
+    learns, users = [s.learns for s in systems], systems[0].users.to_numpy()
+    samples = [s.of_seeds(main, rows.index) for s in systems]
+    comparisons = {"all": compare_all(samples, learns, users)}
+    for column in rows.columns:
         kind, _, name = column.partition(": ")
         if kind == "in":
-            values[name] = values["all"][tables[0][column].to_numpy() > 0.5]
-        elif kind == main and name and all(column in table for table in tables):
-            values[name] = np.column_stack([table[column].to_numpy() for table in tables])
-    return values
+            where = rows[column].to_numpy() > 0.5
+            comparisons[name] = compare_all([sample[where] for sample in samples], learns, users[where])
+        elif kind == main and name and all(column in s.rows for s in systems):
+            comparisons[name] = compare_all([s.of_seeds(column, rows.index) for s in systems], learns, users)
+    return comparisons

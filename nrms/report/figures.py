@@ -146,30 +146,29 @@ def cost(dataset: str) -> Figure:
 
 
 def differences(comparisons: Sequence[Difference]) -> Figure:
-    """Planned comparisons with their intervals, question by question; filled where interval and corrected p agree that there is a difference."""
+    """Planned comparisons with their intervals, question by question; filled where a headline has a verdict, grey what has none."""
     figure, (ax,) = canvas(1, (11, 0.36 * len(comparisons) + 1.4))
-    colors = {"more": BLUE, "less": ORANGE, "unclear": GREY}
+    colors = {"more": BLUE, "less": ORANGE}
     names = [f"{d.exp} against {d.other}" for d in comparisons]
-    dots(ax, names, [(d.mean, d.low, d.high) for d in comparisons], [colors[d.verdict] for d in comparisons], hollow=GREY)
+    dots(ax, names, [(d.mean, d.low, d.high) for d in comparisons], [colors.get(d.verdict, GREY) for d in comparisons], hollow=GREY)
     for y, d in enumerate(comparisons):
-        ax.plot(d.seeds, [y] * len(d.seeds), "|", color="black", ms=7)
-    for label, color in (("better", BLUE), ("worse", ORANGE), ("unclear", GREY)):
-        ax.plot([], [], "o", color=color, mfc="white" if label == "unclear" else color, label=label)
+        ax.plot(d.by_seed, [y] * len(d.by_seed), "|", color="black", ms=7)
+    for label, color in (("better", BLUE), ("worse", ORANGE), ("no verdict", GREY)):
+        ax.plot([], [], "o", color=color, mfc="white" if color == GREY else color, label=label)
     ax.plot([], [], "|", color="black", label="one seed", ls="none")
     ax.axvline(0, color="black", lw=0.8)
-    ax.set(xlabel=f"{comparisons[0].label} difference, paired, with 95 % interval")
+    ax.set(xlabel=f"{comparisons[0].label} difference, with 95 % interval")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
 def slice_differences(sliced: Mapping[tuple[str, str], pd.DataFrame], label: str) -> Figure:
-    """Paired differences of two experiments by slice, with intervals, n beside each name; side by side for several pairs."""
+    """Differences of two experiments by slice, with intervals, n beside each name; side by side for several pairs."""
     rows = max(len(table) for table in sliced.values())
     figure, axes = canvas(len(sliced), (8.5 * len(sliced), 0.36 * rows + 1.4))
     for ax, ((exp, other), table) in zip(axes, sliced.items(), strict=True):
         names = [f"{name}  (n = {n:,})" for name, n in zip(table.index, table["n"], strict=True)]
-        colors = [BLUE if low > 0 else ORANGE if high < 0 else GREY for low, high in zip(table["low"], table["high"], strict=True)]
-        dots(ax, names, table[["mean", "low", "high"]], colors)
+        dots(ax, names, table[["mean", "low", "high"]], [GREY] * len(table))
         ax.axvline(0, color="black", lw=0.8)
         ax.set(xlabel=f"{label}: {exp} minus {other}, with 95 % interval")
     return figure

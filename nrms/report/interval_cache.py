@@ -1,4 +1,4 @@
-"""Which numbers are made once, and kept? Those that take resampling: means over seeds with their intervals, in reports/<dataset>/intervals.json.
+"""Which numbers are made once, and kept? Means over seeds with their intervals, and differences to a baseline, in reports/<dataset>/intervals.json.
 
 Every table, page and notebook asks for them. The file holds nothing that the runs do not: it may be deleted at any time.
 """
@@ -13,7 +13,7 @@ from nrms import home
 from nrms.runtime.files import read_json, write_json
 from nrms.runtime.run_record import Run
 
-METHOD = 1  # raised by hand when the numbers of the same runs become others
+METHOD = 2  # raised by hand when the numbers of the same runs become others
 FILES = ("run.json", "rows.parquet", "metrics.json")  # what the numbers are made of
 Numbers = dict[str, float]
 

@@ -1,18 +1,19 @@
 """Which of our questions do the runs answer, and how? Planned comparisons of two experiments each -> differences, sentences.
 
-Every comparison is paired by impression, seeds averaged first; all p-values of a data set are corrected together (Holm).
+A question is answered by its headlines, which were chosen before anybody looked: at most three, their p-values corrected together (Holm), one that is
+not finished counted as if it had shown nothing, so that who looks early gains nothing. All other comparisons are explored: they have no verdict.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import pandas as pd
 
-from nrms.evaluation.statistics import compare, compare_each, holm
-from nrms.report import experiments
+from nrms.evaluation.statistics import FEWEST_SEEDS, Comparison, holm
 from nrms.report import research_questions as questions
-from nrms.report.experiments import System, align, comparable, protocol_of
+from nrms.report.experiments import System, comparable, compare, compare_slices, protocol_of
 from nrms.report.format import bracketed, p_value
 
 
@@ -24,31 +25,46 @@ def questions_of(dataset: str, systems: Sequence[System] | None = None) -> quest
 
 @dataclass(frozen=True)
 class Difference:
-    """One comparison: main metric of `exp` minus that of `other`, paired by impression."""
+    """One comparison: main metric of `exp` minus that of `other`, with the numbers of `Comparison` in evaluation/statistics.py."""
 
+    dataset: str
     question: str
     exp: str
     other: str
     about: str
+    label: str  # of the metric
     mean: float
     low: float
     high: float
-    p: float  # corrected
+    p: float
+    detectable: float
+    seeds: int  # the fewest of those that learn; 0 where neither does
     n: int
-    seeds: tuple[float, ...]  # the difference of each seed that both have; empty against a baseline
-    label: str = "AUC"  # of the metric
+    by_seed: tuple[float, ...]  # the difference of each seed that both have; empty against a baseline
+    corrected: float  # p among the headlines of the question; NaN where it is none
+    verdict: str  # see `decide`
+    minutes: dict[str, float]  # of training, by experiment, until both have FEWEST_SEEDS seeds; those that have are left out
 
     @property
-    def verdict(self) -> str:
-        """more, less, or unclear: what the 95 % interval and the corrected p, at 0.05, allow to say."""
-        return "more" if self.low > 0 and self.p < 0.05 else "less" if self.high < 0 and self.p < 0.05 else "unclear"
+    def headline(self) -> bool:
+        return self.verdict != EXPLORED
 
     def __str__(self) -> str:
-        verdict = {"more": "better", "less": "worse", "unclear": "no difference that the test part can show"}[self.verdict]
-        text = f"{self.exp} against {self.other} ({self.about}): {self.label} {self.mean:+.3f} "
-        text += f"({self.low:+.3f} to {self.high:+.3f}, p {p_value(self.p)}): {verdict}"
-        same = sum(np.sign(s) == np.sign(self.mean) for s in self.seeds)
-        return text + (f"; same sign in {same} of {len(self.seeds)} seeds" if len(self.seeds) > 1 else "; one seed" if self.seeds else "")
+        text = f"{self.exp} against {self.other} ({self.about}): {self.label} {self.mean:+.3f} ({self.low:+.3f} to {self.high:+.3f}, "
+        text += f"p {p_value(self.p)}" + (f", {p_value(self.corrected)} among the headlines): " if self.verdict in DECIDED else "): ")
+        text += {
+            "more": "better",
+            "less": "worse",
+            "unclear": f"no difference shown; one of {self.detectable:.3f} would have been, in four of five trials",
+            OPEN: f"no verdict under {FEWEST_SEEDS} seeds: another training may turn it round",
+            EXPLORED: "explored" if self.seeds == 0 or self.seeds >= FEWEST_SEEDS else "explored, of these trainings alone",
+        }[self.verdict]
+        same = sum(np.sign(s) == np.sign(self.mean) for s in self.by_seed)
+        return text + (f"; same sign in {same} of {len(self.by_seed)} seeds" if len(self.by_seed) > 1 else "; one seed" if self.by_seed else "")
+
+
+DECIDED, OPEN, EXPLORED = ("more", "less", "unclear"), "open", "explored"  # verdicts
+COLUMNS = [f.name for f in fields(Difference)]
 
 
 def finished(dataset: str, systems: Sequence[System] | None = None) -> dict[str, System]:
@@ -73,27 +89,46 @@ def by_seed(a: System, b: System) -> tuple[float, ...]:
 
 
 def differences(dataset: str, systems: Sequence[System] | None = None) -> list[Difference]:
-    """All planned comparisons of which both sides are finished, in the order of the questions, with p corrected for their number.
+    """All planned comparisons of which both sides are finished, in the order of the questions.
 
     systems: all of the data set, if read already.
     """
-    by_name, label, pairs = finished(dataset, systems), protocol_of(dataset, systems).label, []
+    by_name, label, lines = finished(dataset, systems), protocol_of(dataset, systems).label, []
     for question, planned in questions_of(dataset, systems).items():
-        pairs += [(question, by_name[exp], by_name[other], about) for exp, other, about in planned if {exp, other} <= by_name.keys()]
-    results = compare_each([align(a, b) for _, a, b, _ in pairs])
-    corrected = holm([r["p"] for r in results])
+        comparisons = [compare(by_name[a], by_name[b]) if {a, b} <= by_name.keys() else None for a, b, _ in planned]
+        decisions = decide(comparisons[: questions.HEADLINES]) + [(np.nan, EXPLORED)] * (len(planned) - questions.HEADLINES)
+        for (exp, other, about), c, (corrected, verdict) in zip(planned, comparisons, decisions, strict=False):
+            if c:
+                a, b = by_name[exp], by_name[other]
+                facts = {"by_seed": by_seed(a, b), "corrected": corrected, "verdict": verdict, "minutes": minutes_to_go(a) | minutes_to_go(b)}
+                lines.append(Difference(dataset, question, a.exp, b.exp, about, label, **asdict(c), **facts))
+    return lines
+
+
+def decide(headlines: Sequence[Comparison | None]) -> list[tuple[float, str]]:
+    """(p corrected for their number, verdict) of the headlines of one question; None is one that is not finished.
+
+    Verdicts: more, less or unclear, at a corrected p of 0.05; open where there are too few seeds. What is open or not finished counts with p = 1.
+    """
+    corrected = holm([np.nan_to_num(c.p, nan=1.0) if c and c.is_of_methods else 1.0 for c in headlines])
     return [
-        Difference(question, a.exp, b.exp, about, r["mean"], r["low"], r["high"], p, r["n"], by_seed(a, b), label)
-        for (question, a, b, about), r, p in zip(pairs, results, corrected, strict=True)
+        (p, OPEN if c is None or not c.is_of_methods else "unclear" if not p < 0.05 else "more" if c.mean > 0 else "less")
+        for c, p in zip(headlines, corrected, strict=True)
     ]
 
 
+def minutes_to_go(system: System) -> dict[str, float]:
+    """{experiment: minutes of training} of a system that learns and has too few seeds for a verdict."""
+    lacking = FEWEST_SEEDS - len(system.seeds)
+    return {system.exp: lacking * np.nan_to_num(system.mean("minutes"))} if system.learns and lacking > 0 else {}
+
+
 def answer(question: str, comparisons: Sequence[Difference]) -> str:
-    """A question with its answer in Markdown: a first sentence that follows from the comparisons, then each of them."""
+    """A question with its answer in Markdown: a first sentence that follows from its headlines, then each comparison."""
     of_question = [d for d in comparisons if d.question == question]
     if not of_question:
         planned = (questions.NEWS | questions.CATALOGUE | questions.SETS)[question]
-        pairs = "; ".join(f"{exp} and {other}" for exp, other, _ in planned[:3])
+        pairs = "; ".join(f"{exp} and {other}" for exp, other, _ in planned[: questions.HEADLINES])
         return f"**{question}** Not answered yet on this data set: run both of one of these: {pairs}."
     lines = "\n".join(f"- {d}" for d in of_question)
     return f"**{question}** {summary(question, of_question)}\n\n{lines}"
@@ -106,54 +141,35 @@ def answers(comparisons: Sequence[Difference], protocol: str) -> str:
 
 
 def summary(question: str, comparisons: Sequence[Difference]) -> str:
-    """One sentence that follows from the verdicts of a question's main comparisons."""
-    if question == questions.FROZEN:
-        return summary_of_frozen([d for d in comparisons if d.other in ("random", "popularity", "recency", "content")])
-    if question == questions.TUNING:
-        pairs = {("exp4", "text_frozen"), ("exp3", "exp2"), ("exp3_gate", "exp2_gate")}
-        main = [d for d in comparisons if (d.exp, d.other) in pairs] or comparisons
-        return f"{count(main, 'tuned encoders are better than the same ones frozen')}."
-    if question == questions.IMAGES:
-        return summary_of_images(comparisons)
-    main = [d for d in comparisons if d.exp != "idrec_sasrec"] or comparisons
-    unclear = [named(d, main) for d in main if d.verdict == "unclear"]
-    return count(main, questions.COUNTED.get(question, questions.FIRST_IS_BETTER)) + (
-        f"; no difference shown: {', '.join(unclear)}." if unclear else "."
-    )
-
-
-def summary_of_frozen(main: Sequence[Difference]) -> str:
-    """main: frozen encoders against the best baseline."""
+    """One sentence that follows from the verdicts of a question's headlines."""
+    main = [d for d in comparisons if d.headline]
     if not main:
-        return "The frozen encoders were compared with each other only."
-    best, better = max(main, key=lambda d: d.mean), sum(d.verdict == "more" for d in main)
-    if better:
-        return f"Yes: {better} of {len(main)} frozen encoders beat the best baseline, {best.other}; {best.exp} by most, {best.mean:+.3f}."
-    return f"Not shown: none of {len(main)} frozen encoders beats the best baseline, {best.other}; {best.exp} comes nearest, {best.mean:+.3f}."
-
-
-def summary_of_images(comparisons: Sequence[Difference]) -> str:
-    """What pictures add to the same text alone, and whether it is what they show."""
-    main = [d for d in comparisons if d.other == "exp4" and d.exp != "shuffled_images"] or comparisons
-    text = f"{count(main, 'ways of adding pictures are better than the same text alone')}."
-    helped = any(d.verdict == "more" for d in main)
-    of_control = {
-        "more": " But pictures that changed places help too, so part of it is not what the pictures show.",
-        "unclear": " Pictures that changed places are not seen to help, so it is what they show that counts." if helped else "",
-        "less": " Pictures that changed places do harm.",
-    }
-    controls = [d for d in comparisons if d.exp == "shuffled_images"]
-    return text + (of_control[controls[0].verdict] if controls else "")
-
-
-def count(main: Sequence[Difference], statement: str) -> str:
-    """`2 of 3 <statement> (a +0.01, b +0.02); worse: c -0.01`."""
-    names = {"more": [], "less": [], "unclear": []}
+        return "No headline of this question is finished; what was explored has no verdict."
+    names: dict[str, list[str]] = {"more": [], "less": [], "unclear": [], OPEN: []}
     for d in main:
         names[d.verdict].append(f"{named(d, main)} {d.mean:+.3f}")
-    better = f" ({', '.join(names['more'])})" if names["more"] else ""
-    worse = f"; worse: {', '.join(names['less'])}" if names["less"] else ""
-    return f"{len(names['more'])} of {len(main)} {statement}{better}{worse}"
+    parts = []
+    if len(names[OPEN]) < len(main):
+        better = f" ({', '.join(names['more'])})" if names["more"] else ""
+        statement = questions.COUNTED.get(question, questions.FIRST_IS_BETTER)
+        parts.append(f"{len(names['more'])} of {len(main) - len(names[OPEN])} {statement}{better}")
+    parts += [f"worse: {', '.join(names['less'])}"] if names["less"] else []
+    parts += [f"no difference shown: {', '.join(names['unclear'])}"] if names["unclear"] else []
+    if names[OPEN]:
+        command = way_to_an_answer([d for d in main if d.verdict == OPEN])
+        parts.append(f"no verdict under {FEWEST_SEEDS} seeds, these trainings alone: {', '.join(names[OPEN])}; {command}")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def way_to_an_answer(lacking: Sequence[Difference]) -> str:
+    """The command that trains what these comparisons lack, and how many minutes it takes."""
+    minutes = {}
+    for d in lacking:
+        minutes |= d.minutes
+    seeds = " ".join(map(str, range(FEWEST_SEEDS)))
+    command = f"python -m nrms run {' '.join(minutes)} --dataset {lacking[0].dataset} --seeds {seeds}"
+    return f"`{command}` gives one, in about {max(1, round(sum(minutes.values())))} minutes of training"
 
 
 def named(d: Difference, among: Sequence[Difference]) -> str:
@@ -169,7 +185,9 @@ def table(comparisons: Sequence[Difference]) -> pd.DataFrame:
             "what differs": d.about,
             f"{d.label} difference": bracketed(d.mean, d.low, d.high, "+"),
             "p": p_value(d.p),
-            "by seed": " ".join(f"{s:+.3f}" for s in d.seeds),
+            "among the headlines": p_value(d.corrected) if d.verdict in DECIDED else d.verdict,
+            "detectable": f"{d.detectable:.3f}",
+            "by seed": " ".join(f"{s:+.3f}" for s in d.by_seed),
             "n": f"{d.n:,}",
         }
         for d in comparisons
@@ -178,27 +196,25 @@ def table(comparisons: Sequence[Difference]) -> pd.DataFrame:
 
 
 def by_slice(dataset: str, exp: str, other: str) -> pd.DataFrame:
-    """Paired differences of the main metric of two finished experiments in every slice that both have: mean, low, high, p (not corrected), n.
+    """Differences of the main metric of two finished experiments in every slice that both have: the numbers of `Comparison`.
 
     Empty where one of them is not finished.
     """
     by_name = finished(dataset)
     if not {exp, other} <= by_name.keys():
         return pd.DataFrame()
-    values, of_other = experiments.by_slice([by_name[exp], by_name[other]]), experiments.by_slice([by_name[other]])
-    rows = {name: compare(*both.T) for name, both in values.items() if name in of_other}
-    return pd.DataFrame(rows).T.query("n > 1").astype({"n": int})
+    rows = {name: asdict(pairs[0, 1]) for name, pairs in compare_slices([by_name[exp], by_name[other]]).items()}
+    return pd.DataFrame(rows).T.query("n > 1").astype({"n": int, "seeds": int})
 
 
-def table_of(comparisons: Sequence[Difference], dataset: str) -> pd.DataFrame:
-    """The comparisons of a data set as comparisons.csv has them; `from_table` reads them back."""
-    lines = [{"dataset": dataset} | asdict(d) | {"seeds": " ".join(f"{s:.6g}" for s in d.seeds)} for d in comparisons]
-    return pd.DataFrame(lines, columns=["dataset", *(f.name for f in fields(Difference))])
+def table_of(comparisons: Sequence[Difference]) -> pd.DataFrame:
+    """The comparisons as comparisons.csv has them; `from_table` reads them back."""
+    return pd.DataFrame([asdict(d) | {"by_seed": json.dumps(d.by_seed), "minutes": json.dumps(d.minutes)} for d in comparisons], columns=COLUMNS)
 
 
 def from_table(table: pd.DataFrame) -> list[Difference]:
-    lines = table.drop(columns="dataset").fillna({"seeds": ""}).to_dict("records")
-    return [Difference(**line | {"seeds": tuple(map(float, str(line["seeds"]).split()))}) for line in lines]
+    lines = table.to_dict("records")
+    return [Difference(**line | {"by_seed": tuple(json.loads(line["by_seed"])), "minutes": json.loads(line["minutes"])}) for line in lines]
 
 
 SLICED = {  # whose difference is shown by slice
@@ -209,19 +225,16 @@ SLICED = {  # whose difference is shown by slice
 
 
 def where(sliced: pd.DataFrame, exp: str, other: str) -> str:
-    """In which slices which of two experiments is better, in Markdown: by the 95 % interval and p, corrected (Holm) for the number of slices."""
+    """In which slices the difference of two experiments is largest each way, in Markdown; without a verdict, for slices are explored."""
     if sliced.empty:
         return f"{exp} and {other} are not both finished on this data set."
     parts = sliced.drop(index="all", errors="ignore")
-    better, unclear = {exp: [], other: []}, []
-    for (name, row), p in zip(parts.iterrows(), holm(parts["p"]), strict=True):
-        if p < 0.05 and row["low"] * row["high"] > 0:
-            difference = bracketed(row["mean"], row["low"], row["high"], "+")
-            better[exp if row["mean"] > 0 else other].append(f"{name} ({difference}, n = {row['n']:,.0f})")
-        else:
-            unclear.append(name)
-    sentences = [
-        f"**{name}** is better where: {'; '.join(slices)}." if slices else f"**{name}** is nowhere shown to be better."
-        for name, slices in better.items()
-    ]
-    return " ".join(sentences) + (f" No difference is shown in: {'; '.join(unclear)}." if unclear else "")
+    if parts.empty:
+        return f"**{exp}** and **{other}** have no slice in common."
+
+    def of(name: str) -> str:
+        row = parts.loc[name]
+        return f"{name} ({bracketed(row['mean'], row['low'], row['high'], '+')}, n = {row['n']:,.0f})"
+
+    text = f"**{exp}** minus **{other}** is largest in: {of(parts['mean'].idxmax())}; smallest in: {of(parts['mean'].idxmin())}."
+    return text + (" These intervals are of these trainings alone." if 0 < parts["seeds"].min() < FEWEST_SEEDS else "")

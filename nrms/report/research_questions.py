@@ -10,15 +10,17 @@ ORDER = "Which user encoder reads a sequence best?"
 INTERESTS = "What does reading clusters of content, and scoring each modality, add to a sequence of ids?"
 BASELINE = "best baseline"
 
+HEADLINES = 3  # comparisons of a question, its first ones, by which it is answered; all others are explored
+
 # question: experiment, what it is compared with, what differs. `a + b`: the ensemble of these experiments, whatever its run folder is called
 Planned = dict[str, list[tuple[str, str, str]]]
 NEWS: Planned = {
     FROZEN: [
         ("exp1", BASELINE, "BLIP reading title and picture together"),
-        ("exp1_gate", BASELINE, "BLIP's two projected vectors, gated"),
         ("exp2", BASELINE, "BERT and ViT multiplied, blank picture where there is none"),
-        ("exp2_gate", BASELINE, "BERT and ViT, gated"),
         ("text_frozen", BASELINE, "BERT, titles alone"),
+        ("exp1_gate", BASELINE, "BLIP's two projected vectors, gated"),
+        ("exp2_gate", BASELINE, "BERT and ViT, gated"),
         ("exp1", "exp2_gate", "pre-trained together instead of apart"),
         ("exp2_gate", "exp2", "a missing picture does no harm"),
         ("exp2_pointwise", "exp2", "the original's ranker, its masks put in"),
@@ -35,10 +37,10 @@ NEWS: Planned = {
     IMAGES: [
         ("exp3", "exp4", "as the original has it: product, blank picture"),
         ("exp3_gate", "exp4", "gated"),
+        ("exp3_gate", "shuffled_images", "pictures in their places against changed places"),
         ("exp3_late", "exp4", "scores blended"),
         ("exp2_gate", "text_frozen", "frozen, gated"),
         ("shuffled_images", "exp4", "control: pictures that changed places"),
-        ("exp3_gate", "shuffled_images", "pictures in their places against changed places"),
         ("image_only", "random", "pictures alone"),
     ],
 }
@@ -97,10 +99,10 @@ CATALOGUE: Planned = {
 SETS: Planned = {
     "What does content add to a graph of who took what?": [
         ("lightgcn", BASELINE, "a graph with ids alone"),
-        ("vbpr", "lightgcn", "content beside ids, no graph"),
-        ("bm3", "lightgcn", "views, no negatives"),
         ("freedom", "lightgcn", "a frozen item graph, thinned edges"),
         ("alignrec", "lightgcn", "gated ids over an item graph, aligned"),
+        ("vbpr", "lightgcn", "content beside ids, no graph"),
+        ("bm3", "lightgcn", "views, no negatives"),
         ("alignrec", "freedom", "gates and alignments against a thinned graph"),
         ("alignrec_joint", "alignrec", "one encoder of text and picture, against two"),
         ("alignrec_cca", "alignrec_unaligned", "branches aligned (CCA), against no alignment"),
@@ -119,10 +121,13 @@ SETS: Planned = {
 }
 QUESTIONS = {"impressions": NEWS, "catalogue": CATALOGUE, "sets": SETS}  # by protocol: what is shown, answered or not
 ASKED_TOO = {"impressions": {}, "catalogue": SETS, "sets": CATALOGUE}  # shown where it is answered: any system can run on any log
-COUNTED = {  # an answer to a question about a log counts the comparisons of which this is true, by default FIRST_IS_BETTER
+COUNTED = {  # an answer counts the headlines of its question of which this is true, by default FIRST_IS_BETTER
+    FROZEN: "frozen encoders beat the best baseline",
+    TUNING: "tuned encoders are better than the same ones frozen",
+    IMAGES: "comparisons find pictures a gain",
     IDS: "ways of content in the place of ids are better than ids",
     ADDED: "additions are better than what they stand against",
     END_TO_END: "trained or deepened encoders are better than plain frozen vectors",
-    ORDER: "other user encoders or losses are better",
+    ORDER: "other user encoders are better",
 }
 FIRST_IS_BETTER = "comparisons find what stands first better"

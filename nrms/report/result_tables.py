@@ -1,13 +1,14 @@
 """What came out? Systems -> tables. Reads files only: no model, no GPU."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 
 from nrms.evaluation.protocols import BEYOND, DIAGNOSTICS
-from nrms.evaluation.statistics import compare_each, holm, intervals
-from nrms.report.experiments import System, align, comparable, protocol_of, read_systems
+from nrms.evaluation.statistics import FEWEST_SEEDS, intervals
+from nrms.report.experiments import System, comparable, compare, protocol_of, read_systems
 from nrms.report.format import bracketed, name_only, number, p_value, thousands, with_interval
 from nrms.report.interval_cache import Numbers, numbers_of
 from nrms.runtime.files import read_json
@@ -15,7 +16,7 @@ from nrms.runtime.run_record import Run, members_of
 
 COSTS = ["params", "trainable", "minutes", "peak_mb"]
 FIRST = ["dataset", "exp", "kind", "seeds", "status", "auc", "auc_low", "auc_high", "mrr", "ndcg5", "ndcg10", *COSTS]
-DIFFERENCES = ["difference", "difference_low", "difference_high", "p", "earned", "baseline"]
+DIFFERENCES = ["difference", "difference_low", "difference_high", "p", "detectable", "earned", "baseline"]
 
 
 def inputs(record: dict) -> str:
@@ -36,8 +37,9 @@ def leaderboard(dataset: str | None = None, only: Run | None = None, systems: Se
     """One row per system: FIRST, then what else its protocol displays, intervals, sd over seeds, n, skipped, inputs, difference to a baseline.
 
     Metrics: mean over impressions of the mean over seeds. *_low, *_high: 95 % bootstrap interval over impressions.
-    difference: main metric (AUC, or nDCG@10 of a catalogue) minus that of the best baseline of the data set, paired by impression, with interval
-    and p (paired t-test, Holm-corrected over the models of the data set). earned: (AUC - 0.5) / (AUC of the text ceiling - 0.5), where that is known.
+    difference: main metric (AUC, or nDCG@10 of a catalogue) minus that of the best baseline of the data set, with interval, p and `detectable` of
+    `Comparison` in evaluation/statistics.py; not corrected, for nothing is claimed here. earned: (AUC - 0.5) / (AUC of the text ceiling - 0.5),
+    where that is known.
     only: of all the models, this run alone. systems: where they have been read already.
     """
     systems = read_systems(dataset, only) if systems is None else systems
@@ -98,9 +100,16 @@ def add_differences(dataset: str, lines: dict[System, dict]) -> None:
     best = max(baselines, key=lambda s: lines[s][s.protocol.main])
     pairs = {f"{s.exp} {s.seed_names} - {best.exp} {best.seed_names}": s for s in models}
     runs = {name: [*s.runs, *best.runs] for name, s in pairs.items()}
-    results = numbers_of(dataset, runs, lambda new: compare_each([align(pairs[name], best) for name in new]))
-    for s, result, p in zip(models, results.values(), holm([result["p"] for result in results.values()]), strict=True):
-        lines[s] |= dict(zip(DIFFERENCES[:3], (result["mean"], result["low"], result["high"]), strict=True)) | {"p": p, "baseline": best.exp}
+    results = numbers_of(dataset, runs, lambda new: [asdict(compare(pairs[name], best)) for name in new])
+    for s, result in zip(models, results.values(), strict=True):
+        lines[s] |= {"difference": result["mean"], "difference_low": result["low"], "difference_high": result["high"], "baseline": best.exp}
+        lines[s] |= {"p": result["p"], "detectable": result["detectable"]}
+
+
+def whose(row: pd.Series) -> str:
+    """Of what the difference of a row of `leaderboard` is said: of the method, or with too few seeds of its trainings alone."""
+    seeds = len(str(row.seeds).split())
+    return "over seeds and users" if seeds >= FEWEST_SEEDS else "of this training" if seeds == 1 else "of these trainings"
 
 
 def comparison(dataset: str, only: Run | None = None) -> pd.DataFrame:
@@ -110,10 +119,15 @@ def comparison(dataset: str, only: Run | None = None) -> pd.DataFrame:
     table = board[["exp", "kind", "seeds", "status"]].rename(columns={"exp": "experiment"})
     for name in protocol.displayed:
         table[protocol.metrics[name][0]] = [with_interval(row, name) for row in rows]
-    table["vs best baseline"] = [f"{with_interval(row, 'difference', '+')}, p {p_value(row.p)}" if pd.notna(row.difference) else "" for row in rows]
+    table["vs best baseline"] = [against_baseline(row) if pd.notna(row.difference) else "" for row in rows]
     if "auc" in protocol.metrics:
         table["earned"] = [f"{row.earned:.0%}" if row.kind == "model" and pd.notna(row.earned) else "" for row in rows]
     return table.set_index("experiment")
+
+
+def against_baseline(row: pd.Series) -> str:
+    """How far a row is from the best baseline, and of what that is said."""
+    return f"{with_interval(row, 'difference', '+')}, p {p_value(row.p)}, {whose(row)}"
 
 
 def levels(board: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import pandas as pd
 
 from nrms.evaluation.protocols import BEYOND, DIAGNOSTICS, PROTOCOLS
 from nrms.report.format import p_value
-from nrms.report.result_tables import leaderboard
+from nrms.report.result_tables import leaderboard, whose
 from nrms.runtime.run_record import Run
 
 
@@ -44,10 +44,8 @@ def sentence(row: pd.Series) -> str:
     text = f"**{row.exp} on {row.dataset}: {protocol.label} {value:.3f}** (95 % interval {low:.3f} to {high:.3f}, "
     text += f"n = {row.n:,.0f} {protocol.units}, {'seeds' if ' ' in row.seeds else 'seed'} {row.seeds})"
     if pd.notna(row.difference):
-        excludes = row.difference_low > 0 or row.difference_high < 0
-        verdict = "the interval excludes 0" if excludes else "the interval includes 0, so this may be chance"
         text += f", {row.difference:+.3f} against the best baseline, {row.baseline} "
-        text += f"({row.difference_low:+.3f} to {row.difference_high:+.3f}, p {p_value(row.p)}; {verdict})"
+        text += f"({row.difference_low:+.3f} to {row.difference_high:+.3f} {whose(row)}, p {p_value(row.p)})"
     if pd.notna(row.earned):
         text += f". That is {row.earned:.0%} of what the true taste for titles alone earns over chance (ceiling_text)"
     return text + "."
@@ -81,7 +79,8 @@ def definitions(*names: str) -> str:
         "- **n**: test impressions with a defined metric (**skipped**: those where nothing or everything was clicked), or queries: users asked for "
         "their next item, or for several, with all items as candidates but those that the user had before (`rank_seen`: those too).",
         "- **vs best baseline**: main metric (AUC of impressions, nDCG@10 of catalogues, Recall@20 of sets) minus that of the best baseline; "
-        "paired, p of a paired t-test, Holm-corrected over the models of the data set.",
+        "interval and p of t over seeds and users, not corrected: nothing is claimed by it. **of this training**: with fewer than three seeds the "
+        "interval is that over users alone, and another training may turn it round.",
         "- **earned**: (AUC - 0.5) / (AUC of ceiling_text - 0.5): 100 % is what the true taste for titles alone would score. Demo worlds only.",
         "- **baselines** learn nothing: random; popularity (clicks or interactions in the train part); recency (later first shown). Popularity "
         "falls below chance where users prefer what is new; content (cosine to the history, of TF-IDF or of vectors that came with the data); "

@@ -15,14 +15,13 @@ if (data) {
   const signed = (x) => (x < 0 ? "\u2212" : "+") + Math.abs(x).toFixed(3);
   const probability = (p) => p < 0.001 ? "< 0.001" : p.toFixed(3);
   const span = (t) => `${signed(t.low)} to ${signed(t.high)}`;
-  const verdict = (t) => t.low > 0 ? "more" : t.high < 0 ? "less" : "unclear";
   const title = (item) => data.titles[item] || `item ${item}`;
 
   function pairOf(first, second) { // the numbers of a pair are kept once, for the smaller place minus the larger
     const flip = first > second, low = Math.min(first, second), high = Math.max(first, second);
     const [numbers, forth, back] = data.pairs[high * (high - 1) / 2 + low];
-    const tests = numbers.map(([mean, below, above, p, n], at) => ({
-      name: data.slices[at], p, n, mean: flip ? -mean : mean, low: flip ? -above : below, high: flip ? -below : above,
+    const tests = numbers.map(([mean, below, above, p, n, seeds], at) => ({
+      name: data.slices[at], p, n, seeds, mean: flip ? -mean : mean, low: flip ? -above : below, high: flip ? -below : above,
     })).filter((t) => t.n > 1);
     const turn = (e) => flip ? { ...e, a: e.b, b: e.a, ranked: e.ranked.map(([item, x, y, right]) => [item, y, x, right]).sort(byRank) } : e;
     return { tests, forth: (flip ? back : forth).map(turn), back: (flip ? forth : back).map(turn) };
@@ -30,9 +29,9 @@ if (data) {
   const byRank = (x, y) => (x[1] ?? Infinity) - (y[1] ?? Infinity) || (x[2] ?? Infinity) - (y[2] ?? Infinity);
 
   function sentence(t, first, second) {
-    const says = { more: "The interval lies above 0.", less: "The interval lies below 0.", unclear: "The interval includes 0, so this may be chance." };
+    const whose = t.seeds && t.seeds < data.fewest_seeds ? "of these trainings, over users" : t.seeds ? "over seeds and users" : "over users";
     return make("p", { class: "answer" }, make("b", {}, `${first} against ${second}: ${data.label} ${signed(t.mean)}`),
-      ` (95 % interval ${span(t)}; p ${probability(t.p)}, paired, not corrected; n = ${t.n.toLocaleString("en")} ${data.units}). ${says[verdict(t)]}`);
+      ` (95 % interval ${span(t)}, ${whose}; p ${probability(t.p)}; n = ${t.n.toLocaleString("en")} ${data.units}).`);
   }
 
   function table(head, lines) {
@@ -47,7 +46,7 @@ if (data) {
     picture.append(make("line", { class: "zero", x1: x(0), x2: x(0), y1: 0, y2: bottom }));
     tests.forEach((t, i) => {
       const y = i * row + row / 2 + 2;
-      picture.append(make("g", { class: verdict(t) }, make("text", { x: 0, y: y + 4 }, t.name),
+      picture.append(make("g", {}, make("text", { x: 0, y: y + 4 }, t.name),
         make("line", { class: "span", x1: x(t.low), x2: x(t.high), y1: y, y2: y }), make("circle", { class: "dot", cx: x(t.mean), cy: y, r: 4 })));
     });
     for (const value of new Set([low, 0, high])) picture.append(make("text", { class: "dim", x: x(value), y: bottom + 14, "text-anchor": value === low && low < 0 ? "start" : value === high && high > 0 ? "end" : "middle" }, value ? signed(value) : "0"));
@@ -74,7 +73,7 @@ if (data) {
     if (!tests.length || tests[0].name !== "all") return shown.replaceChildren(make("p", { class: "answer" }, `${first} and ${second} have no ${data.units} in common.`));
     const lines = tests.map((t) => [[t.name, signed(t.mean), span(t), probability(t.p), t.n.toLocaleString("en")], {}]);
     shown.replaceChildren(sentence(tests[0], first, second),
-      make("div", { class: "sides" }, make("figure", {}, drawing(tests), make("figcaption", {}, `${data.label}: ${first} minus ${second}, by slice, with 95 % interval; open: includes 0`)),
+      make("div", { class: "sides" }, make("figure", {}, drawing(tests), make("figcaption", {}, `${data.label}: ${first} minus ${second}, by slice, with 95 % interval`)),
         table(["slice", "difference", "95 % interval", "p", "n"], lines)),
       make("div", { class: "sides" }, side(forth, first, first, second), side(back, second, first, second)));
   }

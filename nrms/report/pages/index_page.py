@@ -16,7 +16,7 @@ from nrms.report.pages import interval_plot
 from nrms.report.pages.compare_page import comparisons, page_digest
 from nrms.report.pages.layout import OF_A_DATA_SET, document, has_digest, plain
 from nrms.report.planned_comparisons import differences, questions_of, summary, table_of
-from nrms.report.result_tables import leaderboard
+from nrms.report.result_tables import leaderboard, whose
 from nrms.report.sentences import definitions, sentence
 from nrms.runtime.files import write_text
 from nrms.runtime.templates import render
@@ -97,7 +97,7 @@ def cells(row: pd.Series, rows: pd.DataFrame, folder: Path) -> dict[str, Cell]:
         drawing = interval_plot.bar(row, rows, protocol) if row.status == "done" else ""  # what is not comparable has no place on their scale
         by_column["main"] = Cell(protocol.label, row[protocol.main], [low_to_high], bold=value, drawing=drawing)
     if pd.notna(row.difference):
-        small = [interval(row, "difference", "+"), f"vs {row.baseline}, p {p_value(row.p)}"]
+        small = [interval(row, "difference", "+"), f"vs {row.baseline}, p {p_value(row.p)}", whose(row)]
         by_column["difference"] = Cell(f"{row.difference:+.3f}", row.difference, small)
     return by_column
 
@@ -151,8 +151,8 @@ def index(board: pd.DataFrame, by_data_set: Mapping[str, Sequence[System]], fold
 
 def write_tables(folder: Path, board: pd.DataFrame, by_data_set: Mapping[str, Sequence[System]]) -> tuple[Path, Path]:
     """leaderboard.csv, comparisons.csv and index.html, which links to the pages that `folder` has. by_data_set: the rows of each."""
-    planned = [table_of(differences(name, rows), name) for name, rows in by_data_set.items()]
-    for name, table in (("leaderboard", board), ("comparisons", pd.concat(planned) if planned else table_of([], ""))):
+    planned = [d for name, rows in by_data_set.items() for d in differences(name, rows)]
+    for name, table in (("leaderboard", board), ("comparisons", table_of(planned))):
         write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     write_text(folder / "index.html", index(board, by_data_set, folder))
     return folder / "leaderboard.csv", folder / "index.html"
