@@ -235,14 +235,23 @@ def trained(home) -> Path:
 
 
 @pytest.fixture
-def without_kernels():
-    """Notebooks that papermill executes are executed in this process, which has imported already what they import."""
-    from engine import InThisProcess
+def without_kernels(monkeypatch):
+    """Notebooks that papermill executes, and what they wait for, are executed in this process, which has imported already what they import."""
+    from engine import InThisProcess, call
     from papermill.engines import NBClientEngine, papermill_engines
 
+    monkeypatch.setattr("nrms.pipeline.call_in_process", call)
     papermill_engines.register(None, InThisProcess)
     yield
     papermill_engines.register(None, NBClientEngine)
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Local encoders are hardly pre-trained, for tests that do not look at what they have learned."""
+    from nrms.models.items.local_models import RECIPE
+
+    monkeypatch.setitem(RECIPE, "shown", 1000)
 
 
 @pytest.fixture(scope="session")

@@ -33,10 +33,12 @@ def main(source: Path) -> None:
     from nrms.config import resolve
     from nrms.data.prepare import prepare
     from nrms.evaluate import evaluate, evaluate_references
+    from nrms.models.items.local_models import RECIPE
     from nrms.report.pages import index_page
     from nrms.runtime import data_folder
     from nrms.train import train
 
+    RECIPE["shown"] = 1000  # what the encoder has learned does not matter here
     config = resolve("morec_ts_sasrec", "movies", name="killed", **VALUES)
     if not (data_folder("movies") / "manifest.json").exists():
         prepare("movies", config.data, source)

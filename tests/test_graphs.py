@@ -486,7 +486,7 @@ def test_diagnostics_are_those_of_their_definitions(exp, movies):
         assert found["norm_popularity"] == pytest.approx(stats.spearmanr(norms[known], count[known]).statistic, abs=1e-6)
 
 
-def test_notebooks_and_pages_understand_sets(home, without_kernels):
+def test_notebooks_and_pages_understand_sets(home, hasty, without_kernels):
     """A graph on users who are asked for several items: notebooks run, tables have Recall, slices and diagnostics; an ensemble is one more row."""
     write_log(home / "in", items=60)
     prepare("movies-random", load_dataset("movies-random"), home / "in")

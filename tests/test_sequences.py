@@ -452,7 +452,7 @@ def test_references_are_those_of_the_data_set(movies):
     assert all(run.record["config"]["data"] == load_dataset("movies").test_settings and run.record["hash"].startswith("0.1-50-") for run in runs)
 
 
-def test_notebooks_and_pages_understand_logs(board, without_kernels, monkeypatch):
+def test_notebooks_and_pages_understand_logs(board, hasty, without_kernels, monkeypatch):
     """Train, eval, analysis and data_prep run on a log; the tables have its metrics and its baselines; the index page shows both."""
     monkeypatch.setenv("NRMS_HOME", str(board[0]))
     small = {"dim": 16, "heads": 2, "history": 12, "batch_size": 16, "epochs": 2, "temperature": 0.5}
