@@ -1,5 +1,7 @@
 """Tasks side by side: in their order, those that need others after them, and with the same bits as one after the other."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -106,6 +108,25 @@ def test_threads_are_not_those_of_whoever_starts_it(place, threads):
     """Where torch would compute with two threads, the run still has the one of its experiment, and says so; afterwards torch has two again."""
     run = train(resolve(4, "newsroom-tiny", epochs=1, device="cpu"))
     assert run.record["threads"] == 1 and torch.get_num_threads() == 2
+
+
+PLAIN = """
+from nrms.runtime.child_processes import call_in_process
+print("begun", flush=True)
+for threads in (1, 2):
+    call_in_process("nrms.runtime.progress:say_waiting", {"text": "heard by nobody"}, "a call", threads)
+try:
+    call_in_process("nrms.config.params_files:load_dataset", {"dataset": "no-such"}, "a failing call", 1)
+except Exception as error:
+    print(error)
+"""
+
+
+def test_a_plain_script_starts_processes(tmp_path):
+    """One that does not say what to do only when it is run itself is not run again by them; what fails in one says why here."""
+    (tmp_path / "plain.py").write_text(PLAIN)
+    done = subprocess.run([sys.executable, tmp_path / "plain.py"], capture_output=True, text=True, timeout=300)
+    assert done.stdout.count("begun") == 1 and "a failing call: There is no data set `no-such`" in done.stdout and not done.stderr
 
 
 def test_side_by_side_is_one_after_the_other(finished, place, monkeypatch):

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
@@ -52,6 +53,16 @@ def variables_of_ours(variables: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """In the block multiprocessing finds no script to run again in a child: ours need none, and not every script minds being run again."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 class Child:
     """A process that calls `function` with `arguments`, in the project's folder; with as much of subprocess.Popen as Jupyter needs.
 
@@ -67,7 +78,7 @@ class Child:
         environment = os.environ | {"NRMS_HOME": str(home())} | thread_variables(threads) | variables
         context = FORKS if threads == 1 and not has_nvidia() else multiprocessing.get_context("spawn")
         self.process = context.Process(target=enter, args=(dict(environment), errors, function, arguments))
-        with ONE_AT_A_TIME:
+        with ONE_AT_A_TIME, without_main():
             self.process.start()
         self.pid = self.process.pid
 
