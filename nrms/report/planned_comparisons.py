@@ -97,7 +97,7 @@ def differences(dataset: str, systems: Sequence[System] | None = None) -> list[D
     for question, planned in questions_of(dataset, systems).items():
         comparisons = [compare(by_name[a], by_name[b]) if {a, b} <= by_name.keys() else None for a, b, _ in planned]
         decisions = decide(comparisons[: questions.HEADLINES]) + [(np.nan, EXPLORED)] * (len(planned) - questions.HEADLINES)
-        for (exp, other, about), c, (corrected, verdict) in zip(planned, comparisons, decisions, strict=False):
+        for (exp, other, about), c, (corrected, verdict) in zip(planned, comparisons, decisions, strict=True):
             if c:
                 a, b = by_name[exp], by_name[other]
                 facts = {"by_seed": by_seed(a, b), "corrected": corrected, "verdict": verdict, "minutes": minutes_to_go(a) | minutes_to_go(b)}
@@ -118,9 +118,9 @@ def decide(headlines: Sequence[Comparison | None]) -> list[tuple[float, str]]:
 
 
 def minutes_to_go(system: System) -> dict[str, float]:
-    """{experiment: minutes of training} of a system that learns and has too few seeds for a verdict."""
+    """{experiment: minutes of training} of one that learns and has too few seeds for a verdict; an ensemble is not trained itself."""
     lacking = FEWEST_SEEDS - len(system.seeds)
-    return {system.exp: lacking * np.nan_to_num(system.mean("minutes"))} if system.learns and lacking > 0 else {}
+    return {system.exp: lacking * np.nan_to_num(system.mean("minutes"))} if system.learns and not system.members and lacking > 0 else {}
 
 
 def answer(question: str, comparisons: Sequence[Difference]) -> str:
