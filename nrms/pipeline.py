@@ -205,7 +205,6 @@ class Results:
             self.fresh.append(folder)
 
 
-IMPORTED = ("nrms.train", "nrms.evaluate", "nrms.report.figures", "nrms.data.summary", "nrms.serve.browse", "pyarrow.parquet", "ipykernel.kernelapp")
 MEMORY = 2 << 30  # bytes that a run may need: small models, and the libraries that they are made with
 
 
@@ -279,7 +278,7 @@ def run(
     jobs = jobs_of(configs, averaged, force=force, **given)
     executor = executor_for(on, lambda: slots_for(configs, len(jobs) + 1))
     if force or not all(job.is_done() for job in jobs):
-        import_ahead(IMPORTED)
+        import_ahead()
     from nrms.data.prepare import load
 
     manifest, folder = load(dataset, configs[0].data).manifest, home() / "reports" / dataset

@@ -1,5 +1,7 @@
 """Tasks side by side: in their order, those that need others after them, and with the same bits as one after the other."""
 
+import json
+import runpy
 import subprocess
 import sys
 import threading
@@ -10,7 +12,7 @@ import torch
 
 from nrms import NrmsError, pipeline
 from nrms.config import resolve
-from nrms.runtime import Run, executor, run_folder
+from nrms.runtime import Run, child_processes, executor, run_folder
 from nrms.runtime.checkpoints import load_checkpoint
 from nrms.runtime.executor import Local, Task, executor_for, stopped_by
 from nrms.train import train
@@ -127,6 +129,23 @@ def test_a_plain_script_starts_processes(tmp_path):
     (tmp_path / "plain.py").write_text(PLAIN)
     done = subprocess.run([sys.executable, tmp_path / "plain.py"], capture_output=True, text=True, timeout=300)
     assert done.stdout.count("begun") == 1 and "a failing call: There is no data set `no-such`" in done.stdout and not done.stderr
+
+
+LOADED = """
+import json, os, sys
+from pathlib import Path
+loaded = ["torch" in sys.modules, [name for name in sys.modules if name.startswith("nrms.") and "runtime" not in name and "config" not in name]]
+Path(os.environ["LOADED"]).write_text(json.dumps(loaded))
+"""
+
+
+def test_libraries_are_there_and_the_package_is_read_anew(tmp_path):
+    """A forked process has torch, and nothing of this package that computes: it may have been changed since."""
+    (tmp_path / "loaded.py").write_text(LOADED)
+    child_processes.import_ahead()
+    variables = {"LOADED": str(tmp_path / "loaded.json")}
+    assert child_processes.Child(runpy.run_path, str(tmp_path / "loaded.py"), threads=1, variables=variables).wait() == 0
+    assert json.loads((tmp_path / "loaded.json").read_text()) == [True, []]
 
 
 def test_side_by_side_is_one_after_the_other(finished, place, monkeypatch):

@@ -1,7 +1,7 @@
 """How does a process of ours begin with its libraries imported? It is forked from one that has imported them, by multiprocessing's forkserver.
 
-Imports take longer than much of what notebooks do. A process that computes with several threads, or may use a GPU, begins anew: to fork one that
-has threads, or has touched a GPU, is not safe.
+They take ten times as long as this package, which every process reads anew: it may have been changed since. A process that computes with several
+threads, or may use a GPU, begins anew: to fork one that has threads, or has touched a GPU, is not safe.
 """
 
 import contextlib
@@ -25,6 +25,11 @@ from nrms.runtime.executor import is_stopping, stopped_by
 from nrms.runtime.progress import relayed
 from nrms.runtime.terminal import command
 
+LIBRARIES = (
+    *("torch", "accelerate", "peft", "scipy.stats", "pandas", "pyarrow.parquet", "PIL.Image", "pydantic", "matplotlib.pyplot", "seaborn"),
+    *(f"transformers.models.{name}.modeling_{name}" for name in ("auto", "bert", "vit", "blip", "clip")),
+    *("jinja2", "ipywidgets", "ipykernel.kernelapp"),
+)
 FORKS = multiprocessing.get_context("forkserver")
 ONE_AT_A_TIME = threading.Lock()  # multiprocessing's list of children is not made for several threads
 
@@ -34,9 +39,9 @@ def thread_variables(threads: int | None) -> dict[str, str]:
     return {} if threads is None else dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
 
 
-def import_ahead(modules: Sequence[str]) -> None:
-    """What processes of one thread that begin from now on have imported. Returns at once; a second call changes nothing."""
-    FORKS.set_forkserver_preload(list(modules))
+def import_ahead() -> None:
+    """Begins to import what processes of one thread will have imported. Returns at once; a second call changes nothing."""
+    FORKS.set_forkserver_preload(list(LIBRARIES))
     with ONE_AT_A_TIME, variables_of_ours(thread_variables(1)):
         forkserver.ensure_running()
 
