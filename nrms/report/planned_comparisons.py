@@ -169,7 +169,8 @@ def way_to_an_answer(lacking: Sequence[Difference]) -> str:
         minutes |= d.minutes
     seeds = " ".join(map(str, range(FEWEST_SEEDS)))
     command = f"python -m nrms run {' '.join(minutes)} --dataset {lacking[0].dataset} --seeds {seeds}"
-    return f"`{command}` gives one, in about {max(1, round(sum(minutes.values())))} minutes of training"
+    total = max(1, round(sum(minutes.values())))
+    return f"`{command}` gives one, in about {total} minute{'s' if total > 1 else ''} of training"
 
 
 def named(d: Difference, among: Sequence[Difference]) -> str:

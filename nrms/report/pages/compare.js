@@ -46,7 +46,7 @@ if (data) {
     picture.append(make("line", { class: "zero", x1: x(0), x2: x(0), y1: 0, y2: bottom }));
     tests.forEach((t, i) => {
       const y = i * row + row / 2 + 2;
-      picture.append(make("g", {}, make("text", { x: 0, y: y + 4 }, t.name),
+      picture.append(make("g", { class: "model" }, make("text", { x: 0, y: y + 4 }, t.name),
         make("line", { class: "span", x1: x(t.low), x2: x(t.high), y1: y, y2: y }), make("circle", { class: "dot", cx: x(t.mean), cy: y, r: 4 })));
     });
     for (const value of new Set([low, 0, high])) picture.append(make("text", { class: "dim", x: x(value), y: bottom + 14, "text-anchor": value === low && low < 0 ? "start" : value === high && high > 0 ? "end" : "middle" }, value ? signed(value) : "0"));

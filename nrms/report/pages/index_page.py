@@ -127,7 +127,7 @@ def section(dataset: str, rows: pd.DataFrame, systems: Sequence[System], folder:
         "dataset": dataset,
         "pages": [name for name in OF_A_DATA_SET if (folder / dataset / f"{name}.html").exists()],
         "best": plain(sentence(judged.loc[judged[protocol.main].idxmax()])) if len(judged) else "",  # how far above what learns nothing, or not
-        "answers": {question: summary(question, answers) for question, answers in by_question.items() if answers},
+        "answers": {question: plain(summary(question, answers)) for question, answers in by_question.items() if answers},
         "experiments": [plain(sentence(row)) for _, row in models.iterrows()],
         "panel": interval_plot.panel(done, protocol) if len(done) else "",
     }
