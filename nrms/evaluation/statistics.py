@@ -133,7 +133,7 @@ def compare_all(samples: Sequence[np.ndarray], learns: Sequence[bool], users: np
         same_rows.setdefault((~np.isnan(sample).any(1)).tobytes(), []).append(number)
     for mask, numbers in same_rows.items():
         rows = np.frombuffer(mask, bool)
-        if rows.any():
+        if rows.any() and len(numbers) > 1:
             comparisons |= compare_complete({i: samples[i][rows] for i in numbers}, learns, users[rows])
     for i, j in itertools.combinations(range(len(samples)), 2):
         if (i, j) not in comparisons:

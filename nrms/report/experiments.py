@@ -77,10 +77,11 @@ class System:
 
     @cached_property
     def users(self) -> pd.Series:
-        """Whose impressions they are; of a run that does not say it, each is another user's."""
+        """Whose impressions they are, users as numbers; of a run that does not say it, each is another user's."""
         path = self.runs[0].folder / "rows.parquet"
-        table = pq.read_table(path, columns=[c for c in pq.read_schema(path).names if c in ("impression", "user")]).to_pandas()
-        return table.set_index("impression", drop=False).iloc[:, -1]
+        names = [name for name in ("impression", "user") if name in pq.read_schema(path).names]
+        table = pq.read_table(path, columns=names).to_pandas()
+        return pd.Series(pd.factorize(table[names[-1]])[0], table["impression"])
 
     @property
     def learns(self) -> bool:

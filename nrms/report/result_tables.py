@@ -106,10 +106,10 @@ def add_differences(dataset: str, lines: dict[System, dict]) -> None:
         lines[s] |= {"p": result["p"], "detectable": result["detectable"]}
 
 
-def whose(row: pd.Series) -> str:
-    """Of what the difference of a row of `leaderboard` is said: of the method, or with too few seeds of its trainings alone."""
-    seeds = len(str(row.seeds).split())
-    return "over seeds and users" if seeds >= FEWEST_SEEDS else "of this training" if seeds == 1 else "of these trainings"
+def reservation(row: pd.Series) -> str:
+    """What is to be said of the difference of a row of `leaderboard` that has too few seeds to be one of methods; else nothing."""
+    seeds = len(row.seeds.split())
+    return "" if seeds >= FEWEST_SEEDS else "of this training" if seeds == 1 else "of these trainings"
 
 
 def comparison(dataset: str, only: Run | None = None) -> pd.DataFrame:
@@ -126,8 +126,8 @@ def comparison(dataset: str, only: Run | None = None) -> pd.DataFrame:
 
 
 def against_baseline(row: pd.Series) -> str:
-    """How far a row is from the best baseline, and of what that is said."""
-    return f"{with_interval(row, 'difference', '+')}, p {p_value(row.p)}, {whose(row)}"
+    """How far a row is from the best baseline."""
+    return ", ".join(filter(None, [with_interval(row, "difference", "+"), f"p {p_value(row.p)}", reservation(row)]))
 
 
 def levels(board: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import pandas as pd
 
 from nrms.evaluation.protocols import BEYOND, DIAGNOSTICS, PROTOCOLS
 from nrms.report.format import p_value
-from nrms.report.result_tables import leaderboard, whose
+from nrms.report.result_tables import leaderboard, reservation
 from nrms.runtime.run_record import Run
 
 
@@ -45,7 +45,7 @@ def sentence(row: pd.Series) -> str:
     text += f"n = {row.n:,.0f} {protocol.units}, {'seeds' if ' ' in row.seeds else 'seed'} {row.seeds})"
     if pd.notna(row.difference):
         text += f", {row.difference:+.3f} against the best baseline, {row.baseline} "
-        text += f"({row.difference_low:+.3f} to {row.difference_high:+.3f} {whose(row)}, p {p_value(row.p)})"
+        text += f"({row.difference_low:+.3f} to {row.difference_high:+.3f} {reservation(row) or 'over seeds and users'}, p {p_value(row.p)})"
     if pd.notna(row.earned):
         text += f". That is {row.earned:.0%} of what the true taste for titles alone earns over chance (ceiling_text)"
     return text + "."

@@ -16,7 +16,8 @@ from nrms.runtime.progress import relayed
 
 
 def execute_notebook(source: Path, output: Path, parameters: dict[str, Any], label: str, threads: int | None = None) -> None:
-    """Executes a notebook and writes it to `output`; its kernel's own progress line is shown here.
+    """Executes a notebook and writes it to `output`; its kernel's own progress line is shown here. The kernel is one of this interpreter, whatever
+    others the name of the notebook's kernel may stand for on this machine.
 
     threads: with how many threads the libraries of the kernel compute, None: as they choose. Raises NrmsError with the error of the notebook.
     """

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from nrms import NrmsError
 from nrms.data.sources import mind
 from nrms.data.sources.rows import REASONS, Ledger, Member, flags, is_blank, read_rows, repeats, split_quoted
+from nrms.data.sources.times import times
 from nrms.data.tables import INTERACTIONS_SCHEMA, ITEMS_SCHEMA, NO_ITEM, PART, read_impressions
 
 SUFFIXES = (".tsv", ".csv", ".inter", ".txt", ".item")
@@ -43,9 +44,8 @@ NAMES = {  # what a column is called
     "subcategory": ("subcategory",),
     "url": ("url",),
 }
-LOGS = ("interactions", "ratings", "reviews", "clicks")  # what the file of a log may be called, and that of items
-ITEM_TABLES = ("items", "movies", "books", "products", "meta")
-UNITS = ((10**11, 1), (10**14, 10**3), (10**17, 10**6), (10**20, 10**9))  # times up to the first are such parts of a second
+LOGS = ("ratings", "reviews", "clicks")  # what the file of a log may be called elsewhere, and that of items
+ITEM_TABLES = ("movies", "books", "products", "meta")
 NOT_TAKEN = ("0", "0.0", "false", "no")  # what a column says of an item that was shown, and not taken
 PARTS = {"0": 0, "1": 1, "2": 2, "0.0": 0, "1.0": 1, "2.0": 2, "train": 0, "valid": 1, "test": 2}
 
@@ -64,8 +64,8 @@ def find_first(source: Path, stems: Sequence[str]) -> Path | None:
 
 
 def find_items(source: Path) -> Path | None:
-    """The table of items of a folder, as ours, as MovieLens or others call it, or as RecBole's."""
-    return find_first(source, ITEM_TABLES) or min(source.glob("*.item"), default=None)
+    """The table of items of a folder, as ours or RecBole's, or as MovieLens and others call it."""
+    return find_table(source, "items") or min(source.glob("*.item"), default=None) or find_first(source, ITEM_TABLES)
 
 
 def unread(source: Path, read: Sequence[Path | None]) -> list[str]:
@@ -78,14 +78,14 @@ def find_log(source: Path, name: str | None = None) -> list[Path]:
     """The log of a folder: one file of interactions, that called `name` or the one there is, or three of sequences."""
     if not source.is_dir():
         raise NrmsError(f"There is no folder {source}; `--from` takes a folder with interactions.tsv and items.tsv.")
-    if (log := find_first(source, [name] if name else LOGS)) is not None:
+    if (log := find_table(source, name or "interactions")) is not None:
         return [log]
     if name is not None:
         raise NrmsError(f"`log` is {name}, but {source} has no {name}.tsv, .csv or .inter.")
     parts = [find_table(source, part) for part in ("train", "valid", "test")]
     if all(parts):
         return parts
-    others = sorted(source.glob("*.inter"))
+    others = sorted(source.glob("*.inter")) or list(filter(None, [find_first(source, LOGS)]))
     if len(others) != 1:
         raise NrmsError(f"{source} holds no log: expected interactions.tsv (or .csv, .inter), or train.inter, valid.inter and test.inter.")
     return others
@@ -138,48 +138,6 @@ def read_item_table(path: Path, max_bad: float) -> tuple[pa.Table, Ledger]:
     return pa.concat_tables(blocks), ledger
 
 
-def times(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Times as whole seconds since 1970 and the nanoseconds behind them, (n,) each, and where a text is no time.
-
-    Numbers are seconds, or by their size milliseconds, microseconds or nanoseconds (UNITS); texts are ISO dates.
-    """
-    try:
-        return *split_number(column.cast(pa.int64()).to_numpy()), np.zeros(len(column), bool)
-    except pa.ArrowInvalid:  # not all of them are whole numbers
-        text = pd.Series(column.to_pylist(), dtype=object).str.strip()
-    second, nano, bad = np.zeros(len(text), np.int64), np.zeros(len(text), np.int64), np.ones(len(text), bool)
-
-    def put(where: np.ndarray, seconds: np.ndarray, nanoseconds: np.ndarray) -> None:
-        second[where], nano[where], bad[where] = seconds, nanoseconds, False
-
-    number = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
-    whole = text.str.fullmatch(r"[+-]?\d+").to_numpy(bool) & (np.abs(number) < 2.0**63)
-    put(whole, *split_number(text[whole].astype(np.int64).to_numpy()))
-    decimal = ~whole & (np.abs(number) < UNITS[-1][0])
-    put(decimal, *split_decimal(number[decimal]))
-    date = ~whole & np.isnan(number) & text.str.match(r"\d{4}\D").to_numpy(bool)  # pandas would also take `now` and `today`
-    digits = text[date].str.replace(r".*:\d+[.,](\d{1,9}).*|.*", r"\1", n=1, regex=True)  # of a part of a second
-    fraction = digits.str.ljust(9, "0").astype(np.int64).to_numpy()
-    plain = text[date].str.replace(r"(:\d+)[.,]\d+", r"\1", regex=True)  # nanoseconds in one row would narrow the years of all others
-    dates = pd.to_datetime(plain, errors="coerce", utc=True, format="ISO8601")
-    is_date = dates.notna().to_numpy()
-    put(np.flatnonzero(date)[is_date], [int(d.timestamp()) for d in dates[is_date]], fraction[is_date])
-    return second, nano, bad
-
-
-def split_number(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whole seconds and nanoseconds of whole numbers (n,)."""
-    size = np.select([np.abs(values) <= limit for limit, _ in UNITS], [unit for _, unit in UNITS], 10**9)  # of how many a second is made
-    return values // size, values % size * (10**9 // size)
-
-
-def split_decimal(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same of numbers with a fraction, to the microsecond, which is as far as they reach."""
-    size = np.select([np.abs(values) <= limit for limit, _ in UNITS], [unit for _, unit in UNITS], 10**9)
-    microseconds = np.round(values / size * 10**6).astype(np.int64)
-    return microseconds // 10**6, microseconds % 10**6 * 1000
-
-
 def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, max_bad: float) -> tuple[pd.DataFrame, list[Ledger]]:
     """(user, item, time, nano, part) of every sound interaction, in the order of the file; no part where no column says it.
 
@@ -192,7 +150,9 @@ def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, max_b
     part, label = column_of(names, "part", path, needed=False), column_of(names, "label", path, needed=False)
     for rows in read_table(path, ledger, names, separator):
         rows.drop("id", is_blank(rows.columns[user]) | is_blank(rows.columns[item]))
-        rows.drop("time", times(rows.columns[time])[2])
+        second, nano, bad = times(rows.columns[time])
+        rows.columns += [pa.array(second), pa.array(nano)]
+        rows.drop("time", bad)
         if label is not None and not (label == rating and min_rating is not None):  # there `min_rating` says what is taken
             rows.drop("not_taken", flags(pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(rows.columns[label])), value_set=pa.array(NOT_TAKEN))))
         if ids is not None:
@@ -203,8 +163,8 @@ def read_pairs(path: Path, ids: pa.Array | None, min_rating: float | None, max_b
             rows.drop("low_rating", value[np.isfinite(value)] < min_rating)
         if part is not None:
             rows.drop("part", ~flags(pc.is_in(rows.columns[part], value_set=pa.array(list(PARTS)))))
-        second, nano, _ = times(rows.columns[time])
-        frame = {"user": rows.columns[user].to_pylist(), "item": rows.columns[item].to_pylist(), "time": second, "nano": nano}
+        frame = {"user": rows.columns[user].to_pylist(), "item": rows.columns[item].to_pylist()}
+        frame |= {"time": rows.columns[-2].to_numpy(), "nano": rows.columns[-1].to_numpy()}
         if part is not None:
             frame["part"] = [PARTS[word] for word in rows.columns[part].to_pylist()]
         blocks.append(pd.DataFrame(frame))

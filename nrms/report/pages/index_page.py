@@ -16,7 +16,7 @@ from nrms.report.pages import interval_plot
 from nrms.report.pages.compare_page import comparisons, page_digest
 from nrms.report.pages.layout import OF_A_DATA_SET, document, has_digest, plain
 from nrms.report.planned_comparisons import differences, questions_of, summary, table_of
-from nrms.report.result_tables import leaderboard, whose
+from nrms.report.result_tables import leaderboard, reservation
 from nrms.report.sentences import definitions, sentence
 from nrms.runtime.files import write_text
 from nrms.runtime.templates import render
@@ -97,7 +97,7 @@ def cells(row: pd.Series, rows: pd.DataFrame, folder: Path) -> dict[str, Cell]:
         drawing = interval_plot.bar(row, rows, protocol) if row.status == "done" else ""  # what is not comparable has no place on their scale
         by_column["main"] = Cell(protocol.label, row[protocol.main], [low_to_high], bold=value, drawing=drawing)
     if pd.notna(row.difference):
-        small = [interval(row, "difference", "+"), f"vs {row.baseline}, p {p_value(row.p)}", whose(row)]
+        small = [interval(row, "difference", "+"), f"vs {row.baseline}, p {p_value(row.p)}", *filter(None, [reservation(row)])]
         by_column["difference"] = Cell(f"{row.difference:+.3f}", row.difference, small)
     return by_column
 

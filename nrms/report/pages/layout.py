@@ -10,7 +10,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from nrms.runtime.files import atomic
+from nrms.runtime.files import write_text
 from nrms.runtime.templates import render
 
 PAGES = Path(__file__).parent  # style, scripts and templates
@@ -51,8 +51,7 @@ def link_again(page: Path, reports: Path) -> None:
     links, location = links_of(page, reports)
     navigation = render("report/pages/navigation.html.j2", links=links, location=location)
     text = re.sub(r"<nav .*?</nav>", lambda _: str(navigation), page.read_text(), count=1, flags=re.DOTALL)
-    with atomic(page) as part:
-        part.write_text(text)
+    write_text(page, text)
 
 
 def has_digest(page: Path, digest: str) -> bool:

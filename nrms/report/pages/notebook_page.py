@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from nrms import home
 from nrms.report.pages.layout import PAGES, document, links_of
-from nrms.runtime.files import atomic
+from nrms.runtime.files import write_text
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -55,5 +55,4 @@ def render(notebook: Path, page: Path) -> None:
     answer_first(content)
     links, location = links_of(page, home() / "reports")
     body, _ = exporter.from_notebook_node(content)
-    with atomic(page) as part:
-        part.write_text(document(f"{question} {location}".strip(), Markup(body), links, location=location, kind="text"))
+    write_text(page, document(f"{question} {location}".strip(), Markup(body), links, location=location, kind="text"))
